@@ -1,0 +1,94 @@
+"""Files and folders that appear whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file through a temporary sibling, synced and renamed into place.
+
+    Args:
+        path: Target; its folder is made if missing. An existing file is replaced in one step.
+        content: Bytes, or text written as UTF-8.
+
+    Raises:
+        OSError: The disk is full or the folder not writable; `path` is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes 0600; a reader under another user must be able to read it.
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary sibling of `target`; on success sync it and rename it into place.
+
+    On an exception the temporary folder is removed and `target` is as it was.
+
+    Args:
+        target: Folder to make.
+        replace: Put it in place of an existing folder, which is removed afterwards.
+
+    Raises:
+        FileExistsError: `target` exists and `replace` is false.
+        OSError: The disk is full or the parent not writable.
+    """
+    if target.exists() and not replace:
+        raise FileExistsError(f"{target}: expected a new folder, found an existing one.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+    try:
+        yield staging
+        os.chmod(staging, 0o777 & ~_umask())
+        for folder, _, names in os.walk(staging):
+            for name in names:
+                _sync_file(Path(folder) / name)
+            sync_folder(Path(folder))
+        if target.exists():
+            retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+            os.rename(target, retired / target.name)
+            os.rename(staging, target)
+            shutil.rmtree(retired)
+        else:
+            os.rename(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,262 @@
+"""The bundle: one folder that holds everything needed to serve a model version.
+
+    bundle.json              this manifest; bundle.json.sha256 beside it holds its checksum
+    preprocess.onnx          `image` uint8 (height, width, 3) of any size -> `input`, one row
+    model.<precision>.onnx   `input` float32 (batch, ...) -> `probabilities` (batch, classes); one variant each
+    preprocessing.json       the Keras config of the preprocessing layers
+    golden/                  raw inputs (files as a client would send them) and answers.json
+    saved_model/<version>/   for TensorFlow Serving
+    report.md                sizes, accuracy, latency, parity at each hop
+
+It is immutable and known by the sha256 of its `bundle.json`, which holds the sha256 of every other file.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfpipe.core import atomic
+from tfpipe.core.errors import BundleError
+from tfpipe.core.signature import TensorSpec
+
+FORMAT_VERSION = 1
+MANIFEST = "bundle.json"
+CHECKSUM = "bundle.json.sha256"
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One precision of the model graph.
+
+    Attributes:
+        precision: "fp32", "fp16" or "int8".
+        file: Path inside the bundle.
+        recipe: How it was made, e.g. {"activations": "uint8", "weights": "int8", "per_channel": True}.
+        size_bytes: Size of the file.
+        metrics: Task metric by name on validation data, e.g. {"accuracy": 0.98}; empty where there were none.
+        latency_ms: Median milliseconds by batch size, e.g. {"1": 0.2, "8": 0.9}.
+        batch_invariant: Whether a row's answer is independent of the rows beside it.
+        golden_max_abs_diff: Largest difference from Keras's golden answers, measured at conversion.
+        weights: {"converted": {name: dtype}, "kept": {name: reason}}: what is stored in this precision and what is not.
+    """
+
+    precision: str
+    file: str
+    recipe: dict[str, Any]
+    size_bytes: int
+    metrics: dict[str, float]
+    latency_ms: dict[str, float]
+    batch_invariant: bool
+    golden_max_abs_diff: float
+    weights: dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `bundle.json` says.
+
+    Attributes:
+        model_name: Registered name, else the name of the folder that was converted.
+        model_version: Registered version as a string, None for a model that is not registered.
+        task: "image_classification", ...
+        labels: Class names in the order of the outputs.
+        inputs: What the model graph takes.
+        outputs: What the model graph gives.
+        preprocess_inputs: What the preprocessing graph takes.
+        variants: By precision.
+        default_variant: The precision that was asked for and passed the gate.
+        training: run_id, config, data_fingerprint, git_commit, library_versions, metrics.
+        measured_on: Machine and library versions of the latency figures.
+        created: ISO 8601, UTC.
+        files: sha256 by path inside the bundle; `seal` fills it.
+    """
+
+    model_name: str
+    model_version: str | None
+    task: str
+    labels: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess_inputs: tuple[TensorSpec, ...]
+    variants: dict[str, Variant]
+    default_variant: str
+    training: dict[str, Any]
+    measured_on: dict[str, Any]
+    created: str
+    files: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """JSON form; `from_json` is its inverse."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str) -> "Manifest":
+        """Read a manifest.
+
+        Args:
+            text: Content of a bundle.json.
+            where: Path for the error message.
+
+        Raises:
+            BundleError: Not JSON, of another format version, or with fields missing or unknown.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            version = values["format_version"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise BundleError(f"{where}: expected a bundle manifest (JSON), received something else.") from error
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"{where}: expected format version {FORMAT_VERSION}, received {version!r}. Convert the model again."
+            )
+        try:
+            specs = {
+                name: tuple(TensorSpec.from_dict(spec) for spec in values.pop(name))
+                for name in ("inputs", "outputs", "preprocess_inputs")
+            }
+            variants = {name: Variant(**variant) for name, variant in values.pop("variants").items()}
+            labels = tuple(values.pop("labels"))
+            return cls(**specs, variants=variants, labels=labels, **values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{where}: expected a complete bundle manifest; {error}.") from error
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files were checked."""
+
+    folder: Path
+    manifest: Manifest
+    sha256: str
+
+    @property
+    def short_id(self) -> str:
+        """First 12 hex digits of the sha256 of bundle.json."""
+        return self.sha256[:12]
+
+    def variant(self, precision: str) -> Variant:
+        """The variant of a precision; "auto" gives the default one.
+
+        Raises:
+            BundleError: The bundle does not hold it.
+        """
+        name = self.manifest.default_variant if precision == "auto" else precision
+        try:
+            return self.manifest.variants[name]
+        except KeyError:
+            known = ", ".join(sorted(self.manifest.variants))
+            raise BundleError(f"{self.folder}: expected precision {known}, received {precision!r}.") from None
+
+    def path(self, file: str) -> Path:
+        """Where a file of the bundle lies."""
+        return self.folder / file
+
+
+@dataclass(frozen=True)
+class GoldenSample:
+    """One raw input with the answer that training's model gave.
+
+    Attributes:
+        file: Path inside the bundle of the raw bytes, as a client would send them.
+        probabilities: (classes,) float32, Keras's own.
+    """
+
+    file: str
+    probabilities: np.ndarray
+
+
+def write_golden(folder: Path, samples: list[tuple[str, bytes, np.ndarray]]) -> None:
+    """Write raw inputs and Keras's answers into `folder`/golden.
+
+    Args:
+        folder: Folder of the bundle being made.
+        samples: File name, raw bytes and (classes,) probabilities of each.
+    """
+    golden = folder / "golden"
+    golden.mkdir()
+    answers = []
+    for name, content, probabilities in samples:
+        (golden / name).write_bytes(content)
+        answers.append({"file": f"golden/{name}", "probabilities": [float(p) for p in probabilities]})
+    (golden / "answers.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
+
+
+def read_golden(bundle: Bundle) -> list[GoldenSample]:
+    """The golden samples of a bundle, in order."""
+    answers = json.loads(bundle.path("golden/answers.json").read_text(encoding="utf-8"))
+    return [GoldenSample(row["file"], np.asarray(row["probabilities"], np.float32)) for row in answers]
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Write bundle.json with the sha256 of every file that is in `folder`; nothing may change after it."""
+    files = {
+        str(path.relative_to(folder)): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (MANIFEST, CHECKSUM)
+    }
+    sealed = Manifest(**{**{name: getattr(manifest, name) for name in manifest.__dataclass_fields__}, "files": files})
+    content = sealed.to_json().encode()
+    atomic.write_file(folder / MANIFEST, content)
+    # In the form of sha256sum, so that `sha256sum -c bundle.json.sha256` checks it too.
+    atomic.write_file(folder / CHECKSUM, f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n")
+    return sealed
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read a bundle and check every file against its sha256.
+
+    Raises:
+        BundleError: No bundle there, a file missing or changed, or an unknown format version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{folder}: expected a bundle (a folder with {MANIFEST}), found none.")
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    _check_manifest(folder, sha256)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path}: expected a bundle manifest (JSON), received something else.") from error
+    manifest = Manifest.from_json(text, where=str(path))
+    _check_files(folder, manifest.files)
+    return Bundle(folder=folder, manifest=manifest, sha256=sha256)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_manifest(folder: Path, received: str) -> None:
+    path = folder / CHECKSUM
+    expected = path.read_text(encoding="utf-8", errors="replace").split(" ")[0] if path.is_file() else "none"
+    if received != expected:
+        raise BundleError(
+            f"{folder / MANIFEST}: expected sha256 {expected[:12]}…, received {received[:12]}…. "
+            "The manifest was changed after the bundle was made; copy or convert it again."
+        )
+
+
+def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{folder}: expected the file {name!r}, found none. The bundle is incomplete.")
+        received = file_sha256(path)
+        if received != expected:
+            raise BundleError(
+                f"{path}: expected sha256 {expected[:12]}…, received {received[:12]}…. "
+                "The file was changed after the bundle was made; copy or convert it again."
+            )

@@ -1,0 +1,50 @@
+"""Names, dtypes and shapes of the arrays that cross a boundary."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tfpipe.core.errors import SignatureError
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named array.
+
+    Attributes:
+        name: Name in the graph and in requests.
+        dtype: NumPy name, e.g. "float32".
+        shape: One entry an axis: a length, or the axis' name where any length goes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def check(self, array: np.ndarray) -> None:
+        """Refuse an array that is not as declared.
+
+        Raises:
+            SignatureError: Says what was expected and what was received.
+        """
+        fits = len(array.shape) == len(self.shape) and all(
+            isinstance(expected, str) or expected == length
+            for expected, length in zip(self.shape, array.shape, strict=False)
+        )
+        if array.dtype != np.dtype(self.dtype) or not fits:
+            expected = "(" + ", ".join(str(length) for length in self.shape) + ")"
+            raise SignatureError(
+                f"input {self.name!r}: expected {self.dtype} of shape {expected}, "
+                f"received {array.dtype} of shape {array.shape}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; `from_dict` is its inverse."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TensorSpec":
+        """Inverse of `to_dict`."""
+        return cls(name=values["name"], dtype=values["dtype"], shape=tuple(values["shape"]))
