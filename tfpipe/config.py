@@ -46,7 +46,9 @@ class DataConfig(_Section):
     min_image_size: int = Field(1, ge=1, description="Smallest height and width in pixels; `validate` reports less.")
     max_image_pixels: int = Field(64_000_000, ge=1, description="Larger images count as corrupt.")
     balance_tolerance: float = Field(
-        0.2, ge=0, description="`validate` warns where a class differs from the mean class size by more than this share."
+        0.2,
+        ge=0,
+        description="`validate` warns where a class differs from the mean class size by more than this share.",
     )
     max_corrupt_fraction: float = Field(
         0.01, ge=0, le=1, description="Share of unreadable samples above which training stops."
@@ -98,8 +100,9 @@ class ModelConfig(_Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the head.")
     freeze_backbone: bool = Field(False, description="Train the head alone until unfreeze_epochs say otherwise.")
     unfreeze_epochs: Ints = Field(
-        (), description="Epochs (from 0) at which a further equal share of the backbone, from the head down, "
-        "starts to train; the last one frees all."
+        (),
+        description="Epochs (from 0) at which a further equal share of the backbone, from the head down, "
+        "starts to train; the last one frees all.",
     )
 
 
@@ -109,27 +112,41 @@ class TrainingConfig(_Section):
     epochs: int = Field(10, ge=1, description="Passes over the training data.")
     batch_size: int = Field(64, ge=1, description="Samples of one optimizer update, over all workers.")
     reference_batch_size: int | None = Field(
-        None, ge=1, description="learning_rate is meant for this batch size and scales with batch_size over it; "
-        "default: no scaling."
+        None,
+        ge=1,
+        description="learning_rate is meant for this batch size and scales with batch_size over it; "
+        "default: no scaling.",
     )
     accumulation_steps: int = Field(1, ge=1, description="Micro-batches into which a worker cuts its share of a batch.")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adamw", description="Update rule.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate at the reference batch size.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay, of adamw and sgd; biases and norms excepted.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Decoupled weight decay, of adamw and sgd; biases and norms excepted."
+    )
     schedule: Literal["constant", "cosine", "cosine_restarts"] = Field("cosine", description="Shape after warm-up.")
     warmup_epochs: float = Field(0.0, ge=0, description="Linear ramp from zero; fractions allowed.")
-    restart_epochs: float = Field(10.0, gt=0, description="Length of the first cosine_restarts cycle; each next is twice as long.")
-    final_learning_rate_fraction: float = Field(0.0, ge=0, le=1, description="Lowest learning rate, as a share of the peak.")
+    restart_epochs: float = Field(
+        10.0, gt=0, description="Length of the first cosine_restarts cycle; each next is twice as long."
+    )
+    final_learning_rate_fraction: float = Field(
+        0.0, ge=0, le=1, description="Lowest learning rate, as a share of the peak."
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
     gradient_clip_norm: float | None = Field(None, gt=0, description="Largest global gradient norm.")
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field("float32", description="Keras dtype policy.")
-    monitor: str = Field("val_loss", description="Metric that chooses the best checkpoint; *_loss is minimised, others maximised.")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="Keras dtype policy."
+    )
+    monitor: str = Field(
+        "val_loss", description="Metric that chooses the best checkpoint; *_loss is minimised, others maximised."
+    )
     early_stopping_epochs: int | None = Field(None, ge=1, description="Stop after so many epochs without improvement.")
     checkpoint_steps: int | None = Field(None, ge=1, description="Also save a checkpoint every so many steps.")
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept, beside the best.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of initial weights, order, augmentation and dropout.")
-    deterministic: bool = Field(False, description="Bit-equal repetition and resume on one worker, at some cost in speed.")
+    deterministic: bool = Field(
+        False, description="Bit-equal repetition and resume on one worker, at some cost in speed."
+    )
 
 
 class TrackingConfig(_Section):
@@ -150,7 +167,9 @@ class ConversionConfig(_Section):
 
     opset: int = Field(18, ge=17, le=18, description="ONNX operator set.")
     max_accuracy_drop: float = Field(0.02, ge=0, le=1, description="Largest loss of validation accuracy against fp32.")
-    calibration_samples: int = Field(200, ge=1, description="Training samples that set INT8 ranges; training keeps 200.")
+    calibration_samples: int = Field(
+        200, ge=1, description="Training samples that set INT8 ranges; training keeps 200."
+    )
     calibration_method: Literal["minmax", "entropy", "percentile"] = Field("minmax", description="How ranges are set.")
     per_channel: bool = Field(True, description="One INT8 scale per output channel of a weight.")
     golden_samples: int = Field(8, ge=1, description="Raw inputs with Keras's answers that travel in the bundle.")
@@ -167,7 +186,9 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
     conversion: ConversionConfig = ConversionConfig()
-    output_dir: str = Field("runs/${now:%Y%m%d-%H%M%S}", description="Where the run writes; `${now:FORMAT}` gives the time.")
+    output_dir: str = Field(
+        "runs/${now:%Y%m%d-%H%M%S}", description="Where the run writes; `${now:FORMAT}` gives the time."
+    )
 
 
 # (keys that take part, whether the combination is impossible, what was expected)
@@ -184,15 +205,19 @@ _COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...]
     ),
     (
         ("preprocessing.normalization", "preprocessing.mean", "preprocessing.std"),
-        lambda c: (c.preprocessing.normalization == "fixed")
-        != (c.preprocessing.mean is not None and c.preprocessing.std is not None)
-        or (c.preprocessing.mean is None) != (c.preprocessing.std is None),
+        lambda c: (
+            (c.preprocessing.normalization == "fixed")
+            != (c.preprocessing.mean is not None and c.preprocessing.std is not None)
+            or (c.preprocessing.mean is None) != (c.preprocessing.std is None)
+        ),
         "mean and std are given with normalization=fixed, and only then",
     ),
     (
         ("preprocessing.mean", "preprocessing.std"),
-        lambda c: any(len(v) not in (1, 3) for v in (c.preprocessing.mean, c.preprocessing.std) if v is not None)
-        or any(v <= 0 for v in c.preprocessing.std or ()),
+        lambda c: (
+            any(len(v) not in (1, 3) for v in (c.preprocessing.mean, c.preprocessing.std) if v is not None)
+            or any(v <= 0 for v in c.preprocessing.std or ())
+        ),
         "1 or 3 numbers each, std above 0",
     ),
     (
@@ -202,8 +227,10 @@ _COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...]
     ),
     (
         ("preprocessing.image_size", "preprocessing.augmentation.quarter_turns"),
-        lambda c: c.preprocessing.augmentation.quarter_turns
-        and c.preprocessing.image_size[0] != c.preprocessing.image_size[1],
+        lambda c: (
+            c.preprocessing.augmentation.quarter_turns
+            and c.preprocessing.image_size[0] != c.preprocessing.image_size[1]
+        ),
         "quarter_turns goes with a square image_size",
     ),
     (
@@ -233,10 +260,12 @@ _COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...]
     ),
     (
         ("training.monitor", "training.early_stopping_epochs", "data.validation_path", "data.validation_fraction"),
-        lambda c: c.training.early_stopping_epochs is not None
-        and c.training.monitor.startswith("val_")
-        and c.data.validation_path is None
-        and c.data.validation_fraction == 0,
+        lambda c: (
+            c.training.early_stopping_epochs is not None
+            and c.training.monitor.startswith("val_")
+            and c.data.validation_path is None
+            and c.data.validation_fraction == 0
+        ),
         "a val_* monitor goes with validation data",
     ),
     (
@@ -270,7 +299,9 @@ def read_values(path: str | Path | None, overrides: Sequence[str], *, resolve: b
     try:
         base = OmegaConf.load(file)
     except FileNotFoundError:
-        raise ConfigError(f"--config: expected a YAML file, found none at {str(file)!r}.{_nearest_file(file)}") from None
+        raise ConfigError(
+            f"--config: expected a YAML file, found none at {str(file)!r}.{_nearest_file(file)}"
+        ) from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: expected YAML; {' '.join(str(error).split())}.") from error
     if not OmegaConf.is_dict(base):

@@ -54,8 +54,20 @@ def decode_image(content: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> np.nd
                 f"that begin with {content[:8]!r}."
             ) from None
         # Pillow's readers raise whatever their parsing hits; all of it means that the file is damaged.
-        except (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError,
-                AttributeError, ZeroDivisionError, OverflowError, MemoryError) as error:
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            EOFError,
+            struct.error,
+            IndexError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ZeroDivisionError,
+            OverflowError,
+            MemoryError,
+        ) as error:
             raise DecodeError(f"image: expected a whole image file, received a damaged one ({error}).") from error
 
 

@@ -76,7 +76,9 @@ def open_session(
         what = "the model" if isinstance(model, bytes) else str(model)
         raise BundleError(f"{what}: expected an ONNX model that ONNX Runtime can load; {error}") from error
     if session.get_providers()[0] != _PROVIDERS[chosen]:
-        raise ConfigError(f"provider: expected {chosen!r} to run, but ONNX Runtime fell back to {session.get_providers()}.")
+        raise ConfigError(
+            f"provider: expected {chosen!r} to run, but ONNX Runtime fell back to {session.get_providers()}."
+        )
     return OnnxModel(session, chosen)
 
 
