@@ -1,0 +1,266 @@
+"""Image files: a folder with one sub-folder per class, or a manifest with a path and a label a row."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tfpipe.core.errors import DataError, DecodeError
+from tfpipe.data.labels import class_order
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+# A folder whose sub-folders are all called so holds splits, not classes.
+_SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+_PROBLEMS_SHOWN = 5
+_PROGRESS_AFTER_S = 2.0
+_MISSING = -1
+
+
+@dataclass(frozen=True)
+class _Row:
+    path: str
+    identifier: str
+    label: str
+
+
+class FileSource:
+    """Image files on disk, read one at a time.
+
+    Args:
+        rows: Where each file is, what it is called, and its class.
+        names: Class names in order.
+        ignored: Files beside the samples that are none, by their suffix; `validate` reports them.
+    """
+
+    def __init__(self, rows: Sequence[_Row], names: tuple[str, ...], ignored: Sequence[str] = ()) -> None:
+        position = {name: index for index, name in enumerate(names)}
+        self.labels = names
+        self.ignored = tuple(ignored)
+        self._paths = [row.path for row in rows]
+        self._identifiers = [row.identifier for row in rows]
+        self._classes = np.array([position[row.label] for row in rows], dtype=np.int64)
+        self._sizes = [_size_bytes(path) for path in _with_progress(self._paths, "reading file sizes")]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def identifier(self, index: int) -> str:
+        return self._identifiers[index]
+
+    def label(self, index: int) -> int:
+        return int(self._classes[index])
+
+    def stamp(self, index: int) -> str:
+        return str(self._sizes[index])
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        path = self._paths[index]
+        try:
+            with open(path, "rb") as file:
+                return file.read(), self.label(index)
+        except OSError as error:
+            raise DecodeError(f"{path}: expected a readable file; {error.strerror or error}.") from error
+
+    @property
+    def num_missing(self) -> int:
+        """Files that were not there when the source was opened."""
+        return self._sizes.count(_MISSING)
+
+
+def open_class_folders(folder: Path, *, where: str) -> FileSource:
+    """Open a folder with one sub-folder per class.
+
+    Files may lie any depth below the class folder; symbolic links are followed; hidden names are left out, and so are
+    files whose suffix is not an image's (`FileSource.ignored`). A file that has the suffix but is no image is a corrupt
+    sample. `labels` holds every class folder, also an empty one.
+
+    Args:
+        folder: An existing folder.
+        where: The key or argument that it came from, for messages.
+
+    Raises:
+        DataError: There is no class folder, no image in any, or the sub-folders look like splits.
+    """
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name))
+    loose = [entry.name for entry in os.scandir(folder) if entry.is_file() and not _is_hidden(entry.name)]
+    if not classes:
+        found = f"{len(loose)} files and no sub-folder" if loose else "an empty folder"
+        raise DataError(f"{where}: expected one sub-folder per class in {str(folder)!r}, found {found}.")
+    if {name.lower() for name in classes} <= _SPLIT_NAMES:
+        raise DataError(
+            f"{where}: expected one sub-folder per class in {str(folder)!r}, found splits: {', '.join(classes)}. "
+            f"Set data.path={folder / classes[-1]} (and data.validation_path, data.test_path) instead."
+        )
+    rows: list[_Row] = []
+    ignored = list(loose)
+    files = (file for name in classes for file in _files_below(folder, name))
+    for name, relative in _with_progress(files, "listing files"):
+        if relative.lower().endswith(IMAGE_SUFFIXES):
+            rows.append(_Row(str(folder / relative), _printable(relative), _printable(name)))
+        else:
+            ignored.append(relative)
+    if not rows:
+        raise DataError(
+            f"{where}: expected images ({' '.join(IMAGE_SUFFIXES)}) in the {len(classes)} sub-folders of "
+            f"{str(folder)!r}, found none."
+        )
+    return FileSource(rows, class_order(_printable(name) for name in classes), [_printable(name) for name in ignored])
+
+
+def open_table(file: Path, columns: Sequence[str] | None, *, where: str) -> FileSource:
+    """Open a manifest: CSV or TSV with the header `path,label`, or JSONL with those keys; other columns are left out.
+
+    Paths are relative to the manifest's folder, or absolute. A file that is missing is a corrupt sample.
+
+    Args:
+        file: An existing .csv, .tsv, .jsonl or .ndjson file, UTF-8 with or without byte order mark.
+        columns: Names of the columns of a CSV or TSV without a header; `path` and `label` must be among them.
+        where: The key or argument that it came from, for messages.
+
+    Raises:
+        DataError: Not UTF-8, other columns, rows without path or label, no rows, or none of the files is there.
+    """
+    is_json = file.suffix.lower() in (".jsonl", ".ndjson")
+    if columns is not None:
+        _check_columns(columns, f"data.columns: expected names with 'path' and 'label' among them, received {columns}.")
+    text = _read_text(file)
+    rows: list[_Row] = []
+    problems: list[str] = []
+    for line, values in _json_rows(file, text) if is_json else _csv_rows(file, text, columns):
+        try:
+            path, label = _path_and_label(values)
+        except ValueError as error:
+            problems.append(f"{file}, line {line}: {error}")
+            continue
+        rows.append(_Row(str(file.parent / path), path, label))
+    if problems:
+        more = f"\n  and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+        shown = "".join(f"\n  {problem}" for problem in problems[:_PROBLEMS_SHOWN])
+        raise DataError(
+            f"{where}: expected a path and a label in every row, {len(problems)} row(s) differ{shown}{more}"
+        )
+    if not rows:
+        raise DataError(f"{where}: expected rows in {str(file)!r}, found none.")
+    source = FileSource(rows, class_order(row.label for row in rows))
+    if source.num_missing == len(source):
+        raise DataError(
+            f"{where}: expected the files named in {str(file)!r}, found none of {len(source)}; the first would be "
+            f"{rows[0].path!r}. Paths are relative to the manifest's folder."
+        )
+    return source
+
+
+def _files_below(root: Path, top: str) -> Iterator[tuple[str, str]]:
+    """(top, path relative to root) of every file below root/top, sorted."""
+    found: list[str] = []
+    # Folders on the way down, by device and inode: a symbolic link back up would never end.
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(top, frozenset())]
+    while pending:
+        relative, above = pending.pop()
+        status = (root / relative).stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            continue
+        for entry in os.scandir(root / relative):
+            if _is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                pending.append((f"{relative}/{entry.name}", above | {here}))
+            # A link that leads nowhere is a sample that cannot be read, not one that is not there.
+            elif entry.is_file() or entry.is_symlink():
+                found.append(f"{relative}/{entry.name}")
+    for name in sorted(found):
+        yield top, name
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _printable(name: str) -> str:
+    # File names need not be UTF-8; identifiers and labels go into JSON and must be.
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _size_bytes(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return _MISSING
+
+
+def _with_progress(items: Any, what: str) -> Any:
+    return tqdm(items, desc=what, unit=" files", delay=_PROGRESS_AFTER_S, disable=None, leave=False)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: expected UTF-8 text; byte {error.start} is not.") from error
+    except OSError as error:
+        raise DataError(f"{file}: expected a readable file; {error.strerror}.") from error
+
+
+def _check_columns(columns: Sequence[str], message: str) -> None:
+    if not {"path", "label"} <= set(columns) or len(set(columns)) != len(columns):
+        raise DataError(message)
+
+
+def _csv_rows(file: Path, text: str, columns: Sequence[str] | None) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    header = None if columns is None else list(columns)
+    try:
+        for fields in reader:
+            if not any(field.strip() for field in fields):
+                continue
+            if header is None:
+                header = [field.strip() for field in fields]
+                _check_columns(
+                    header,
+                    f"{file}: expected the header path{delimiter}label, received {delimiter.join(fields)!r}. "
+                    "For a table without a header set data.columns=[path,label].",
+                )
+            elif columns is not None and [field.strip() for field in fields] == header and reader.line_num == 1:
+                raise DataError(f"{file}: expected no header beside data.columns={header}, received one. Drop the key.")
+            elif len(fields) != len(header):
+                yield reader.line_num, f"expected {len(header)} fields, received {len(fields)}."
+            else:
+                yield reader.line_num, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: expected CSV; {error}.") from error
+
+
+def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            values = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}, line {line}: expected one JSON object; {error}.") from error
+        if isinstance(values, dict) and "path" in values and "label" in values:
+            yield line, values
+        else:
+            yield line, f"expected an object with the keys path and label, received {content.strip()[:80]}."
+
+
+def _path_and_label(values: dict[str, Any] | str) -> tuple[str, str]:
+    if isinstance(values, str):
+        raise ValueError(values)
+    path, label = values["path"], values["label"]
+    if isinstance(label, int) and not isinstance(label, bool):
+        label = str(label)
+    for name, value in (("path", path), ("label", label)):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"expected a {name}, received {value!r}.")
+    return path, label.strip()

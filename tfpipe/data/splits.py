@@ -1,0 +1,167 @@
+"""Training, validation and test data of a run: opened, split by class, and checked against each other."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfpipe.config import Config
+from tfpipe.core.errors import DataError
+from tfpipe.data.sources import Relabelled, Source, Subset, is_function, open_source
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run. All sources share the class names of `train`.
+
+    Attributes:
+        train: Trained on.
+        validation: Scored after each epoch; None where the config asks for none.
+        test: Scored once, at the end; None where there is none.
+        fingerprint: Hex sha256 of what is in which split; see `fingerprint`.
+    """
+
+    train: Source
+    validation: Source | None
+    test: Source | None
+    fingerprint: str
+
+
+def open_splits(config: Config) -> Splits:
+    """Open the data of a run; the same on every worker.
+
+    Validation data are those of `data.validation_path`, or else `data.validation_fraction` of each class of
+    `data.path`. A function as `data.path` is asked for its own "validation" and "test" first.
+
+    Args:
+        config: Its section `data` and `training.seed`.
+
+    Raises:
+        DataError: Nothing there, fewer than two classes, a class without samples or with too few to split, or a class
+            in validation or test that training lacks.
+    """
+    data = config.data
+    whole = open_source(data.path, columns=data.columns, config=config)
+    if whole is None:
+        raise DataError(f"data.path: expected {data.path}('train') to return training data, received None.")
+    _check_classes(whole)
+    validation = _open_other(config, data.validation_path, "validation")
+    test = _open_other(config, data.test_path, "test")
+    train = whole
+    if validation is None and data.validation_fraction > 0:
+        kept, held_out = split_by_class(whole, data.validation_fraction, config.training.seed)
+        train, validation = Subset(whole, kept), Subset(whole, held_out)
+    if validation is not None and validation.labels != train.labels:
+        validation = _in_classes_of(train, validation, "validation")
+    if test is not None:
+        test = _in_classes_of(train, test, "test")
+    return Splits(train, validation, test, fingerprint(train, validation, test))
+
+
+def split_by_class(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out a share of every class.
+
+    A sample's side depends on its identifier and the seed alone, up to rounding: samples that are added later move few
+    others. Samples of one identifier stay together.
+
+    Args:
+        source: n samples.
+        fraction: Share held out, above 0 and below 1; at least one sample of a class goes to either side.
+        seed: Another seed gives another split.
+
+    Returns:
+        (kept, held out): increasing positions in `source`, together all n.
+
+    Raises:
+        DataError: A class has one sample only.
+    """
+    groups: list[dict[str, list[int]]] = [{} for _ in source.labels]
+    for index in range(len(source)):
+        groups[source.label(index)].setdefault(source.identifier(index), []).append(index)
+    small = [name for name, members in zip(source.labels, groups, strict=True) if len(members) == 1]
+    if small:
+        raise DataError(
+            f"data.validation_fraction: expected at least 2 samples in every class to split, received 1 in "
+            f"{_listed(small)}. Add samples, or set data.validation_path or data.validation_fraction=0."
+        )
+    kept: list[int] = []
+    held_out: list[int] = []
+    for members in groups:
+        ordered = sorted(members, key=lambda identifier: _rank(identifier, seed))
+        count = min(max(1, round(len(ordered) * fraction)), len(ordered) - 1)
+        for position, identifier in enumerate(ordered):
+            (held_out if position < count else kept).extend(members[identifier])
+    return np.sort(np.array(kept, dtype=np.int64)), np.sort(np.array(held_out, dtype=np.int64))
+
+
+def fingerprint(*sources: Source | None) -> str:
+    """Hex sha256 over each split's class names and its samples' identifiers, classes and stamps, in order.
+
+    Stamps are file sizes, record checksums or hashes of arrays (`Source.stamp`), so that nothing large is read: a file
+    changed in place to another of the same size is not noticed; `validate` and `pack` hash the content itself.
+    """
+    digest = hashlib.sha256()
+    for source in sources:
+        for line in _lines(source):
+            digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _lines(source: Source | None) -> Iterator[str]:
+    yield "no split" if source is None else f"split {source.labels!r}"
+    for index in range(len(source) if source is not None else 0):
+        yield f"{source.identifier(index)!r} {source.label(index)} {source.stamp(index)}"  # type: ignore[union-attr]
+
+
+def _check_classes(source: Source) -> None:
+    counts = class_counts(source)
+    if len(source.labels) < 2:
+        raise DataError(
+            f"data.path: expected at least two classes, received {len(source.labels)}: {source.labels[0]!r}."
+        )
+    empty = [name for name, count in zip(source.labels, counts, strict=True) if count == 0]
+    if empty:
+        raise DataError(f"data.path: expected samples of every class, received none of {_listed(empty)}.")
+
+
+def class_counts(source: Source) -> np.ndarray:
+    """Samples of each class.
+
+    Returns:
+        (classes,) int64, in the order of `source.labels`.
+    """
+    return np.bincount([source.label(index) for index in range(len(source))], minlength=len(source.labels))
+
+
+def _open_other(config: Config, path: str | None, split: str) -> Source | None:
+    where = f"data.{split}_path"
+    if path is not None:
+        source = open_source(path, columns=config.data.columns, split=split, config=config, where=where)
+        if source is None:
+            raise DataError(f"{where}: expected {path}({split!r}) to return data, received None.")
+        return source
+    # Only a function has splits of its own under one name.
+    return open_source(config.data.path, split=split, config=config) if is_function(config.data.path) else None
+
+
+def _in_classes_of(train: Source, other: Source, split: str) -> Source:
+    present = [name for name, count in zip(other.labels, class_counts(other), strict=True) if count]
+    unknown = [name for name in present if name not in train.labels]
+    if unknown:
+        raise DataError(
+            f"data.{split}_path: expected only classes of the training data ({_listed(train.labels)}), received "
+            f"{_listed(unknown)} too."
+        )
+    return Relabelled(other, train.labels)
+
+
+def _rank(identifier: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\n{identifier}".encode()).digest()
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(repr(name) for name in names[:_SHOWN]) + more
