@@ -1,0 +1,564 @@
+"""The model registry: versions of trained models, their bundles and their aliases, in any MLflow store.
+
+A version is one trained model. Training registers it (`register`), conversion adds its bundle (`attach_bundle`), the
+service reads it (`resolve`, `download_bundle`). What a version holds:
+
+    run artefact model/             the trained-model folder; tag tfpipe.model commits it
+    run artefact bundle/<id>/       the bundle; tag tfpipe.bundle, the sha256 of its bundle.json, commits it
+    tags tfpipe.<key>               metadata: text as it is, anything else as JSON; what is too long for a tag lies in
+                                    the run artefact version_metadata/<key>.json, and the tag is runs:/<run>/<that>
+    alias champion                  the version served by default; the first bundle of a name becomes it
+
+An upload to MLflow is not atomic: a reader goes by the committing tags alone, and checks what it downloads against
+them.
+Works with mlflow-skinny, and with sqlalchemy and alembic where the store is a database.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+# Before MLflow is imported, and only where the user has not set them.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# MLflow alone would try a server that is away eight times, for minutes. `retrying` does it instead, for as long as the
+# caller allows, and one attempt never hangs.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow.exceptions
+import requests
+from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_TRACKING_URI
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from tfpipe.core import atomic
+from tfpipe.core.bundle import Bundle, file_sha256, open_bundle
+from tfpipe.core.errors import BundleError, RegistryError, TrackingError
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+CHAMPION = "champion"
+MODEL_TAG = "tfpipe.model"
+BUNDLE_TAG = "tfpipe.bundle"
+REQUIRED_METADATA = ("created", "metrics", "config")
+# The part of an output_dir that belongs to the version. Without validation data there is no validation.json.
+MODEL_FILES = ("config.yaml", "model.keras", "model.json", "calibration", "validation.json")
+
+_MODEL_FOLDER = "model"
+# MLflow servers up to 2.x refuse longer tags of a version.
+_MAX_TAG_LENGTH = 5000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/:@\"]+)(?:/(?P<version>\d+|latest)|@(?P<alias>[\w-]+))?")
+_STORE_URI = re.compile(
+    r"https?://[\w.:@%-]+(/.*)?|https?://\[[\da-fA-F:.]+\](:\d+)?(/.*)?"
+    r"|(sqlite|postgresql|mysql|mssql)(\+\w+)?://.+|databricks(-uc)?(://.+)?"
+)
+_AWAY_CODES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED")
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
+# The one part worth reading of the chains of exceptions that HTTP libraries give.
+_REASON = re.compile(r"\[Errno -?\d+\] [^'\")\]]+|too many \d+ error responses|Read timed out|Connection aborted")
+
+# Schema creation and migration are announced line by line.
+for _name in ("alembic", "mlflow.store.db.utils"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+T = TypeVar("T")
+# What MLflow lets through: its own exceptions, and those of HTTP, database and file system below it.
+VENDOR_ERRORS = (mlflow.exceptions.MlflowException, requests.RequestException, SQLAlchemyError, OSError)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version.
+
+    Attributes:
+        name: Registered model.
+        version: Its number, as text.
+        run_id: The MLflow run that trained it; "" where another tool registered it without one.
+        tags: All tags of the version.
+        aliases: Names like "champion" that point to it.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+
+    @property
+    def uri(self) -> str:
+        """`models:/NAME/VERSION`."""
+        return f"models:/{self.name}/{self.version}"
+
+    @property
+    def bundle_sha256(self) -> str | None:
+        """Identity of its bundle; None before conversion."""
+        return self.tags.get(BUNDLE_TAG)
+
+
+class Registry:
+    """Registered models of one store.
+
+    Args:
+        uri: Tracking store; None: MLFLOW_TRACKING_URI, then sqlite:///mlflow.db.
+        retry_s: Seconds for which a server that is away is tried again, per call.
+    """
+
+    def __init__(self, uri: str | None = None, *, retry_s: float = 60.0) -> None:
+        self.uri = store_uri(uri)
+        self._retry_s = retry_s
+
+    def names(self) -> list[str]:
+        """Names of all registered models, sorted.
+
+        Raises:
+            RegistryError: There is no store at the URI.
+            TrackingError: The server is away.
+        """
+        return self._call(_all_names)
+
+    def default_name(self, name: str | None) -> str:
+        """The name asked for, else the only registered one.
+
+        Raises:
+            RegistryError: No name was given, and there are none or several.
+        """
+        if name is not None:
+            return name
+        names = self.names()
+        if len(names) == 1:
+            return names[0]
+        known = f"there are {', '.join(names)}" if names else "none is registered; train first"
+        raise RegistryError(
+            f"registry at {self.uri}: expected the name of a model (tracking.registered_model or "
+            f"TFPIPE_REGISTERED_MODEL), received none; {known}."
+        )
+
+    def resolve(self, uri: str) -> ModelVersion:
+        """The version that a URI names.
+
+        Args:
+            uri: "models:/NAME/VERSION", "models:/NAME@ALIAS", or the newest: "models:/NAME", "models:/NAME/latest".
+
+        Raises:
+            RegistryError: The URI is malformed, or there is no such model, version or alias; says what there is.
+            TrackingError: The server is away.
+        """
+        match = _MODEL_URI.fullmatch(uri)
+        if match is None:
+            raise RegistryError(f"expected models:/NAME/VERSION, models:/NAME@ALIAS or models:/NAME, received {uri!r}.")
+        return self._call(lambda client: _find(client, uri, **match.groupdict()))
+
+    def register(self, name: str, *, run_id: str, folder: Path, metadata: Mapping[str, Any]) -> ModelVersion:
+        """Upload a trained model into its run and give it a version.
+
+        A run has one version: where it is registered already (a resumed run), that version is the answer.
+
+        Args:
+            name: Letters, digits, `.`, `_`, `-`; made if it does not exist.
+            run_id: The run that trained it.
+            folder: The trained-model folder (`MODEL_FILES`).
+            metadata: Becomes tags of the version, JSON values; `REQUIRED_METADATA` at least.
+
+        Raises:
+            RegistryError: Bad name, files or metadata missing, or an unknown run.
+            TrackingError: The server is away; nothing is registered.
+        """
+        if not _NAME.fullmatch(name):
+            raise RegistryError(
+                f"registered model: expected 1 to 128 letters, digits, '.', '_' or '-', received {name!r}."
+            )
+        missing = [key for key in REQUIRED_METADATA if key not in metadata]
+        if missing:
+            raise RegistryError(f"{name}: expected metadata with {', '.join(missing)}, received none.")
+        files = _model_files(folder)
+        return self._call(lambda client: _register(client, name, run_id, folder, files, metadata))
+
+    def download_model(self, version: ModelVersion, destination: Path) -> Path:
+        """Download the trained-model folder, checked against what was registered.
+
+        Args:
+            version: A version that tfpipe registered.
+            destination: Folder to make; appears whole or not at all.
+
+        Returns:
+            `destination`.
+
+        Raises:
+            RegistryError: The version holds no trained model, or not what was registered.
+            TrackingError: The server is away.
+        """
+        expected = version.tags.get(MODEL_TAG)
+        if expected is None:
+            raise RegistryError(f"{version.uri}: expected a version that tfpipe registered, found no tag {MODEL_TAG}.")
+        if destination.exists():
+            raise RegistryError(f"{destination}: expected a new folder, found an existing one.")
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with self._downloaded(version, _MODEL_FOLDER, beside=destination) as incoming:
+            received = _folder_sha256(incoming, _model_files(incoming))
+            if received != expected:
+                raise RegistryError(
+                    f"{version.uri}: expected a model with sha256 {expected[:12]}…, received {received[:12]}…. "
+                    "Its artefacts were changed after it was registered; train it again."
+                )
+            _move_into_place(incoming, destination)
+        return destination
+
+    def attach_bundle(self, version: ModelVersion, folder: Path) -> bool:
+        """Upload a bundle into the version's run, then commit it with a tag.
+
+        Returns:
+            True if the version became `champion`, as the first one of its name with a bundle.
+
+        Raises:
+            BundleError: The folder is no complete bundle.
+            RegistryError: The version belongs to no run.
+            TrackingError: The server is away; the version is as it was.
+        """
+        bundle = open_bundle(folder)
+        if not version.run_id:
+            raise RegistryError(f"{version.uri}: expected a version that tfpipe registered, found one without a run.")
+        return self._call(lambda client: _attach(client, version, bundle))
+
+    def download_bundle(self, version: ModelVersion, cache_dir: Path) -> Path:
+        """The version's bundle, from the cache if it is there and whole.
+
+        Args:
+            version: A version with a bundle.
+            cache_dir: Bundles lie in `cache_dir`/<sha256>.
+
+        Raises:
+            RegistryError: The version has no bundle, or its artefacts are not what was attached.
+            TrackingError: The server is away.
+        """
+        sha256 = version.bundle_sha256
+        if sha256 is None:
+            raise RegistryError(
+                f"{version.uri}: expected a version with a bundle, found none. "
+                f"Convert it: python -m tfpipe.convert --model {version.uri}"
+            )
+        target = cache_dir / sha256
+        if _holds(target, sha256):
+            return target
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with self._downloaded(version, _bundle_artifact(sha256), beside=target) as incoming:
+            if not _holds(incoming, sha256):
+                raise RegistryError(
+                    f"{version.uri}: expected the bundle {sha256[:12]}…, received a damaged one. "
+                    f"Convert it again: python -m tfpipe.convert --model {version.uri}"
+                )
+            # Another process may have put the same bundle there meanwhile.
+            if not _holds(target, sha256):
+                _move_into_place(incoming, target)
+        return target
+
+    @contextlib.contextmanager
+    def _downloaded(self, version: ModelVersion, artifact: str, *, beside: Path) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=beside.parent, prefix=f".{beside.name}.") as temporary:
+
+            def download(client: MlflowClient) -> Path:
+                if not client.list_artifacts(version.run_id, artifact):
+                    raise RegistryError(f"{version.uri}: expected the artefact {artifact!r} of its run, found none.")
+                return Path(client.download_artifacts(version.run_id, artifact, temporary))
+
+            yield self._call(download)
+
+    def _call(self, function: Callable[[MlflowClient], T]) -> T:
+        check_store(self.uri)
+        try:
+            return retrying(lambda: function(connect(self.uri)), uri=self.uri, retry_s=self._retry_s)
+        except VENDOR_ERRORS as error:
+            raise RegistryError(f"registry at {self.uri}: {reason(error)}") from error
+
+
+def missed_criteria(metrics: Mapping[str, float], min_metrics: Mapping[str, float]) -> list[str]:
+    """What a run misses, one sentence a criterion; empty if it may be registered.
+
+    Args:
+        metrics: Final metrics by name.
+        min_metrics: Least value by name. A metric that is absent or NaN misses.
+    """
+    missed = []
+    for name, least in min_metrics.items():
+        value = metrics.get(name, math.nan)
+        # `not >=` rather than `<`: a NaN must miss.
+        if not value >= least:
+            received = f"received {value:.6g}" if name in metrics else "received none"
+            missed.append(f"{name}: expected at least {least:.6g}, {received}.")
+    return missed
+
+
+def register_if_good(
+    registry: Registry,
+    name: str | None,
+    *,
+    run_id: str,
+    folder: Path,
+    metrics: Mapping[str, float],
+    min_metrics: Mapping[str, float],
+    metadata: Mapping[str, Any],
+) -> ModelVersion | None:
+    """Register a completed run unless it has no name or misses its criteria.
+
+    Args:
+        registry: Where to.
+        name: Name in the registry; None: not to be registered.
+        run_id: The run.
+        folder: The trained-model folder.
+        metrics: Final metrics; part of the metadata.
+        min_metrics: See `missed_criteria`.
+        metadata: See `Registry.register`; `metrics` is added.
+
+    Returns:
+        The version; None where it was not registered.
+    """
+    if name is None or missed_criteria(metrics, min_metrics):
+        return None
+    return registry.register(name, run_id=run_id, folder=folder, metadata={**metadata, "metrics": dict(metrics)})
+
+
+def store_uri(uri: str | None) -> str:
+    """The store meant: given, else MLFLOW_TRACKING_URI, else sqlite:///mlflow.db; SQLite paths made absolute."""
+    chosen = uri or MLFLOW_TRACKING_URI.get() or DEFAULT_URI  # type: ignore[no-untyped-call]
+    path = sqlite_path(chosen)
+    # MLflow keeps connections by URI: a relative one would go on meaning the folder it was first used in.
+    return chosen if path is None else f"sqlite:///{path}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The absolute path of a SQLite store's file; None for other stores."""
+    path = uri.removeprefix("sqlite:///")
+    return None if path in (uri, "", ":memory:") else Path(path).absolute()
+
+
+def check_store(uri: str) -> None:
+    """Refuse what is no store, and a SQLite file that is missing: MLflow would silently make an empty one.
+
+    Raises:
+        RegistryError: See above.
+    """
+    check_uri(uri)
+    path = sqlite_path(uri)
+    if path is None:
+        return
+    if not path.is_file():
+        raise RegistryError(f"expected a registry at {uri}, found none; train first, or name another store.")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.Error as error:
+        raise RegistryError(f"expected an MLflow store at {uri}, received another file ({error}).") from error
+    if "registered_models" not in tables:
+        raise RegistryError(f"expected an MLflow store at {uri}, received a database without its tables.")
+
+
+def check_uri(uri: str) -> None:
+    """Refuse an address that no MLflow store has.
+
+    Raises:
+        RegistryError: See above.
+    """
+    if not _STORE_URI.fullmatch(uri):
+        raise RegistryError(
+            "tracking store: expected sqlite:///FILE, http://HOST:PORT, https://HOST or a database's URI, "
+            f"received {uri!r}."
+        )
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of a store, for tracking and registry alike, whatever MLflow's global state says."""
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def retrying(function: Callable[[], T], *, uri: str, retry_s: float) -> T:
+    """Call until the server answers, with growing pauses.
+
+    Args:
+        function: May be called several times.
+        uri: The store, for the message.
+        retry_s: Seconds after which to give up.
+
+    Raises:
+        TrackingError: The server was away for that long.
+    """
+    deadline = math.inf
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return function()
+        except VENDOR_ERRORS as error:
+            if not is_away(error):
+                raise
+            deadline = min(deadline, time.monotonic() + retry_s)
+            if time.monotonic() + pause_s > deadline:
+                raise TrackingError(
+                    f"{uri}: expected an MLflow store that answers within {retry_s:g} s, received: {reason(error)}. "
+                    "Check the address, or start the server."
+                ) from error
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error of `VENDOR_ERRORS` says that the server is away, rather than that it refuses."""
+    if isinstance(error, mlflow.exceptions.MlflowException):
+        invalid = isinstance(error, mlflow.exceptions.InvalidUrlException)
+        return error.error_code in _AWAY_CODES and not invalid
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code in (408, 429) or error.response.status_code >= 500
+    return isinstance(error, requests.RequestException | OperationalError)
+
+
+def reason(error: BaseException) -> str:
+    """One line of an error of `VENDOR_ERRORS`."""
+    text = " ".join(str(error).split())
+    found = _REASON.findall(text)
+    return found[-1].rstrip() if found else text[:300]
+
+
+def _all_names(client: MlflowClient) -> list[str]:
+    return sorted(model.name for model in _pages(client.search_registered_models))
+
+
+def _pages(search: Callable[..., Any], **filters: Any) -> list[Any]:
+    page = search(**filters)
+    found = list(page)
+    while page.token:
+        page = search(**filters, page_token=page.token)
+        found += page
+    return found
+
+
+def _versions(client: MlflowClient, name: str) -> list[Any]:
+    """All versions of a name, newest first."""
+    found = _pages(client.search_model_versions, filter_string=f'name="{name}"')
+    return sorted(found, key=lambda version: int(version.version), reverse=True)
+
+
+def _known(version: Any) -> ModelVersion:
+    return ModelVersion(
+        name=version.name,
+        version=str(version.version),
+        run_id=version.run_id or "",
+        tags=dict(version.tags),
+        aliases=tuple(sorted(version.aliases)),
+    )
+
+
+def _find(client: MlflowClient, uri: str, name: str, version: str | None, alias: str | None) -> ModelVersion:
+    try:
+        aliases = client.get_registered_model(name).aliases
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise _not_among(uri, name, _all_names(client), "registered models") from error
+    versions = [str(found.version) for found in _versions(client, name)]
+    if alias is not None and alias not in aliases:
+        raise _not_among(uri, alias, sorted(aliases), f"aliases of {name!r}")
+    wanted = str(aliases[alias]) if alias is not None else version
+    if wanted in (None, "latest") and versions:
+        wanted = versions[0]
+    number = str(int(wanted)) if wanted is not None and wanted.isdecimal() else ""
+    if number not in versions:
+        raise _not_among(uri, wanted or "latest", versions, f"versions of {name!r}")
+    return _known(client.get_model_version(name, number))
+
+
+def _not_among(uri: str, wanted: str, known: Sequence[str], plural: str) -> RegistryError:
+    if not known:
+        return RegistryError(f"{uri}: received {wanted!r}, but there are no {plural}.")
+    shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+    close = difflib.get_close_matches(wanted, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return RegistryError(f"{uri}: expected one of the {plural} ({shown}), received {wanted!r}.{hint}")
+
+
+def _register(
+    client: MlflowClient, name: str, run_id: str, folder: Path, files: Sequence[str], metadata: Mapping[str, Any]
+) -> ModelVersion:
+    for version in _versions(client, name):
+        if version.run_id == run_id:
+            return _known(version)
+    run = client.get_run(run_id)
+    for file in files:
+        client.log_artifact(run_id, str(folder / file), str(Path(_MODEL_FOLDER, file).parent))
+    tags = {f"tfpipe.{key}": _tag(client, run_id, key, value) for key, value in metadata.items()}
+    tags[MODEL_TAG] = _folder_sha256(folder, files)
+    source = f"{run.info.artifact_uri}/{_MODEL_FOLDER}"
+    try:
+        client.create_registered_model(name)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = client.create_model_version(name, source, run_id, tags=tags)
+    return _known(client.get_model_version(name, created.version))
+
+
+def _tag(client: MlflowClient, run_id: str, key: str, value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    if len(text) <= _MAX_TAG_LENGTH:
+        return text
+    file = f"version_metadata/{key}.{'txt' if isinstance(value, str) else 'json'}"
+    client.log_text(run_id, text, file)
+    return f"runs:/{run_id}/{file}"
+
+
+def _attach(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> bool:
+    current = client.get_model_version(version.name, version.version)
+    client.log_artifacts(version.run_id, str(bundle.folder), _bundle_artifact(bundle.sha256))
+    client.set_model_version_tag(version.name, version.version, BUNDLE_TAG, bundle.sha256)
+    others = [
+        found
+        for found in _versions(client, version.name)
+        if BUNDLE_TAG in found.tags and found.version != current.version
+    ]
+    # A name whose champion was taken away on purpose has other bundles, and gets none by itself.
+    if others or CHAMPION in client.get_registered_model(version.name).aliases:
+        return False
+    client.set_registered_model_alias(version.name, CHAMPION, version.version)
+    return True
+
+
+def _bundle_artifact(sha256: str) -> str:
+    return f"bundle/{sha256[:12]}"
+
+
+def _holds(folder: Path, sha256: str) -> bool:
+    try:
+        return open_bundle(folder).sha256 == sha256
+    except BundleError:
+        return False
+
+
+def _move_into_place(incoming: Path, target: Path) -> None:
+    with atomic.staged_folder(target, replace=True) as staging:
+        for child in incoming.iterdir():
+            child.rename(staging / child.name)
+
+
+def _model_files(folder: Path) -> list[str]:
+    """Paths of the trained-model files, relative to `folder`, sorted."""
+    for name in ("config.yaml", "model.keras", "model.json"):
+        if not (folder / name).is_file():
+            raise RegistryError(f"{folder}: expected a trained-model folder, found no {name}.")
+    paths = [folder / name for name in MODEL_FILES]
+    found = [file for path in paths for file in (path.rglob("*") if path.is_dir() else (path,)) if file.is_file()]
+    return sorted(file.relative_to(folder).as_posix() for file in found)
+
+
+def _folder_sha256(folder: Path, files: Sequence[str]) -> str:
+    """Hex sha256 of what `sha256sum` prints for the files, in order."""
+    lines = [f"{file_sha256(folder / file)}  {file}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
