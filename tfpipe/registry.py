@@ -9,46 +9,26 @@ service reads it (`resolve`, `download_bundle`). What a version holds:
                                     the run artefact version_metadata/<key>.json, and the tag is runs:/<run>/<that>
     alias champion                  the version served by default; the first bundle of a name becomes it
 
-An upload to MLflow is not atomic: a reader goes by the committing tags alone, and checks what it downloads against
-them.
-Works with mlflow-skinny, and with sqlalchemy and alembic where the store is a database.
+An upload to MLflow is not atomic: a reader goes by the committing tags alone and checks what it downloads against them.
 """
 
 import contextlib
 import difflib
 import hashlib
 import json
-import logging
-import math
-import os
 import re
-import sqlite3
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Before MLflow is imported, and only where the user has not set them.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# MLflow alone would try a server that is away eight times, for minutes. `retrying` does it instead, for as long as the
-# caller allows, and one attempt never hangs.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-import mlflow.exceptions
-import requests
-from mlflow import MlflowClient
-from mlflow.environment_variables import MLFLOW_TRACKING_URI
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-
 from tfpipe.core import atomic
 from tfpipe.core.bundle import Bundle, file_sha256, open_bundle
-from tfpipe.core.errors import BundleError, RegistryError, TrackingError
+from tfpipe.core.criteria import missed_criteria
+from tfpipe.core.errors import BundleError, RegistryError
+from tfpipe.store import VENDOR_ERRORS, MlflowClient, MlflowException, check_store, connect, reason, retrying, store_uri
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 CHAMPION = "champion"
 MODEL_TAG = "tfpipe.model"
 BUNDLE_TAG = "tfpipe.bundle"
@@ -61,22 +41,7 @@ _MODEL_FOLDER = "model"
 _MAX_TAG_LENGTH = 5000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/:@\"]+)(?:/(?P<version>\d+|latest)|@(?P<alias>[\w-]+))?")
-_STORE_URI = re.compile(
-    r"https?://[\w.:@%-]+(/.*)?|https?://\[[\da-fA-F:.]+\](:\d+)?(/.*)?"
-    r"|(sqlite|postgresql|mysql|mssql)(\+\w+)?://.+|databricks(-uc)?(://.+)?"
-)
-_AWAY_CODES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED")
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
-# The one part worth reading of the chains of exceptions that HTTP libraries give.
-_REASON = re.compile(r"\[Errno -?\d+\] [^'\")\]]+|too many \d+ error responses|Read timed out|Connection aborted")
-
-# Schema creation and migration are announced line by line.
-for _name in ("alembic", "mlflow.store.db.utils"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
 T = TypeVar("T")
-# What MLflow lets through: its own exceptions, and those of HTTP, database and file system below it.
-VENDOR_ERRORS = (mlflow.exceptions.MlflowException, requests.RequestException, SQLAlchemyError, OSError)
 
 
 @dataclass(frozen=True)
@@ -109,7 +74,7 @@ class ModelVersion:
 
 
 class Registry:
-    """Registered models of one store.
+    """Registered models of one store. Every method that asks it may raise TrackingError: the server is away.
 
     Args:
         uri: Tracking store; None: MLFLOW_TRACKING_URI, then sqlite:///mlflow.db.
@@ -121,20 +86,11 @@ class Registry:
         self._retry_s = retry_s
 
     def names(self) -> list[str]:
-        """Names of all registered models, sorted.
-
-        Raises:
-            RegistryError: There is no store at the URI.
-            TrackingError: The server is away.
-        """
+        """Names of all registered models, sorted; RegistryError where there is no store."""
         return self._call(_all_names)
 
     def default_name(self, name: str | None) -> str:
-        """The name asked for, else the only registered one.
-
-        Raises:
-            RegistryError: No name was given, and there are none or several.
-        """
+        """The name asked for, else the only registered one; RegistryError where there are none or several."""
         if name is not None:
             return name
         names = self.names()
@@ -154,7 +110,6 @@ class Registry:
 
         Raises:
             RegistryError: The URI is malformed, or there is no such model, version or alias; says what there is.
-            TrackingError: The server is away.
         """
         match = _MODEL_URI.fullmatch(uri)
         if match is None:
@@ -168,13 +123,12 @@ class Registry:
 
         Args:
             name: Letters, digits, `.`, `_`, `-`; made if it does not exist.
-            run_id: The run that trained it.
+            run_id: The MLflow run that trained it.
             folder: The trained-model folder (`MODEL_FILES`).
             metadata: Becomes tags of the version, JSON values; `REQUIRED_METADATA` at least.
 
         Raises:
-            RegistryError: Bad name, files or metadata missing, or an unknown run.
-            TrackingError: The server is away; nothing is registered.
+            RegistryError: Bad name, files or metadata missing, or an unknown run; nothing is registered.
         """
         if not _NAME.fullmatch(name):
             raise RegistryError(
@@ -198,7 +152,6 @@ class Registry:
 
         Raises:
             RegistryError: The version holds no trained model, or not what was registered.
-            TrackingError: The server is away.
         """
         expected = version.tags.get(MODEL_TAG)
         if expected is None:
@@ -225,7 +178,6 @@ class Registry:
         Raises:
             BundleError: The folder is no complete bundle.
             RegistryError: The version belongs to no run.
-            TrackingError: The server is away; the version is as it was.
         """
         bundle = open_bundle(folder)
         if not version.run_id:
@@ -241,7 +193,6 @@ class Registry:
 
         Raises:
             RegistryError: The version has no bundle, or its artefacts are not what was attached.
-            TrackingError: The server is away.
         """
         sha256 = version.bundle_sha256
         if sha256 is None:
@@ -283,23 +234,6 @@ class Registry:
             raise RegistryError(f"registry at {self.uri}: {reason(error)}") from error
 
 
-def missed_criteria(metrics: Mapping[str, float], min_metrics: Mapping[str, float]) -> list[str]:
-    """What a run misses, one sentence a criterion; empty if it may be registered.
-
-    Args:
-        metrics: Final metrics by name.
-        min_metrics: Least value by name. A metric that is absent or NaN misses.
-    """
-    missed = []
-    for name, least in min_metrics.items():
-        value = metrics.get(name, math.nan)
-        # `not >=` rather than `<`: a NaN must miss.
-        if not value >= least:
-            received = f"received {value:.6g}" if name in metrics else "received none"
-            missed.append(f"{name}: expected at least {least:.6g}, {received}.")
-    return missed
-
-
 def register_if_good(
     registry: Registry,
     name: str | None,
@@ -327,105 +261,6 @@ def register_if_good(
     if name is None or missed_criteria(metrics, min_metrics):
         return None
     return registry.register(name, run_id=run_id, folder=folder, metadata={**metadata, "metrics": dict(metrics)})
-
-
-def store_uri(uri: str | None) -> str:
-    """The store meant: given, else MLFLOW_TRACKING_URI, else sqlite:///mlflow.db; SQLite paths made absolute."""
-    chosen = uri or MLFLOW_TRACKING_URI.get() or DEFAULT_URI  # type: ignore[no-untyped-call]
-    path = sqlite_path(chosen)
-    # MLflow keeps connections by URI: a relative one would go on meaning the folder it was first used in.
-    return chosen if path is None else f"sqlite:///{path}"
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The absolute path of a SQLite store's file; None for other stores."""
-    path = uri.removeprefix("sqlite:///")
-    return None if path in (uri, "", ":memory:") else Path(path).absolute()
-
-
-def check_store(uri: str) -> None:
-    """Refuse what is no store, and a SQLite file that is missing: MLflow would silently make an empty one.
-
-    Raises:
-        RegistryError: See above.
-    """
-    check_uri(uri)
-    path = sqlite_path(uri)
-    if path is None:
-        return
-    if not path.is_file():
-        raise RegistryError(f"expected a registry at {uri}, found none; train first, or name another store.")
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-            tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
-    except sqlite3.Error as error:
-        raise RegistryError(f"expected an MLflow store at {uri}, received another file ({error}).") from error
-    if "registered_models" not in tables:
-        raise RegistryError(f"expected an MLflow store at {uri}, received a database without its tables.")
-
-
-def check_uri(uri: str) -> None:
-    """Refuse an address that no MLflow store has.
-
-    Raises:
-        RegistryError: See above.
-    """
-    if not _STORE_URI.fullmatch(uri):
-        raise RegistryError(
-            "tracking store: expected sqlite:///FILE, http://HOST:PORT, https://HOST or a database's URI, "
-            f"received {uri!r}."
-        )
-
-
-def connect(uri: str) -> MlflowClient:
-    """A client of a store, for tracking and registry alike, whatever MLflow's global state says."""
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def retrying(function: Callable[[], T], *, uri: str, retry_s: float) -> T:
-    """Call until the server answers, with growing pauses.
-
-    Args:
-        function: May be called several times.
-        uri: The store, for the message.
-        retry_s: Seconds after which to give up.
-
-    Raises:
-        TrackingError: The server was away for that long.
-    """
-    deadline = math.inf
-    pause_s = _FIRST_PAUSE_S
-    while True:
-        try:
-            return function()
-        except VENDOR_ERRORS as error:
-            if not is_away(error):
-                raise
-            deadline = min(deadline, time.monotonic() + retry_s)
-            if time.monotonic() + pause_s > deadline:
-                raise TrackingError(
-                    f"{uri}: expected an MLflow store that answers within {retry_s:g} s, received: {reason(error)}. "
-                    "Check the address, or start the server."
-                ) from error
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
-
-
-def is_away(error: BaseException) -> bool:
-    """Whether an error of `VENDOR_ERRORS` says that the server is away, rather than that it refuses."""
-    if isinstance(error, mlflow.exceptions.MlflowException):
-        invalid = isinstance(error, mlflow.exceptions.InvalidUrlException)
-        return error.error_code in _AWAY_CODES and not invalid
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    return isinstance(error, requests.RequestException | OperationalError)
-
-
-def reason(error: BaseException) -> str:
-    """One line of an error of `VENDOR_ERRORS`."""
-    text = " ".join(str(error).split())
-    found = _REASON.findall(text)
-    return found[-1].rstrip() if found else text[:300]
 
 
 def _all_names(client: MlflowClient) -> list[str]:
@@ -460,7 +295,7 @@ def _known(version: Any) -> ModelVersion:
 def _find(client: MlflowClient, uri: str, name: str, version: str | None, alias: str | None) -> ModelVersion:
     try:
         aliases = client.get_registered_model(name).aliases
-    except mlflow.exceptions.MlflowException as error:
+    except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise _not_among(uri, name, _all_names(client), "registered models") from error
@@ -499,7 +334,7 @@ def _register(
     source = f"{run.info.artifact_uri}/{_MODEL_FOLDER}"
     try:
         client.create_registered_model(name)
-    except mlflow.exceptions.MlflowException as error:
+    except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     created = client.create_model_version(name, source, run_id, tags=tags)
