@@ -306,13 +306,14 @@ def read_values(path: str | Path | None, overrides: Sequence[str], *, resolve: b
         raise ConfigError(f"{file}: expected YAML; {' '.join(str(error).split())}.") from error
     if not OmegaConf.is_dict(base):
         raise ConfigError(f"{file}: expected a YAML mapping of keys to values, received something else.")
-    for override in overrides:
-        key, separator, _ = override.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"expected key=value, received {override!r}. Example: training.epochs=3.")
     try:
-        merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(merged, resolve=resolve)
+        for override in overrides:
+            key, separator, word = override.partition("=")
+            if not separator or not key:
+                raise ConfigError(f"expected key=value, received {override!r}. Example: training.epochs=3.")
+            # The value replaces what the file has, mappings too: tracking.min_metrics={} clears them.
+            OmegaConf.update(base, key, yaml.safe_load(word), merge=False)
+        values = OmegaConf.to_container(base, resolve=resolve)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: {str(error).splitlines()[0]}.") from error
     return values  # type: ignore[return-value]  # to_container of a DictConfig is a dict

@@ -18,6 +18,9 @@ import keras
 from tfpipe.config import Config
 from tfpipe.core.errors import ConfigError
 
+# Small data sets have a few dozen steps an epoch; Keras's 0.99 would forget the initial statistics only after several epochs.
+_BN_MOMENTUM = 0.9
+
 Builder = Callable[[tuple[int, int, int], int, Config], keras.Model]
 
 
@@ -52,7 +55,7 @@ def small_cnn(input_shape: tuple[int, int, int], num_classes: int, config: Confi
     for stage, filters in enumerate((32, 64, 128)):
         for half in "ab":
             x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{stage}{half}")(x)
-            x = keras.layers.BatchNormalization(name=f"bn{stage}{half}")(x)
+            x = keras.layers.BatchNormalization(momentum=_BN_MOMENTUM, name=f"bn{stage}{half}")(x)
             x = keras.layers.ReLU(name=f"relu{stage}{half}")(x)
         if stage < 2 and min(x.shape[1], x.shape[2]) >= 2:
             x = keras.layers.MaxPooling2D(name=f"pool{stage}")(x)

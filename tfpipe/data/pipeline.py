@@ -1,0 +1,192 @@
+"""Samples -> the tensors of each step: decode, resize, cache, batch, prefetch."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import tensorflow as tf
+
+from tfpipe.core.errors import DataError
+from tfpipe.data.sharding import rank_epoch, uniforms
+from tfpipe.data.sources import Source, to_pixels
+from tfpipe.distributed import World
+from tfpipe.preprocessing.layers import DRAWS, Resize
+
+logger = logging.getLogger(__name__)
+
+# Share of the free memory that cached rows may take; the model and its activations need the rest.
+_CACHE_SHARE = 0.25
+_PREFETCH_STEPS = 4
+_WARNED_SAMPLES = 5
+
+
+class Batch(NamedTuple):
+    """One worker's part of one step. n: its readable samples, or one empty row of weight 0 where there are none."""
+
+    images: Any  # (n, height, width, 3) float32, resized, on 0..255
+    labels: Any  # (n,) int32
+    weights: Any  # (n,) float32
+    draws: Any  # (n, len(DRAWS)) float32: what augmentation is made of
+    num_corrupt: Any  # () float32: samples of this step that could not be read
+
+
+class RowReader:
+    """Reads samples as resized rows, each decoded once where memory allows.
+
+    Args:
+        source: The samples.
+        resize: The model's own layer, so that training resizes as serving does.
+        max_pixels: Larger images count as corrupt.
+        cache: "auto", "memory" or "none".
+        processes: Workers on this machine, which share its memory.
+        threads: Images decoded at the same time.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        resize: Resize,
+        *,
+        max_pixels: int,
+        cache: str,
+        processes: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        self.source = source
+        self.max_pixels = max_pixels
+        self.row_shape = (resize.height, resize.width, 3)
+        self.corrupt: dict[int, str] = {}
+        self._labels = np.fromiter((source.label(i) for i in range(len(source))), np.int32, len(source))
+        self._resize = tf.function(
+            lambda images: resize(images), input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)]
+        )
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._rows: np.ndarray | None = None
+        self._known = np.zeros(len(source), bool)
+        if cache == "memory" or (cache == "auto" and self._fits(processes)):
+            # Untouched pages take no memory until a row is written.
+            self._rows = np.empty((len(source), *self.row_shape), np.float32)
+
+    @property
+    def caches(self) -> bool:
+        """Whether rows are kept in memory."""
+        return self._rows is not None
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows.
+
+        Args:
+            indices: (n,) sample indices.
+
+        Returns:
+            (n, height, width, 3) float32 on 0..255, and (n,) bool: which of them could be read. The others hold zeros.
+        """
+        if self._rows is None:
+            return self._decode(indices)
+        missing = np.unique(indices[~self._known[indices]])
+        if len(missing):
+            self._rows[missing], readable = self._decode(missing)
+            self._known[missing[readable]] = True
+        return self._rows[indices], self._known[indices]
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """(n,) int32 class numbers."""
+        return self._labels[indices]
+
+    def _fits(self, processes: int) -> bool:
+        needed = len(self.source) * int(np.prod(self.row_shape)) * 4 * processes
+        return needed <= psutil.virtual_memory().available * _CACHE_SHARE
+
+    def _decode(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.zeros((len(indices), *self.row_shape), np.float32)
+        pictures = list(self._pool.map(self._pixels, indices.tolist()))
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for position, picture in enumerate(pictures):
+            if picture is not None:
+                by_shape.setdefault(picture.shape, []).append(position)
+        for positions in by_shape.values():
+            rows[positions] = self._resize(np.stack([pictures[p] for p in positions])).numpy()
+        return rows, np.array([picture is not None for picture in pictures], bool)
+
+    def _pixels(self, index: int) -> np.ndarray | None:
+        if index in self.corrupt:
+            return None
+        try:
+            sample, label = self.source.read(index)
+            self._labels[index] = label
+            return to_pixels(sample, self.max_pixels)
+        except (DataError, OSError) as error:
+            self._report(index, str(error))
+            return None
+
+    def _report(self, index: int, message: str) -> None:
+        self.corrupt[index] = message
+        if len(self.corrupt) <= _WARNED_SAMPLES:
+            logger.warning("skipped corrupt sample %s: %s", self.source.identifier(index), message)
+        elif len(self.corrupt) == _WARNED_SAMPLES + 1:
+            logger.warning("further corrupt samples are counted, not listed.")
+
+
+def training_batches(
+    reader: RowReader, *, batch_size: int, seed: int, epoch: int, world: World, first_step: int = 0
+) -> Iterator[Batch]:
+    """This worker's part of every step of an epoch, from `first_step` on.
+
+    Read ahead by background threads while the model computes.
+    """
+    indices, weights, share = rank_epoch(
+        len(reader.source), batch_size=batch_size, seed=seed, epoch=epoch, rank=world.rank, world_size=world.size,
+        first_step=first_step,
+    )  # fmt: skip
+    return _batches(
+        reader, indices, weights, share, draws=lambda i: uniforms(i, seed=seed, epoch=epoch, num_draws=len(DRAWS))
+    )
+
+
+def evaluation_batches(reader: RowReader, *, batch_size: int, world: World) -> Iterator[Batch]:
+    """This worker's share of a data set in order, every sample once; maybe none."""
+    indices = np.arange(world.rank, len(reader.source), world.size)
+    no_draws = np.zeros((1, len(DRAWS)), np.float32)
+    return _batches(
+        reader, indices, np.ones(len(indices), np.float32), max(1, batch_size // world.size),
+        draws=lambda i: np.repeat(no_draws, len(i), axis=0),
+    )  # fmt: skip
+
+
+def _batches(
+    reader: RowReader,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    share: int,
+    *,
+    draws: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[Batch]:
+    def load(picked: np.ndarray, weight: np.ndarray) -> Sequence[np.ndarray]:
+        rows, readable = reader.read(picked)
+        num_corrupt = np.float32((~readable & (weight > 0)).sum())
+        if not readable.all():
+            kept = np.flatnonzero(readable)
+            if not len(kept):
+                # Nothing readable: the worker still takes part in the step, with weight 0.
+                kept, weight = np.array([0]), np.zeros(1, np.float32)
+                return rows[kept], reader.labels(picked[:1]), weight, draws(picked[:1]), num_corrupt
+            rows, picked, weight = rows[kept], picked[kept], weight[kept]
+        return rows, reader.labels(picked), weight, draws(picked), num_corrupt
+
+    def load_tensors(picked: Any, weight: Any) -> tuple[Any, ...]:
+        tensors = tf.numpy_function(
+            load, [picked, weight], [tf.float32, tf.int32, tf.float32, tf.float32, tf.float32], stateful=False
+        )
+        for tensor, shape in zip(
+            tensors, ((None, *reader.row_shape), (None,), (None,), (None, len(DRAWS)), ()), strict=True
+        ):
+            tensor.set_shape(shape)
+        return tuple(tensors)
+
+    steps = tf.data.Dataset.from_tensor_slices((indices, weights)).batch(share)
+    # Two at a time keep the decoders busy across the end of a step; more would decode further ahead than is used.
+    loaded = steps.map(load_tensors, num_parallel_calls=2, deterministic=True).prefetch(_PREFETCH_STEPS)
+    return (Batch(*tensors) for tensors in loaded)

@@ -1,0 +1,99 @@
+"""Which samples make a step, on any number of workers: pure functions of (seed, epoch, step, rank)."""
+
+import numpy as np
+
+# Constants of SplitMix64. Source: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", section 5.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The permutation of sample indices of one epoch.
+
+    Sorted by a hash of (seed, epoch, index) rather than drawn from a generator: it is then the same on every machine
+    and NumPy version.
+
+    Returns:
+        (num_samples,) int64.
+    """
+    return np.argsort(_hash(seed, epoch, np.arange(num_samples, dtype=np.uint64)), kind="stable")
+
+
+def num_steps(num_samples: int, batch_size: int) -> int:
+    """Steps of an epoch; the last may be smaller."""
+    return -(-num_samples // batch_size)
+
+
+def rank_share(batch: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
+    """The part of a global batch that one worker takes: contiguous, sizes differ by at most one.
+
+    Args:
+        batch: (n,) indices.
+        rank: 0 <= rank < world_size.
+        world_size: Number of workers.
+
+    Returns:
+        (m,) indices; in rank order the shares are the batch. Earlier ranks take the larger ones.
+    """
+    small, larger = divmod(len(batch), world_size)
+    start = rank * small + min(rank, larger)
+    return batch[start : start + small + (rank < larger)]
+
+
+def rank_epoch(
+    num_samples: int, *, batch_size: int, seed: int, epoch: int, rank: int, world_size: int, first_step: int = 0
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """All that one worker reads in an epoch, step after step.
+
+    Returns:
+        (indices int64, weights float32, share): to be cut into pieces of `share`, one a step; the last may be smaller.
+        A worker that the last step leaves without a sample gets that step's first with weight 0, since it must take part.
+    """
+    order = epoch_order(num_samples, seed=seed, epoch=epoch)
+    share = -(-(batch_size - rank) // world_size)
+    pieces, weights = [], []
+    for step in range(first_step, num_steps(num_samples, batch_size)):
+        batch = order[step * batch_size : (step + 1) * batch_size]
+        piece = rank_share(batch, rank=rank, world_size=world_size)
+        weight = np.ones(len(piece), np.float32)
+        if not len(piece):
+            piece, weight = batch[:1], np.zeros(1, np.float32)
+        pieces.append(piece)
+        weights.append(weight)
+    if not pieces:
+        return np.empty(0, np.int64), np.empty(0, np.float32), share
+    return np.concatenate(pieces), np.concatenate(weights), share
+
+
+def uniforms(indices: np.ndarray, *, seed: int, epoch: int, num_draws: int) -> np.ndarray:
+    """Random draws that belong to samples, whoever reads them.
+
+    Args:
+        indices: (n,) sample indices.
+        seed: Of the run.
+        epoch: From 0.
+        num_draws: Draws a sample.
+
+    Returns:
+        (n, num_draws) float32 in [0, 1).
+    """
+    keys = _hash(seed, epoch, indices.astype(np.uint64))[:, None]
+    lanes = np.arange(1, num_draws + 1, dtype=np.uint64)[None, :]
+    with np.errstate(over="ignore"):
+        bits = _mix(keys + lanes * _GOLDEN)
+    # 24 bits, as many as float32 holds below 1.
+    return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def _hash(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        key = _mix(np.asarray([seed], np.uint64) + _GOLDEN)
+        key = _mix(key + np.uint64(epoch) * _GOLDEN + _GOLDEN)
+        return _mix(key + indices * _GOLDEN)
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))

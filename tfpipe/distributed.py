@@ -1,0 +1,166 @@
+"""The workers of a run. The only file that imports Horovod."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tfpipe.core.errors import ConfigError, TfpipeError, TrainingError
+
+T = TypeVar("T")
+
+# What each launcher tells its workers.
+_SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+@dataclass(frozen=True)
+class World:
+    """The workers that train together; by default this process alone, for which every method is a no-op.
+
+    Attributes:
+        rank: Number of this worker, from 0.
+        size: Number of workers.
+        local_rank: Number of this worker on its machine.
+        local_size: Workers on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker owns tracking, checkpoints and what the user sees."""
+        return self.rank == 0
+
+    def allreduce_sum(self, tensors: Sequence[Any]) -> list[Any]:
+        """Sum tensors over all workers, in fused groups. Works inside a tf.function.
+
+        Args:
+            tensors: Dense, the same shapes on every worker.
+
+        Returns:
+            The sums, bit-equal on every worker.
+        """
+        if self.size == 1:
+            return list(tensors)
+        import horovod.tensorflow as hvd
+
+        return list(hvd.grouped_allreduce(list(tensors), op=hvd.Sum))
+
+    def broadcast_variables(self, variables: Sequence[Any]) -> None:
+        """Give every worker the chief's values of Keras variables."""
+        if self.size == 1:
+            return
+        import horovod.tensorflow as hvd
+
+        hvd.broadcast_variables([variable.value for variable in variables], root_rank=0)
+
+    def broadcast_object(self, value: T) -> T:
+        """The chief's value, on every worker; anything that can be pickled."""
+        if self.size == 1:
+            return value
+        import horovod.tensorflow as hvd
+
+        return hvd.broadcast_object(value, root_rank=0)  # type: ignore[no-any-return]
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Every worker's value in rank order, on every worker."""
+        if self.size == 1:
+            return [value]
+        import horovod.tensorflow as hvd
+
+        return hvd.allgather_object(value)  # type: ignore[no-any-return]
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Run something that can fail on some workers only, and fail on all if it failed on one.
+
+        Raises:
+            TfpipeError: This worker's own error; on a worker that had none, that of the lowest rank.
+        """
+        result: list[T] = []
+        mine: TfpipeError | None = None
+        try:
+            result.append(action())
+        except TfpipeError as error:
+            mine = error
+        except OSError as error:
+            mine = TrainingError(f"{error.filename or 'input/output'}: {error.strerror or error}.")
+        failures = [failure for failure in self.gather_objects(_portable(mine)) if failure]
+        if mine is not None:
+            raise mine
+        if failures:
+            kind, message = failures[0]
+            raise kind(message)
+        return result[0]
+
+    def on_chief(self, action: Callable[[], T]) -> T:
+        """Run on the chief; give its result to all, or its error.
+
+        Raises:
+            TfpipeError: What the chief raised.
+        """
+        result = self.together(lambda: action() if self.is_chief else None)
+        return self.broadcast_object(result)  # type: ignore[return-value]  # every rank gets the chief's T
+
+
+def launched_rank() -> int:
+    """This worker's rank before anything is imported, as the launcher tells it; 0 where there is none."""
+    return int(os.environ.get("HOROVOD_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))))
+
+
+def join() -> World:
+    """Join the other workers of `horovodrun`; alone where the process was started without it.
+
+    Call it before TensorFlow starts its threads: each worker of a machine is bound to its own share of the cores, since
+    workers left to the scheduler lose a quarter of their speed.
+
+    Raises:
+        ConfigError: Started by horovodrun, but Horovod cannot be imported: never N separate trainings.
+    """
+    if not any(name in os.environ for name in _SIZE_VARIABLES):
+        return World()
+    _bind_to_cores(
+        int(os.environ.get("HOROVOD_LOCAL_RANK", os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0"))),
+        int(os.environ.get("HOROVOD_LOCAL_SIZE", os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))),
+    )
+    # The default wakes a thread every millisecond, which cost a step about 6 % on two cores.
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
+    # Fewer entries than tensors, and Horovod negotiates anew each step.
+    os.environ.setdefault("HOROVOD_CACHE_CAPACITY", "8192")
+    try:
+        # Not `import horovod`: that finds our ./horovod folder of launch assets.
+        import horovod.tensorflow as hvd
+    except ImportError as error:
+        raise ConfigError(
+            f"started by horovodrun as one of {os.environ.get('HOROVOD_SIZE', 'several')} workers, "
+            f"but Horovod cannot be imported ({error}). Install it with `make setup`, or start one process without it."
+        ) from error
+    hvd.init()
+    _one_gpu_each(hvd.local_rank())
+    return World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+
+
+def _bind_to_cores(local_rank: int, local_size: int) -> None:
+    """Keep this worker on its own share of the cores that the process may use; TensorFlow sizes its pools by it."""
+    cores = sorted(os.sched_getaffinity(0))
+    if local_size >= len(cores):
+        mine = {cores[local_rank % len(cores)]}
+    else:
+        mine = set(cores[local_rank * len(cores) // local_size : (local_rank + 1) * len(cores) // local_size])
+    os.sched_setaffinity(0, mine)
+
+
+def _one_gpu_each(local_rank: int) -> None:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        mine = gpus[local_rank % len(gpus)]
+        tf.config.set_visible_devices(mine, "GPU")
+        tf.config.experimental.set_memory_growth(mine, True)
+
+
+def _portable(error: TfpipeError | None) -> tuple[type[TfpipeError], str] | None:
+    return None if error is None else (type(error), str(error))

@@ -1,0 +1,45 @@
+"""Where a model comes from: the commit and the libraries it was made with."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+_LIBRARIES = (
+    "tensorflow", "keras", "horovod", "numpy", "mlflow", "mlflow-skinny", "pillow", "simplejpeg", "onnx", "onnxruntime",
+    "tf2onnx",
+)  # fmt: skip
+_GIT_TIMEOUT_S = 10.0
+
+
+def git_commit() -> str:
+    """The commit of the current folder, with `-dirty` where files differ from it; empty outside a repository."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return described.stdout.strip() if described.returncode == 0 else ""
+
+
+def library_versions() -> dict[str, str]:
+    """Version by name of Python, tfpipe and the libraries that shape a model; those not installed are left out."""
+    versions = {"python": platform.python_version()}
+    for name in ("tfpipe", *_LIBRARIES):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def processor() -> str:
+    """The processor's name, for figures that depend on it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

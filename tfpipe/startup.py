@@ -1,0 +1,50 @@
+"""What every command does first and last: quiet libraries, logging, and errors as one sentence with an exit code."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from tfpipe.core.errors import StoppedError, TfpipeError
+
+logger = logging.getLogger(__name__)
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command at the outermost edge.
+
+    Args:
+        command: Does the work and gives the exit code.
+
+    Returns:
+        The exit code: the command's, or that of the TfpipeError it raised, whose message goes to standard error.
+    """
+    quiet_libraries()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Libraries' own news is not ours to tell.
+    for name in ("mlflow", "alembic", "absl", "tensorflow", "tf2onnx", "PIL", "matplotlib", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        return command()
+    except TfpipeError as error:
+        prefix = "stopped" if isinstance(error, StoppedError) else "error"
+        sys.stderr.write(f"{prefix}: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: interrupted before there was anything to save.\n")
+        return StoppedError.exit_code
+    except BrokenPipeError:
+        # The reader of our output is gone; nobody is left to tell.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # stays open until exit flushes it
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {where}{error.strerror or error}.\n")
+        logger.debug("traceback", exc_info=True)
+        return TfpipeError.exit_code
+
+
+def quiet_libraries() -> None:
+    """Settings that TensorFlow reads when it is imported; values that the user set are kept."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -1,0 +1,366 @@
+"""One training run from a configuration to a registered model; what `tfpipe.train.train` does."""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfpipe import tracking
+from tfpipe.config import Config
+from tfpipe.core.errors import DataError, GateError, StoppedError, TfpipeError, TrainingError
+from tfpipe.data.pipeline import RowReader
+from tfpipe.data.splits import Splits, open_splits
+from tfpipe.distributed import World, join
+from tfpipe.models.assembly import (
+    Parts,
+    assemble,
+    build_network,
+    build_preprocessing,
+    build_resize,
+    known_normalization,
+)
+from tfpipe.models.zoo import Normalization
+from tfpipe.provenance import git_commit, library_versions
+from tfpipe.registry import ModelVersion, Registry, missed_criteria, register_if_good
+from tfpipe.training import artifacts, checkpoints, report, workspace
+from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
+from tfpipe.training.loop import Evaluation, TrainingLoop
+from tfpipe.training.signals import StopRequest
+
+logger = logging.getLogger(__name__)
+
+# Enough to know a mean and a standard deviation to half a percent; all of a larger data set would cost an epoch of reading.
+_ADAPT_SAMPLES = 10_000
+_ADAPT_CHUNK = 256
+# A channel that is all but constant would be divided by nearly zero.
+_LEAST_STD = 1 / 255
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a complete run gave; `output_dir`/result.json holds the same.
+
+    Attributes:
+        output_dir: Folder of the run.
+        run_id: MLflow run.
+        registered_model: Name in the registry, None where none was asked for.
+        model_version: Registered version, None where it was not registered.
+        metrics: Of the model that was saved: the best epoch's.
+        samples_per_second: Training samples a second over the run, all workers together.
+        workers: Number of workers.
+        wall_time_s: Seconds of training.
+    """
+
+    output_dir: Path
+    run_id: str
+    registered_model: str | None
+    model_version: str | None
+    metrics: dict[str, float]
+    samples_per_second: float
+    workers: int
+    wall_time_s: float
+
+
+def run(config: Config, *, resume: bool, overwrite: bool) -> TrainingResult:
+    """Train, evaluate, save and register; see `tfpipe.train.train`."""
+    world = join()
+    # Every worker read the file; the chief's reading counts, as the time in output_dir differs.
+    config = world.broadcast_object(config)
+    with contextlib.ExitStack() as held:
+        folder = Path(config.output_dir)
+        world.on_chief(
+            lambda: _nothing(held.enter_context(workspace.opened(config, resume=resume, overwrite=overwrite)))
+        )
+        stop = held.enter_context(StopRequest())
+        try:
+            result = _run(config, world, folder, stop)
+        except tf.errors.OpError as error:
+            failure = _explain(error, config)
+            _note_status(world, folder, failure)
+            raise failure from error
+        except TfpipeError as error:
+            _note_status(world, folder, error)
+            raise
+        missed = missed_criteria(result.metrics, config.tracking.min_metrics)
+        gate = (
+            GateError(f"tracking.min_metrics: {' '.join(missed)} The model was logged, not registered.")
+            if missed
+            else None
+        )
+        _note_status(world, folder, gate)
+        if gate:
+            raise gate
+        return result
+
+
+def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> TrainingResult:
+    # 1. Data: the same on every worker.
+    splits = _open_data(config, world)
+    _say(world, "%s", _data_line(splits))
+
+    # 2. Model.
+    keras.utils.set_random_seed(config.training.seed)
+    if config.training.deterministic:
+        tf.config.experiment.enable_op_determinism()
+    keras.mixed_precision.set_global_policy(config.training.precision)
+    train, validation, test = (
+        None if source is None else _reader(source, config, world)
+        for source in (splits.train, splits.validation, splits.test)
+    )
+    parts = world.together(lambda: _build(config, splits, train, world))
+    loop = TrainingLoop(parts, config, world, train, validation, stop)
+    _say(
+        world,
+        "model: %s, %s parameters, %d worker(s)",
+        config.model.name,
+        f"{parts.model.count_params():,}",
+        world.size,
+    )
+
+    # 3. Where an earlier sitting stopped.
+    saved = CheckpointFolder(folder / "checkpoints", keep=config.training.keep_checkpoints)
+    state = world.on_chief(lambda: _restore(loop, saved))
+    loop.start_together()
+
+    # 4. Tracking: the chief owns the run.
+    tracker = _start_tracking(config, world, state, splits)
+    state.run_id = world.broadcast_object(tracker.run_id)
+
+    # 5. Train.
+    try:
+        if state.history:
+            # Its metrics may have been on their way when the earlier sitting ended.
+            tracking.log_epoch(tracker, len(state.history) - 1, state.history[-1])
+        loop.run(state, saved, on_epoch=lambda epoch, metrics: tracking.log_epoch(tracker, epoch, metrics))
+        # 6. The best weights are the model.
+        world.on_chief(lambda: _restore_best(loop, saved))
+        world.broadcast_variables(parts.model.variables)
+        evaluations = {name: loop.evaluate(r) for name, r in (("val", validation), ("test", test)) if r is not None}
+        metrics = _final_metrics(state, evaluations)
+        version = world.on_chief(
+            lambda: _finish(config, folder, parts, splits, state, metrics, evaluations, tracker, world)
+        )
+    except BaseException as error:
+        with contextlib.suppress(TfpipeError):
+            tracker.finish("KILLED" if isinstance(error, StoppedError | KeyboardInterrupt) else "FAILED")
+        raise
+
+    # 7. Last, the file that says that the run is complete.
+    result = TrainingResult(
+        output_dir=folder,
+        run_id=state.run_id or "",
+        registered_model=config.tracking.registered_model,
+        model_version=None if version is None else version.version,
+        metrics=metrics,
+        samples_per_second=state.samples_seen / max(state.wall_time_s, 1e-9),
+        workers=world.size,
+        wall_time_s=state.wall_time_s,
+    )
+    if world.is_chief:
+        document = asdict(result)
+        document.pop("output_dir")
+        workspace.save_result(folder, document)
+    return result
+
+
+def _open_data(config: Config, world: World) -> Splits:
+    splits = world.together(lambda: open_splits(config))
+    prints = world.gather_objects(splits.fingerprint)
+    if differing := [rank for rank, value in enumerate(prints) if value != prints[0]]:
+        raise DataError(
+            f"data.path: expected the same data on every worker, but those of worker(s) {differing} differ from worker 0's."
+        )
+    return splits
+
+
+def _data_line(splits: Splits) -> str:
+    counts = [
+        f"{len(source)} {name}"
+        for name, source in (("training", splits.train), ("validation", splits.validation), ("test", splits.test))
+        if source is not None
+    ]
+    return f"data: {', '.join(counts)} samples, {len(splits.train.labels)} classes"
+
+
+def _reader(source: Any, config: Config, world: World) -> RowReader:
+    return RowReader(
+        source, build_resize(config.preprocessing), max_pixels=config.data.max_image_pixels, cache=config.data.cache,
+        processes=world.local_size,
+    )  # fmt: skip
+
+
+def _build(config: Config, splits: Splits, train: RowReader, world: World) -> Parts:
+    normalization = known_normalization(config) or adapted_normalization(train, world)
+    network = build_network(config, len(splits.train.labels))
+    return assemble(build_preprocessing(config.preprocessing, normalization), network, splits.train.labels)
+
+
+def adapted_normalization(reader: RowReader, world: World) -> Normalization:
+    """Mean and standard deviation per channel of up to 10,000 training samples, evenly spread; each worker reads its share.
+
+    Raises:
+        DataError: None of them can be read.
+    """
+    picked = np.unique(np.linspace(0, len(reader.source) - 1, _ADAPT_SAMPLES).astype(np.int64))
+    mine = picked[world.rank :: world.size]
+    sums = np.zeros((3, 3))
+    for start in range(0, len(mine), _ADAPT_CHUNK):
+        rows, readable = reader.read(mine[start : start + _ADAPT_CHUNK])
+        values = rows[readable].astype(np.float64) / 255.0
+        sums += [np.full(3, values[..., 0].size), values.sum((0, 1, 2)), np.square(values).sum((0, 1, 2))]
+    count, total, squares = np.sum(world.gather_objects(sums), axis=0)
+    if not count[0]:
+        raise DataError(
+            "data.path: expected readable training samples, received none. `python -m tfpipe.data validate` says why."
+        )
+    mean = total / count
+    std = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0.0)), _LEAST_STD)
+    # Six digits: how the sums were split over workers must not show.
+    return Normalization(tuple(np.round(mean, 6).tolist()), tuple(np.round(std, 6).tolist()))
+
+
+def _restore(loop: TrainingLoop, saved: CheckpointFolder) -> TrainingState:
+    newest = saved.load_newest()
+    if newest is None:
+        return TrainingState()
+    path, arrays, state = newest
+    checkpoints.restore(loop.variables(), arrays, where=str(path))
+    logger.info("resuming from %s: epoch %d, step %d", path, state.epoch + 1, state.step)
+    return state
+
+
+def _restore_best(loop: TrainingLoop, saved: CheckpointFolder) -> None:
+    best = saved.load_best()
+    if best is None:
+        logger.warning("the best checkpoint cannot be read; the last weights are saved instead.")
+        return
+    model_only = {"model": loop.variables()["model"]}
+    checkpoints.restore(model_only, best[0], where="the best checkpoint")
+
+
+def _start_tracking(config: Config, world: World, state: TrainingState, splits: Splits) -> tracking.Tracker:
+    started: list[tracking.Tracker] = [tracking.NoTracker()]
+
+    def start() -> None:
+        started[0] = tracking.MlflowTracker.start(
+            config,
+            run_id=state.run_id,
+            extra_tags={
+                "tfpipe.data_fingerprint": splits.fingerprint,
+                "tfpipe.git_commit": git_commit(),
+                **{f"tfpipe.version.{name}": version for name, version in library_versions().items()},
+            },
+            extra_params={"workers": world.size},
+        )
+
+    world.on_chief(start)
+    return started[0]
+
+
+def _final_metrics(state: TrainingState, evaluations: dict[str, Evaluation | None]) -> dict[str, float]:
+    """The best epoch's training metrics, and what the saved weights score."""
+    epoch = state.best_epoch if state.best_epoch is not None else len(state.history) - 1
+    best = state.history[epoch]
+    metrics = {name: best[name] for name in ("loss", "accuracy")} | {"epoch": float(epoch)}
+    for prefix, evaluation in evaluations.items():
+        if evaluation is None:
+            raise StoppedError("stopped during the last evaluation; give --resume to finish.")
+        metrics |= {f"{prefix}_{name}": value for name, value in evaluation.metrics.items()}
+    return metrics
+
+
+def _finish(
+    config: Config,
+    folder: Path,
+    parts: Parts,
+    splits: Splits,
+    state: TrainingState,
+    metrics: dict[str, float],
+    evaluations: dict[str, Evaluation | None],
+    tracker: tracking.Tracker,
+    world: World,
+) -> ModelVersion | None:
+    """On the chief: write the trained-model folder and the report, log them, register."""
+    card = {
+        "task": config.task,
+        "labels": list(parts.labels),
+        "model_name": config.tracking.registered_model,
+        "run_id": state.run_id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "metrics": metrics,
+        "data_fingerprint": splits.fingerprint,
+        "git_commit": git_commit(),
+        "library_versions": library_versions(),
+        "samples": {"train": len(splits.train), "validation": len(splits.validation or ())},
+    }
+    artifacts.save_model(parts, folder / "model.keras")
+    artifacts.save_model_card(folder / "model.json", card)
+    artifacts.save_validation_index(folder / "validation.json", splits)
+    artifacts.save_calibration(
+        folder / "calibration", splits.train, seed=config.training.seed, max_pixels=config.data.max_image_pixels
+    )
+    _report(config, folder, parts.labels, state, evaluations, tracker, card | {"workers": world.size})
+    tracker.log_metrics({f"final_{name}": value for name, value in metrics.items()}, step=state.epoch)
+    version = register_if_good(
+        Registry(config.tracking.uri, retry_s=config.tracking.retry_s),
+        config.tracking.registered_model,
+        run_id=state.run_id or "",
+        folder=folder,
+        metrics=metrics,
+        min_metrics=config.tracking.min_metrics,
+        metadata=card,
+    )
+    tracker.finish("FINISHED")
+    return version
+
+
+def _report(
+    config: Config,
+    folder: Path,
+    labels: Sequence[str],
+    state: TrainingState,
+    evaluations: dict[str, Evaluation | None],
+    tracker: tracking.Tracker,
+    summary: dict[str, Any],
+) -> None:
+    evaluation = evaluations.get("test") or evaluations.get("val")
+    confusion = None if evaluation is None else evaluation.confusion
+    page = report.write_report(
+        folder, config=config, history=state.history, confusion=confusion, labels=labels, summary=summary
+    )
+    tracker.log_file(page)
+    tracker.log_figure(report.loss_figure(state.history), "curves.png")
+    if confusion is not None:
+        tracker.log_figure(report.confusion_figure(confusion, labels), "confusion.png")
+
+
+def _explain(error: tf.errors.OpError, config: Config) -> TrainingError:
+    text = str(error)
+    if "Horovod" in text:
+        return TrainingError(
+            "another worker was lost, so this one ends too. Go on from the last checkpoint with: "
+            f"python -m tfpipe.train --config {config.output_dir}/config.yaml --resume"
+        )
+    return TrainingError(f"TensorFlow failed: {text.splitlines()[0]}")
+
+
+def _note_status(world: World, folder: Path, error: TfpipeError | None) -> None:
+    if world.is_chief:
+        with contextlib.suppress(OSError):
+            workspace.save_status(folder, error)
+
+
+def _say(world: World, message: str, *values: Any) -> None:
+    if world.is_chief:
+        logger.info(message, *values)
+
+
+def _nothing(_: Any) -> None:
+    """The result of a context that is entered for its effect; not to be sent to other workers."""
