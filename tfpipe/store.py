@@ -1,17 +1,18 @@
 """Where runs and models are kept: the address of an MLflow store, the connection to it, and patience while it is away.
 
-Works with mlflow-skinny, and with sqlalchemy and alembic where the store is a database. Other modules take MLflow's names
-from here: what is set below must be set before MLflow is imported.
+Works with mlflow-skinny, and with sqlalchemy and alembic where the store is a database. Other modules take MLflow's
+names from here: what is set below must be set before MLflow is imported.
 """
 
 import contextlib
+import fcntl
 import logging
 import math
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,9 +23,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import requests
 from mlflow import MlflowClient as MlflowClient
+from mlflow.entities import Metric as Metric
+from mlflow.entities import Param as Param
+from mlflow.entities import RunTag as RunTag
 from mlflow.environment_variables import MLFLOW_TRACKING_URI
 from mlflow.exceptions import InvalidUrlException
 from mlflow.exceptions import MlflowException as MlflowException
@@ -47,9 +52,10 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
 # The one part worth reading of the chains of exceptions that HTTP libraries give.
 _REASON = re.compile(r"\[Errno -?\d+\] [^'\")\]]+|too many \d+ error responses|Read timed out|Connection aborted")
 
-# Schema creation and migration are announced line by line.
-for _name in ("alembic", "mlflow.store.db.utils"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
+# Schema creation and migration are announced line by line. The monitor of system metrics repeats what the tracker says.
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
 
 
 def store_uri(uri: str | None) -> str:
@@ -98,6 +104,38 @@ def check_uri(uri: str) -> None:
             "tracking store: expected sqlite:///FILE, http://HOST:PORT, https://HOST or a database's URI, "
             f"received {uri!r}."
         )
+
+
+def create_store(uri: str) -> None:
+    """Make a SQLite store where there is none; other stores are made by who runs them.
+
+    Raises:
+        RegistryError: The address is none.
+        TrackingError: The file cannot be written, or is something else.
+    """
+    check_uri(uri)
+    path = sqlite_path(uri)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path, timeout=20)) as database:
+            database.execute("BEGIN IMMEDIATE")
+    except (OSError, sqlite3.Error) as error:
+        raise TrackingError(f"tracking store {uri}: expected a SQLite file to write to, received: {error}.") from error
+    # Two trainings that make the same store at once would each run MLflow's migrations.
+    with _locked(path.parent):
+        connect(uri)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def connect(uri: str) -> MlflowClient:
