@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 
 from tfpipe.core.errors import BundleError, ConfigError
+from tfpipe.core.signature import Array
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -30,7 +30,7 @@ class OnnxModel:
         self.input_names = [node.name for node in session.get_inputs()]
         self.output_names = [node.name for node in session.get_outputs()]
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once.
 
         Args:

@@ -14,7 +14,7 @@ It is immutable and known by the sha256 of its `bundle.json`, which holds the sh
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ import numpy as np
 
 from tfpipe.core import atomic
 from tfpipe.core.errors import BundleError
-from tfpipe.core.signature import TensorSpec
+from tfpipe.core.signature import Array, TensorSpec
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 CHECKSUM = "bundle.json.sha256"
+_ANSWERS = "golden/answers.json"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -117,7 +118,7 @@ class Manifest:
                 f"{where}: expected format version {FORMAT_VERSION}, received {version!r}. Convert the model again."
             )
         try:
-            specs = {
+            specs: dict[str, Any] = {
                 name: tuple(TensorSpec.from_dict(spec) for spec in values.pop(name))
                 for name in ("inputs", "outputs", "preprocess_inputs")
             }
@@ -169,10 +170,10 @@ class GoldenSample:
     """
 
     file: str
-    probabilities: np.ndarray
+    probabilities: Array
 
 
-def write_golden(folder: Path, samples: list[tuple[str, bytes, np.ndarray]]) -> None:
+def write_golden(folder: Path, samples: list[tuple[str, bytes, Array]]) -> None:
     """Write raw inputs and Keras's answers into `folder`/golden.
 
     Args:
@@ -185,13 +186,25 @@ def write_golden(folder: Path, samples: list[tuple[str, bytes, np.ndarray]]) -> 
     for name, content, probabilities in samples:
         (golden / name).write_bytes(content)
         answers.append({"file": f"golden/{name}", "probabilities": [float(p) for p in probabilities]})
-    (golden / "answers.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
+    (folder / _ANSWERS).write_text(json.dumps(answers, indent=1), encoding="utf-8")
 
 
 def read_golden(bundle: Bundle) -> list[GoldenSample]:
-    """The golden samples of a bundle, in order."""
-    answers = json.loads(bundle.path("golden/answers.json").read_text(encoding="utf-8"))
-    return [GoldenSample(row["file"], np.asarray(row["probabilities"], np.float32)) for row in answers]
+    """The golden samples of a bundle, in order.
+
+    Raises:
+        BundleError: It has none, or they are not as `write_golden` writes them.
+    """
+    path = bundle.path(_ANSWERS)
+    if _ANSWERS not in bundle.manifest.files:
+        raise BundleError(
+            f"{bundle.folder}: expected golden samples ({_ANSWERS}), found none. Convert the model again."
+        )
+    try:
+        answers = json.loads(path.read_text(encoding="utf-8"))
+        return [GoldenSample(row["file"], np.asarray(row["probabilities"], np.float32)) for row in answers]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: expected files with their probabilities; {error}.") from error
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
@@ -199,9 +212,9 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     files = {
         str(path.relative_to(folder)): file_sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, CHECKSUM)
+        if path.is_file() and path not in (folder / MANIFEST, folder / CHECKSUM)
     }
-    sealed = Manifest(**{**{name: getattr(manifest, name) for name in manifest.__dataclass_fields__}, "files": files})
+    sealed = replace(manifest, files=files)
     content = sealed.to_json().encode()
     atomic.write_file(folder / MANIFEST, content)
     # In the form of sha256sum, so that `sha256sum -c bundle.json.sha256` checks it too.
@@ -227,6 +240,9 @@ def open_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path}: expected a bundle manifest (JSON), received something else.") from error
     manifest = Manifest.from_json(text, where=str(path))
     _check_files(folder, manifest.files)
+    unchecked = sorted({variant.file for variant in manifest.variants.values()} - set(manifest.files))
+    if unchecked:
+        raise BundleError(f"{path}: expected a sha256 of every variant's file, received none for {unchecked}.")
     return Bundle(folder=folder, manifest=manifest, sha256=sha256)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfpipe.core.errors import GateError
+from tfpipe.core.signature import Array
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ BOUNDS: dict[str, Bound] = {
 def golden_bound(precision: str, recorded_max_abs_diff: float) -> Bound:
     """The bound for replaying golden samples on the machine that serves.
 
-    Quantisation has no bound of its own on a single answer (the gate judges accuracy over a data set), so the difference
-    recorded at conversion is the measure: twice it, for CPUs that round INT8 otherwise, and 2 % for differences near 0.
+    Quantisation has no bound of its own on a single answer (the gate judges accuracy over a data set), so the
+    difference recorded at conversion is the measure: twice it, for CPUs that round INT8 otherwise, and 2 % for
+    differences near 0.
 
     Args:
         precision: "fp32", "fp16" or "int8".
@@ -37,7 +39,7 @@ def golden_bound(precision: str, recorded_max_abs_diff: float) -> Bound:
     return BOUNDS.get(precision, Bound(atol=2.0 * recorded_max_abs_diff + 0.02, rtol=0.0))
 
 
-def max_abs_diff(candidate: np.ndarray, reference: np.ndarray) -> float:
+def max_abs_diff(candidate: Array, reference: Array) -> float:
     """Largest absolute difference; infinity where a value is NaN or shapes differ."""
     if candidate.shape != reference.shape:
         return float("inf")
@@ -47,7 +49,7 @@ def max_abs_diff(candidate: np.ndarray, reference: np.ndarray) -> float:
     return float("inf") if np.isnan(difference).any() else float(difference.max())
 
 
-def assert_parity(candidate: np.ndarray, reference: np.ndarray, bound: Bound, *, where: str) -> float:
+def assert_parity(candidate: Array, reference: Array, bound: Bound, *, where: str) -> float:
     """Refuse answers that lie further apart than the bound.
 
     Args:

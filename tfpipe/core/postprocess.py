@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from tfpipe.core.signature import Array
 
-def classification_answer(probabilities: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+
+def classification_answer(probabilities: Array, labels: Sequence[str]) -> dict[str, Any]:
     """The answer for one row of a single-label classifier.
 
     Args:
@@ -17,8 +19,6 @@ def classification_answer(probabilities: np.ndarray, labels: Sequence[str]) -> d
         `{"label", "score", "probabilities": {label: probability}}`, most probable first (ties: class order).
     """
     order = np.argsort(-probabilities, kind="stable")
-    return {
-        "label": labels[order[0]],
-        "score": float(probabilities[order[0]]),
-        "probabilities": {labels[index]: float(probabilities[index]) for index in order},
-    }
+    # tolist: one conversion for all classes, of which there may be a thousand.
+    names, values = [labels[index] for index in order.tolist()], probabilities[order].tolist()
+    return {"label": names[0], "score": values[0], "probabilities": dict(zip(names, values, strict=True))}

@@ -5,8 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfpipe.core.errors import SignatureError
+
+Array = npt.NDArray[Any]
+"""An array of any dtype; docstrings say which."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
 
-    def check(self, array: np.ndarray) -> None:
+    def check(self, array: Array) -> None:
         """Refuse an array that is not as declared.
 
         Raises:

@@ -1,0 +1,145 @@
+"""`python -m serving`: serve one model over HTTP until a signal comes."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+
+import uvicorn
+
+from serving.app import create_app
+from serving.logs import configure_logging
+from serving.service import Service
+from serving.settings import ServingSettings, documented_settings, read_settings, variable_of
+from tfpipe.core.errors import ConfigError, TfpipeError
+
+logger = logging.getLogger("serving")
+
+# For connections without a request in flight; those with one were waited for before.
+_CLOSE_S = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal comes.
+
+    Args:
+        argv: Command line without the program's name.
+
+    Returns:
+        Exit code: 0 after a signal, else that of the error, which is on standard error in one sentence.
+    """
+    arguments = vars(_parser().parse_args(argv))
+    try:
+        settings = read_settings({name: value for name, value in arguments.items() if value is not None})
+        configure_logging(settings.log_level)
+        with listen(settings.host, settings.port) as listener:
+            return _serve(settings, listener)
+    except (TfpipeError, OSError) as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, TfpipeError) else 1
+    except KeyboardInterrupt:
+        return 0
+    # The outermost edge: what nobody foresaw is logged with its traceback.
+    except Exception:
+        logger.exception("failed")
+        return 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        ConfigError: The address is taken, unknown, or not ours to use.
+    """
+    try:
+        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"{host}:{port}: expected a free address to listen on; {error.strerror or error}. "
+            f"Choose another with {variable_of('host')} and {variable_of('port')}."
+        ) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = [
+        f"  {variable} ({kind}; {default})\n      {meaning}"
+        for variable, kind, default, meaning in documented_settings()
+    ]
+    parser = argparse.ArgumentParser(
+        prog="python -m serving",
+        usage="python -m serving [--SETTING VALUE ...]",
+        description="Serve one model over HTTP. Each setting is an environment variable, and an option that wins over "
+        "it, e.g. --max-batch-size for TFPIPE_SERVING_MAX_BATCH_SIZE.",
+        epilog="settings (type; default):\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name in ServingSettings.model_fields:
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, help=argparse.SUPPRESS)
+    return parser
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Ours drain first; uvicorn's would stop listening at once, and die of the signal in the end.
+        yield
+
+
+def _serve(settings: ServingSettings, listener: socket.socket) -> int:
+    failures: list[Exception] = []
+
+    def fail(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(settings, on_load_error=fail)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_CLOSE_S,
+    )
+    server = _Server(config)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_run(server, app.service, listener))
+    if failures:
+        raise failures[0]
+    if app.service.is_busy:
+        # Native code cannot be interrupted, and the interpreter would wait for it.
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+async def _run(server: uvicorn.Server, service: Service, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    stopping: list[asyncio.Task[None]] = []
+
+    async def stop() -> None:
+        await service.drain()
+        server.should_exit = True
+
+    def on_signal() -> None:
+        # A second signal is impatience.
+        stopping.append(loop.create_task(service.cut() if stopping else stop()))
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, on_signal)
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    logger.info("listening", extra={"fields": {"url": url}})
+    await server.serve(sockets=[listener])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

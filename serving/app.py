@@ -1,0 +1,136 @@
+"""The application: wiring and lifespan."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi import Request as HttpRequest
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+import tfpipe
+from serving.admission import Admission
+from serving.engine import Engine
+from serving.errors import MethodError, UnknownPathError
+from serving.gpu import open_nvml
+from serving.metrics import Metrics
+from serving.request import Request
+from serving.routes.answers import refuse
+from serving.routes.operations import operations
+from serving.routes.predict import PATHS, PredictRoutes
+from serving.schemas import components, inference_paths
+from serving.service import Service
+from serving.settings import ServingSettings
+from serving.source import fetch_bundle
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: ServingSettings,
+    *,
+    open_engine: Callable[[], Engine] | None = None,
+    metrics: Metrics | None = None,
+    on_load_error: Callable[[Exception], None] | None = None,
+) -> Admission:
+    """Build the ASGI application; it loads its model when its lifespan begins.
+
+    Args:
+        settings: See `serving.settings`.
+        open_engine: Opens the model; by default the one that the settings name.
+        metrics: Where to record; by default with the GPUs that NVML finds.
+        on_load_error: Called where the model cannot be served; by default it is logged, and the service stays
+            "loading".
+    """
+    service = Service(
+        settings, metrics or Metrics(gpus=open_nvml()), open_engine or (lambda: engine_of_settings(settings))
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_load(service, on_load_error))
+        yield
+        loading.cancel()
+        with suppress(asyncio.CancelledError):
+            await loading
+        service.close()
+
+    api = FastAPI(
+        title="tfpipe",
+        version=tfpipe.__version__,
+        description="Answers with what was trained.",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    api.include_router(operations(service))
+    _answer_errors_in_one_form(api, service)
+    _document_inference(api)
+    predict = PredictRoutes(service).predict
+    return Admission(service, dict.fromkeys(PATHS, predict), api)
+
+
+def engine_of_settings(settings: ServingSettings) -> Engine:
+    """Fetch the bundle that the settings name, and open it.
+
+    Raises:
+        TfpipeError: It cannot be served.
+    """
+    served = fetch_bundle(settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir)
+    return Engine.open(
+        served,
+        precision=settings.precision,
+        provider=settings.provider,
+        threads=settings.threads,
+        max_batch_size=settings.max_batch_size,
+        max_image_pixels=settings.max_image_pixels,
+    )
+
+
+async def _load(service: Service, on_error: Callable[[Exception], None] | None) -> None:
+    try:
+        await service.load()
+    # The outermost edge of loading: the process ends with it, or the log has it.
+    except Exception as error:
+        if on_error is None:
+            logger.exception("loading failed")
+        else:
+            on_error(error)
+
+
+def _answer_errors_in_one_form(api: FastAPI, service: Service) -> None:
+    async def answer(http_request: HttpRequest, error: Exception) -> Response:
+        request: Request = http_request.state.request
+        answer = refuse(_in_our_words(error, request), request, service)
+        # Under the outermost function, which adds the request id.
+        headers = {name.decode(): value.decode() for name, value in answer.headers}
+        return Response(answer.body, answer.status, headers, media_type="application/json")
+
+    api.add_exception_handler(StarletteHTTPException, answer)
+    api.add_exception_handler(Exception, answer)
+
+
+def _in_our_words(error: Exception, request: Request) -> Exception:
+    if isinstance(error, StarletteHTTPException) and error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "GET").split(", ")
+        return MethodError(
+            f"{request.path}: expected {' or '.join(allowed)}, received {request.method}.", allowed=allowed
+        )
+    if isinstance(error, StarletteHTTPException):
+        return UnknownPathError(f"{request.path}: no such path. GET / lists those that there are.", path=request.path)
+    return error
+
+
+def _document_inference(api: FastAPI) -> None:
+    own = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = own()
+        if "/predict" not in schema["paths"]:
+            schema["paths"] = {**inference_paths(), **schema["paths"]}
+            schema.setdefault("components", {}).setdefault("schemas", {}).update(components())
+        return schema
+
+    api.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,82 @@
+"""Every error that a request can meet, besides those of `tfpipe.core.errors`.
+
+    RequestError
+    ├── InvalidRequestError    malformed body, field, header or parameter
+    ├── MediaTypeError         a content type or encoding that the model or path does not take
+    ├── TooLargeError          body, image or batch above its limit
+    ├── BodyTimeoutError       the body came too slowly
+    ├── ClientGoneError        the client closed the connection before its body was complete
+    ├── UnknownModelError      another model, version or alias than the one served
+    ├── UnknownPathError       no such path
+    ├── MethodError            the path does not take this method
+    ├── RowsFailedError        every row of a batch failed
+    ├── NotReadyError          loading or draining
+    ├── DeadlineError          no answer within the deadline
+    └── InferenceError         the model could not answer
+
+They know no status codes: `serving.routes.answers` maps each class to one.
+"""
+
+from typing import Any
+
+from tfpipe.core.errors import TfpipeError
+
+
+class RequestError(TfpipeError):
+    """A request that is refused or failed.
+
+    Attributes:
+        details: Facts of the message for programs, e.g. {"field": "file", "received": 2}; JSON values.
+    """
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class InvalidRequestError(RequestError):
+    """A malformed body, field, header or parameter."""
+
+
+class MediaTypeError(RequestError):
+    """A content type or encoding that the model or the path does not take."""
+
+
+class TooLargeError(RequestError):
+    """A body, image or batch above its limit."""
+
+
+class BodyTimeoutError(RequestError):
+    """The body came too slowly."""
+
+
+class ClientGoneError(RequestError):
+    """The client closed the connection before its body was complete."""
+
+
+class UnknownModelError(RequestError):
+    """The request names another model, version or alias than the one served."""
+
+
+class UnknownPathError(RequestError):
+    """No such path."""
+
+
+class MethodError(RequestError):
+    """The path does not take this method; `details["allowed"]` names those that it takes."""
+
+
+class RowsFailedError(RequestError):
+    """Every row of a batch failed; each has its own error in its place."""
+
+
+class NotReadyError(RequestError):
+    """The service is loading its model or draining."""
+
+
+class DeadlineError(RequestError):
+    """No answer within the deadline."""
+
+
+class InferenceError(RequestError):
+    """The model could not answer, although the request is valid."""

@@ -1,0 +1,61 @@
+"""A request as every route sees it."""
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+from serving.errors import InvalidRequestError
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is known of a request before its body is read.
+
+    Attributes:
+        id: X-Request-ID as the client sent it, else made here.
+        method: "POST", ...
+        path: Without the query.
+        headers: By lower-case name; the last of several.
+        query: Raw query string.
+        started_s: `time.monotonic()` of its arrival.
+    """
+
+    id: str
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    query: bytes
+    started_s: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, scope: Scope) -> "Request":
+        """The request of an ASGI scope."""
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        usable = _REQUEST_ID.fullmatch(given) is not None
+        return cls(
+            id=given.decode("ascii") if usable else os.urandom(16).hex(),
+            method=scope["method"],
+            path=scope["path"],
+            headers=headers,
+            query=scope["query_string"],
+        )
+
+    def check_id(self) -> None:
+        """Refuse an X-Request-ID that could not be used, rather than answer under another.
+
+        Raises:
+            InvalidRequestError: Longer than 128 characters, or with other than visible ASCII.
+        """
+        given = self.headers.get(b"x-request-id", b"")
+        if given and given.decode("latin-1") != self.id:
+            raise InvalidRequestError(
+                f"X-Request-ID: expected 1 to 128 visible ASCII characters, received {given[:128]!r}.",
+                header="X-Request-ID",
+            )

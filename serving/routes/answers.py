@@ -1,0 +1,107 @@
+"""Answers of our own protocol, and the one table from error class to status code."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from serving import errors
+from serving.request import Request
+from serving.service import Service
+from tfpipe.core.errors import DecodeError
+
+logger = logging.getLogger(__name__)
+
+# First match wins, so a class stands before those that it derives from.
+_STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
+    (errors.InvalidRequestError, 400, "invalid_request"),
+    (errors.RowsFailedError, 400, "all_rows_failed"),
+    (DecodeError, 400, "undecodable_image"),
+    (errors.UnknownModelError, 404, "unknown_model"),
+    (errors.UnknownPathError, 404, "unknown_path"),
+    (errors.MethodError, 405, "method_not_allowed"),
+    (errors.BodyTimeoutError, 408, "body_timeout"),
+    (errors.TooLargeError, 413, "too_large"),
+    (errors.MediaTypeError, 415, "unsupported_media_type"),
+    # Nobody reads it; the number is what other servers log for a client that is gone.
+    (errors.ClientGoneError, 499, "client_gone"),
+    (errors.NotReadyError, 503, "not_ready"),
+    (MemoryError, 503, "out_of_memory"),
+    (errors.DeadlineError, 504, "deadline_exceeded"),
+    (errors.InferenceError, 500, "inference_failed"),
+)
+_INTERNAL = (500, "internal")
+_RETRY_AFTER_S = b"1"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One HTTP response, complete.
+
+    Attributes:
+        status: Status code.
+        body: JSON.
+        headers: Besides Content-Type, Content-Length and X-Request-ID, which every answer has.
+    """
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+def status_of(error: Exception) -> tuple[int, str]:
+    """Status code and error code of an error; 500 for one that nobody foresaw."""
+    return next(((status, code) for kind, status, code in _STATUSES if isinstance(error, kind)), _INTERNAL)
+
+
+def error_body(error: Exception, request_id: str) -> dict[str, Any]:
+    """`{"code", "message", "details", "request_id"}` of an error."""
+    status = status_of(error)
+    message = str(error)
+    if status == _INTERNAL:
+        message = f"The service failed. Its log has the details under request_id {request_id!r}."
+    elif isinstance(error, MemoryError):
+        message = "The service is out of memory for this input. Send a smaller one, or try again later."
+    details = error.details if isinstance(error, errors.RequestError) else {}
+    return {"code": status[1], "message": message, "details": details, "request_id": request_id}
+
+
+def record_error(error: Exception, request: Request, service: Service, **fields: Any) -> tuple[int, str]:
+    """Count and log an error, with its traceback where nobody foresaw it; gives its status and code."""
+    status, code = status_of(error)
+    service.metrics.record_error(**service.labels, kind=code)
+    foreseen = (status, code) != _INTERNAL
+    logger.log(
+        logging.ERROR if status >= 500 and not isinstance(error, errors.NotReadyError) else logging.WARNING,
+        "request refused" if status < 500 else "request failed",
+        extra={
+            "fields": {
+                "request_id": request.id,
+                "method": request.method,
+                "path": request.path,
+                "status": status,
+                "code": code,
+                "error": str(error),
+                "latency_ms": round((time.monotonic() - request.started_s) * 1000, 3),
+                **fields,
+            }
+        },
+        exc_info=None if foreseen else error,
+    )
+    return status, code
+
+
+def refuse(error: Exception, request: Request, service: Service) -> Answer:
+    """Count and log an error, and answer with it."""
+    status, _ = record_error(error, request, service)
+    headers = []
+    if isinstance(error, errors.NotReadyError):
+        headers.append((b"retry-after", _RETRY_AFTER_S))
+    if isinstance(error, errors.MethodError):
+        headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
+    if b"expect" in request.headers:
+        # The client waits for leave to send its body; without it, what follows on this connection is ambiguous.
+        headers.append((b"connection", b"close"))
+    return Answer(status, orjson.dumps({"error": error_body(error, request.id)}), headers)

@@ -1,0 +1,61 @@
+"""What people and monitoring read: the start page, health and metrics."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from serving.routes.predict import PATHS
+from serving.schemas import HealthAnswer
+from serving.service import Service
+
+_PAGE = Path(__file__).with_name("upload.html")
+_ENDPOINTS = {
+    **{f"POST {path}": f"multipart field {field!r}" for path, field in PATHS.items()},
+    "GET /health": "loading, ready or draining; 200 when ready, else 503",
+    "GET /health/ready": "the same",
+    "GET /health/live": "200 while the process answers",
+    "GET /metrics": "Prometheus",
+    "GET /docs": "this API, to try out",
+    "GET /openapi.json": "this API, for programs",
+}
+
+
+def operations(service: Service) -> APIRouter:
+    """Routes about the state of one service."""
+    router = APIRouter(tags=["operations"])
+    page = _PAGE.read_bytes()
+
+    async def health() -> Response:
+        """Whether requests are taken."""
+        state = {"status": service.status, "models": service.describe()}
+        return _json(state, 200 if service.status == "ready" else 503)
+
+    async def live() -> Response:
+        """Whether the process answers."""
+        return _json({"status": "live"})
+
+    def metrics() -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    async def index(request: Request) -> Response:
+        """A page to try the model on an image; JSON for programs."""
+        if "text/html" in request.headers.get("accept", ""):
+            return Response(page, media_type="text/html")
+        example = f"curl -F file=@image.png {request.base_url}predict"
+        return _json({"models": service.describe(), "endpoints": _ENDPOINTS, "example": example})
+
+    not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Loading or draining", "model": HealthAnswer}}
+    for path in ("/health", "/health/ready"):
+        router.get(path, response_model=HealthAnswer, responses=not_ready, name=f"get{path}")(health)
+    router.get("/health/live")(live)
+    router.get("/metrics", response_class=Response)(metrics)
+    router.get("/")(index)
+    return router
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")

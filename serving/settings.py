@@ -1,0 +1,141 @@
+"""Every setting of the service, read from the environment once."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tfpipe.core.errors import ConfigError
+from tfpipe.decode import MAX_IMAGE_PIXELS
+
+PREFIX = "TFPIPE_SERVING_"
+REGISTERED_MODEL = "TFPIPE_REGISTERED_MODEL"
+_DEFAULT_PORT = 8000
+
+# What Kubernetes injects into every pod for a Service whose name begins with "tfpipe-serving".
+# Source: Kubernetes documentation, "Service: environment variables" (Docker links compatible).
+_INJECTED_NAME = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_INJECTED_VALUE = re.compile(r"(tcp|udp|sctp)://.*")
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+Milliseconds = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ServingSettings(BaseSettings):
+    """Settings of the service; each is read from `TFPIPE_SERVING_<NAME>`, an empty value counting as unset."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", populate_by_name=True
+    )
+
+    model: str | None = Field(
+        None,
+        description="A bundle's folder, `models:/NAME/VERSION` or `models:/NAME@ALIAS`. Unset: "
+        "`models:/NAME@champion`, NAME being TFPIPE_REGISTERED_MODEL, else the only registered model.",
+    )
+    registered_model: str | None = Field(
+        None, validation_alias=REGISTERED_MODEL, description="Registered model to serve where MODEL is unset."
+    )
+    precision: str = Field("auto", description="Variant to serve: `fp32`, `fp16`, `int8`; auto: the bundle's default.")
+    provider: Annotated[Literal["auto", "cpu", "cuda", "tensorrt"], BeforeValidator(_lower)] = Field(
+        "auto", description="What runs the model; auto: CUDA where ONNX Runtime offers it, else the CPU."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(_DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    threads: Count | None = Field(None, description="Threads inside one run of the model; unset: one a core.")
+    max_batch_size: Count = Field(8, description="Most rows in one run of the model.")
+    max_body_bytes: Count = Field(32 * 2**20, description="Largest request body; a larger one is refused with 413.")
+    max_image_pixels: Count = Field(
+        MAX_IMAGE_PIXELS, description="Largest image, told from its header; a larger one is refused with 413."
+    )
+    timeout_ms: Milliseconds = Field(
+        60_000,
+        description="Longest time from a request's arrival to its answer, else 504; a request may ask for less.",
+    )
+    body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
+    drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        "info", description="Least level that is logged; debug has a line for every request."
+    )
+    cache_dir: Path = Field(
+        Path("~/.cache/tfpipe"), description="Where bundles of the registry are kept, by their checksum."
+    )
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _not_injected(cls, value: Any) -> Any:
+        # Kubernetes sets TFPIPE_SERVING_PORT=tcp://10.0.0.1:8000 beside a Service that is named tfpipe-serving.
+        return _DEFAULT_PORT if isinstance(value, str) and _INJECTED_VALUE.fullmatch(value) else value
+
+
+def read_settings(overrides: Mapping[str, Any] | None = None) -> ServingSettings:
+    """Read the settings from the environment.
+
+    Args:
+        overrides: Values by field name, e.g. {"port": "9000"}; they win over the environment.
+
+    Raises:
+        ConfigError: Unknown names and impossible values, all of them at once.
+    """
+    problems = _unknown_names(os.environ)
+    try:
+        settings = ServingSettings(**dict(overrides or {}))
+    except ValidationError as error:
+        problems += [_describe(entry) for entry in error.errors()]
+    if problems:
+        raise ConfigError("settings: " + " ".join(problems))
+    return settings
+
+
+def documented_settings() -> Iterator[tuple[str, str, str, str]]:
+    """Environment variable, type, default and meaning of each setting, in order."""
+    for name, field in ServingSettings.model_fields.items():
+        default = "unset" if field.default is None else str(field.default)
+        yield variable_of(name), _type_name(field.annotation), default, field.description or ""
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a field, e.g. "port" -> "TFPIPE_SERVING_PORT"."""
+    return REGISTERED_MODEL if name == "registered_model" else PREFIX + name.upper()
+
+
+def _unknown_names(environ: Mapping[str, str]) -> list[str]:
+    known = [variable_of(name) for name in ServingSettings.model_fields]
+    problems = []
+    for name, value in environ.items():
+        rest = name.removeprefix(PREFIX)
+        if rest == name or name in known or _INJECTED_NAME.fullmatch(rest):
+            continue
+        if name.endswith("_PORT") and _INJECTED_VALUE.fullmatch(value):
+            continue
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        problems.append(f"{name}: unknown setting. Did you mean {close[0]}?")
+    return problems
+
+
+def _describe(entry: Any) -> str:
+    name = str(entry["loc"][0])
+    variable = name if name == REGISTERED_MODEL else variable_of(name)
+    expected = entry["msg"].removeprefix("Input should be ")
+    return f"{variable}: expected {expected}, received {entry['input']!r}."
+
+
+def _type_name(kind: Any) -> str:
+    if get_origin(kind) is Annotated:
+        return _type_name(get_args(kind)[0])
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    for part in get_args(kind):
+        if part is not type(None):
+            return _type_name(part)
+    return {"str": "text", "int": "integer", "Path": "folder"}[kind.__name__]
