@@ -18,7 +18,27 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 # 64 megapixels: above any camera in common use, and 192 MB decoded. A 20,000 x 20,000 PNG may be 1 MB on disk.
 MAX_IMAGE_PIXELS = 64_000_000
 
+# MPO: a JPEG followed by further pictures (depth, previews), as many telephones write; the first one counts.
+_JPEG_FORMATS = ("JPEG", "MPO")
 _EXIF_ORIENTATION = 0x0112
+# Pillow's readers raise whatever their parsing hits; all of it means that the file is damaged.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ZeroDivisionError,
+    OverflowError,
+    MemoryError,
+)
+# Pillow warns of damaged EXIF or palettes that it can still read; what it cannot read it raises. Once for the process:
+# catch_warnings() around a call would change the filters under other threads that decode.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # Pillow's own bomb check warns at another limit; ours is applied to the header before any pixel is read.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -38,37 +58,21 @@ def decode_image(content: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> np.nd
     """
     if not content:
         raise DecodeError("image: expected a JPEG, PNG, BMP, GIF or WebP file, received 0 bytes.")
-    with warnings.catch_warnings():
-        # Pillow warns of damaged EXIF or palettes that it can still read; what it cannot read it raises.
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                _check_size(image.size, max_pixels)
-                pixels = _decode_jpeg(content) if image.format == "JPEG" and image.mode in ("RGB", "L") else None
-                return _orient(_decode_with_pillow(image) if pixels is None else pixels, _orientation(image))
-        except DecodeError:
-            raise
-        except UnidentifiedImageError:
-            raise DecodeError(
-                f"image: expected a JPEG, PNG, BMP, GIF or WebP file, received {len(content)} bytes "
-                f"that begin with {content[:8]!r}."
-            ) from None
-        # Pillow's readers raise whatever their parsing hits; all of it means that the file is damaged.
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            EOFError,
-            struct.error,
-            IndexError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            ZeroDivisionError,
-            OverflowError,
-            MemoryError,
-        ) as error:
-            raise DecodeError(f"image: expected a whole image file, received a damaged one ({error}).") from error
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(image.size, max_pixels)
+            is_plain_jpeg = image.format in _JPEG_FORMATS and image.mode in ("RGB", "L")
+            pixels = _decode_jpeg(content) if is_plain_jpeg else None
+            return _orient(_decode_with_pillow(image) if pixels is None else pixels, _orientation(image))
+    except DecodeError:
+        raise
+    except UnidentifiedImageError:
+        raise DecodeError(
+            f"image: expected a JPEG, PNG, BMP, GIF or WebP file, received {len(content)} bytes "
+            f"that begin with {content[:8]!r}."
+        ) from None
+    except _DAMAGED as error:
+        raise DecodeError(f"image: expected a whole image file, received a damaged one ({error}).") from error
 
 
 def image_header(content: bytes) -> tuple[str, str, tuple[int, int]]:
@@ -79,9 +83,23 @@ def image_header(content: bytes) -> tuple[str, str, tuple[int, int]]:
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return str(image.format), image.mode, (image.height, image.width)
+            name = "JPEG" if image.format in _JPEG_FORMATS else str(image.format)
+            return name, image.mode, (image.height, image.width)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DecodeError("image: expected a JPEG, PNG, BMP, GIF or WebP file, received something else.") from error
+
+
+def exif_orientation(content: bytes) -> int:
+    """How the stored rows are turned, 1 (upright) to 8; 1 where the file does not say.
+
+    Raises:
+        DecodeError: Not one of the formats read here, or damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return _orientation(image)
+    except _DAMAGED as error:
+        raise DecodeError(f"image: expected a whole image file, received a damaged one ({error}).") from error
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -116,7 +134,9 @@ def _decode_with_pillow(image: Image.Image) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(_EXIF_ORIENTATION, 1) or 1)
+    value = image.getexif().get(_EXIF_ORIENTATION)
+    # Cameras are known to write 0, and damaged EXIF other types; the picture itself is still good.
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
