@@ -163,7 +163,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], TrainingState]:
 def named_arrays(variables: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
     """Arrays of Keras variables by group, position and path; positions keep equal paths apart."""
     return {
-        f"{group}/{position:05d}/{variable.path}": np.ascontiguousarray(variable.numpy())
+        f"{group}/{position:05d}/{variable.path}": np.asarray(variable.numpy(), order="C")
         for group, members in variables.items()
         for position, variable in enumerate(members)
     }

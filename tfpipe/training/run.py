@@ -108,7 +108,7 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> Train
     # 2. Model.
     keras.utils.set_random_seed(config.training.seed)
     if config.training.deterministic:
-        tf.config.experiment.enable_op_determinism()
+        tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(config.training.precision)
     train, validation, test = (
         None if source is None else _reader(source, config, world)

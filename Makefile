@@ -1,0 +1,40 @@
+# `make help` lists the targets. Everything runs in .venv, which `make setup` makes.
+.PHONY: help setup demo test test-fast format lint check serve bench clean
+.DEFAULT_GOAL := help
+
+# The launcher itself starts TensorFlow, whose news nobody needs.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+VENV := .venv/bin
+export PATH := $(CURDIR)/$(VENV):$(PATH)
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup:  ## make .venv with everything (skipped when it is up to date)
+	@scripts/setup.sh
+
+demo: setup  ## the whole pipeline on the embedded digits, ending in an answered request
+	@$(VENV)/python examples/demo.py
+
+test: setup  ## every test
+	@$(VENV)/python -m pytest
+
+test-fast: setup  ## the tests that take seconds
+	@$(VENV)/python -m pytest -m "not slow and not tensorflow and not horovod"
+
+format: setup  ## rewrite the sources in the project's format
+	@$(VENV)/ruff format . && $(VENV)/ruff check --fix .
+
+lint: setup  ## format, style, types, and who may import whom
+	@$(VENV)/ruff format --check . && $(VENV)/ruff check . && $(VENV)/mypy && $(VENV)/lint-imports
+
+check: lint test  ## what CI runs
+
+serve: setup  ## serve the champion on http://127.0.0.1:8000
+	@$(VENV)/python -m serving
+
+bench: setup  ## one benchmark: make bench NAME=conversion; the last line is its result as JSON
+	@$(VENV)/python benchmarks/$(NAME).py
+
+clean:  ## remove caches; environments, runs and the tracking store stay
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
