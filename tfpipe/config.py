@@ -437,7 +437,7 @@ def _without(values: dict[str, Any], error: ValidationError) -> dict[str, Any]:
     kept = OmegaConf.to_container(OmegaConf.create(values)) if isinstance(values, dict) else {}
     for entry in error.errors():
         _remove(kept, [str(part) for part in entry["loc"]])
-    data = kept.setdefault("data", {})  # type: ignore[union-attr,call-overload,arg-type]
+    data = kept.setdefault("data", {})  # type: ignore[union-attr]
     if not isinstance(data.get("path"), str):
         data["path"] = "digits"
     return kept  # type: ignore[return-value]

@@ -1,7 +1,7 @@
 """Tests that run on several Horovod workers at once; `tests/test_on_workers.py` starts them.
 
-Every rank draws the same examples and gathers the verdicts of all before it asserts: a rank that failed alone would leave
-the others waiting in the next collective.
+Every rank draws the same examples and gathers the verdicts of all before it asserts: a rank that failed alone would
+leave the others waiting in the next collective.
 """
 
 import os

@@ -24,7 +24,10 @@ def test_all_workers_hold_identical_gradients_after_synchronisation(world, agree
     def holds(shapes, seed, weights, scale):
         # Every rank knows what all ranks have, and so what the reduction must give.
         all_gradients = [
-            [np.random.default_rng([seed, rank, i]).normal(0, scale, shape).astype(np.float32) for i, shape in enumerate(shapes)]
+            [
+                np.random.default_rng([seed, rank, i]).normal(0, scale, shape).astype(np.float32)
+                for i, shape in enumerate(shapes)
+            ]
             for rank in range(world.size)
         ]
         mine = [tf.constant(gradient) for gradient in all_gradients[world.rank]]

@@ -1,7 +1,7 @@
 """Samples -> the tensors of each step: decode, resize, cache, batch, prefetch."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -94,7 +94,8 @@ class RowReader:
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """(n,) int32 class numbers."""
-        return self._labels[indices]
+        picked: np.ndarray = self._labels[indices]
+        return picked
 
     def _fits(self, processes: int) -> bool:
         needed = len(self.source) * int(np.prod(self.row_shape)) * 4 * processes
@@ -108,7 +109,8 @@ class RowReader:
             if picture is not None:
                 by_shape.setdefault(picture.shape, []).append(position)
         for positions in by_shape.values():
-            rows[positions] = self._resize(np.stack([pictures[p] for p in positions])).numpy()
+            same_size = [picture for p in positions if (picture := pictures[p]) is not None]
+            rows[positions] = self._resize(np.stack(same_size)).numpy()
         return rows, np.array([picture is not None for picture in pictures], bool)
 
     def _pixels(self, index: int) -> np.ndarray | None:
@@ -164,7 +166,7 @@ def _batches(
     *,
     draws: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[Batch]:
-    def load(picked: np.ndarray, weight: np.ndarray) -> Sequence[np.ndarray]:
+    def load(picked: np.ndarray, weight: np.ndarray) -> tuple[Any, ...]:
         rows, readable = reader.read(picked)
         num_corrupt = np.float32((~readable & (weight > 0)).sum())
         if not readable.all():

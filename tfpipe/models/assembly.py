@@ -165,7 +165,8 @@ def _load_weights(network: keras.Model, path: Path) -> None:
     source = layers.get("network", loaded)
     if len(source.weights) != len(network.weights):
         raise ConfigError(
-            f"model.weights: expected {len(network.weights)} weights, {path} holds {len(source.weights)}: another model."
+            f"model.weights: expected {len(network.weights)} weights, {path} holds {len(source.weights)}: "
+            "another model."
         )
     head = {id(weight) for weight in network.layers[-1].weights}
     for target, value in zip(network.weights, source.weights, strict=True):
@@ -173,5 +174,6 @@ def _load_weights(network: keras.Model, path: Path) -> None:
             target.assign(value)
         elif id(target) not in head:
             raise ConfigError(
-                f"model.weights: {target.path}: expected shape {target.shape}, {path} holds {value.shape}: another model."
+                f"model.weights: {target.path}: expected shape {target.shape}, {path} holds {value.shape}: "
+                "another model."
             )

@@ -18,7 +18,7 @@ import keras
 from tfpipe.config import Config
 from tfpipe.core.errors import ConfigError
 
-# Small data sets have a few dozen steps an epoch; Keras's 0.99 would forget the initial statistics only after several epochs.
+# Small data sets have a few dozen steps an epoch: Keras's 0.99 would keep the initial statistics for several epochs.
 _BN_MOMENTUM = 0.9
 
 Builder = Callable[[tuple[int, int, int], int, Config], keras.Model]

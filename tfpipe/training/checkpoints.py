@@ -107,7 +107,7 @@ class CheckpointFolder:
         return target
 
     def load_newest(self) -> tuple[Path, dict[str, np.ndarray], TrainingState] | None:
-        """The newest checkpoint that is whole, or None where there is none; damaged ones are passed over, with a warning."""
+        """The newest whole checkpoint, or None where there is none; damaged ones are passed over, with a warning."""
         for path in reversed(self._paths()):
             try:
                 return (path, *load(path))
@@ -185,13 +185,14 @@ def restore(variables: Mapping[str, Sequence[Any]], arrays: Mapping[str, np.ndar
         saved = sorted(name for name in arrays if name.startswith(f"{group}/"))
         if len(saved) != len(members):
             raise CheckpointError(
-                f"{where}: expected {len(members)} {group} variables, found {len(saved)}: a checkpoint of another model."
+                f"{where}: expected {len(members)} {group} variables, found {len(saved)}: "
+                "a checkpoint of another model."
             )
         for name, variable in zip(saved, members, strict=True):
             if tuple(arrays[name].shape) != tuple(variable.shape):
                 raise CheckpointError(
-                    f"{where}: {variable.path}: expected shape {tuple(variable.shape)}, found {tuple(arrays[name].shape)} "
-                    f"({name}): a checkpoint of another model."
+                    f"{where}: {variable.path}: expected shape {tuple(variable.shape)}, found "
+                    f"{tuple(arrays[name].shape)} ({name}): a checkpoint of another model."
                 )
             pairs.append((variable, arrays[name]))
     for variable, array in pairs:

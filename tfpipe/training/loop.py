@@ -292,7 +292,8 @@ class TrainingLoop:
 
         def accumulate(piece: Any, gradients: list[Any], counts: Any) -> tuple[Any, list[Any], Any]:
             start, end = piece * size // pieces, (piece + 1) * size // pieces
-            part = Batch(*(tensor[start:end] for tensor in batch[:4]), batch.num_corrupt)
+            images, labels, weights, draws = (tensor[start:end] for tensor in batch[:4])
+            part = Batch(images, labels, weights, draws, batch.num_corrupt)
             more, more_counts = self._gradients(variables, part)
             return (
                 piece + 1,
@@ -356,7 +357,7 @@ def build_optimizer(config: TrainingConfig, network: keras.Model, world: World) 
 
 
 def _epoch_line(metrics: dict[str, float]) -> str:
-    shown = {name: metrics[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in metrics}
+    shown: dict[str, float] = {name: metrics[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in metrics}
     line = task.summary_line(shown)
     rate = metrics["samples_per_second"]
     return line if math.isnan(rate) else f"{line}  {rate:.0f} images/s"

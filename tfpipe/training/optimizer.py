@@ -137,7 +137,10 @@ class DataParallelOptimizer(keras.optimizers.Optimizer):
         return tf.no_op()
 
     def _adjust_scale(self, finite: Any) -> None:
-        """Halve after an overflow, double after a long time without. Source: Micikevicius et al. 2018, arXiv:1710.03740."""
+        """Halve after an overflow, double after a long time without.
+
+        Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
+        """
         steps = tf.where(finite, self.finite_steps.value + 1, 0)
         grown = steps >= _STEPS_TO_DOUBLE
         scale = self.loss_scale.value

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfpipe import tracking
 from tfpipe.config import Config
+from tfpipe.core.criteria import missed_criteria
 from tfpipe.core.errors import DataError, GateError, StoppedError, TfpipeError, TrainingError
 from tfpipe.data.pipeline import RowReader
 from tfpipe.data.splits import Splits, open_splits
@@ -28,7 +29,7 @@ from tfpipe.models.assembly import (
 )
 from tfpipe.models.zoo import Normalization
 from tfpipe.provenance import git_commit, library_versions
-from tfpipe.registry import ModelVersion, Registry, missed_criteria, register_if_good
+from tfpipe.registry import ModelVersion, Registry, register_if_good
 from tfpipe.training import artifacts, checkpoints, report, workspace
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
 from tfpipe.training.loop import Evaluation, TrainingLoop
@@ -36,7 +37,7 @@ from tfpipe.training.signals import StopRequest
 
 logger = logging.getLogger(__name__)
 
-# Enough to know a mean and a standard deviation to half a percent; all of a larger data set would cost an epoch of reading.
+# Enough to know a mean and a standard deviation to half a percent; a larger data set would cost an epoch of reading.
 _ADAPT_SAMPLES = 10_000
 _ADAPT_CHUNK = 256
 # A channel that is all but constant would be divided by nearly zero.
@@ -110,9 +111,9 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> Train
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(config.training.precision)
-    train, validation, test = (
-        None if source is None else _reader(source, config, world)
-        for source in (splits.train, splits.validation, splits.test)
+    train = _reader(splits.train, config, world)
+    validation, test = (
+        None if source is None else _reader(source, config, world) for source in (splits.validation, splits.test)
     )
     parts = world.together(lambda: _build(config, splits, train, world))
     loop = TrainingLoop(parts, config, world, train, validation, stop)
@@ -175,7 +176,7 @@ def _open_data(config: Config, world: World) -> Splits:
     prints = world.gather_objects(splits.fingerprint)
     if differing := [rank for rank, value in enumerate(prints) if value != prints[0]]:
         raise DataError(
-            f"data.path: expected the same data on every worker, but those of worker(s) {differing} differ from worker 0's."
+            f"data.path: expected the same data on every worker, but worker(s) {differing} differ from worker 0."
         )
     return splits
 
@@ -203,7 +204,7 @@ def _build(config: Config, splits: Splits, train: RowReader, world: World) -> Pa
 
 
 def adapted_normalization(reader: RowReader, world: World) -> Normalization:
-    """Mean and standard deviation per channel of up to 10,000 training samples, evenly spread; each worker reads its share.
+    """Mean and standard deviation per channel of up to 10,000 training samples; each worker reads its share.
 
     Raises:
         DataError: None of them can be read.

@@ -1,0 +1,35 @@
+"""`tfpipe SUBCOMMAND ...`: the same commands as `python -m tfpipe.SUBCOMMAND` and `python -m serving`."""
+
+import importlib
+import sys
+
+_COMMANDS = {
+    "train": ("tfpipe.train", "train a model, on one process or under horovodrun"),
+    "convert": ("tfpipe.convert.__main__", "convert a trained model to ONNX at fp32, fp16 and int8, and prove it"),
+    "predict": ("tfpipe.predict", "score image files in bulk"),
+    "data": ("tfpipe.data.__main__", "validate or pack a data set"),
+    "serve": ("serving.__main__", "answer over HTTP"),
+}
+
+
+def main() -> int:
+    """Pass the remaining arguments to the sub-command; returns the exit code."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        lines = [f"  {command:10s}{meaning}" for command, (_, meaning) in _COMMANDS.items()]
+        print("usage: tfpipe COMMAND ...\n\ncommands (each with --help):\n" + "\n".join(lines))
+        return 0
+    if name == "--version":
+        from tfpipe import __version__
+
+        print(__version__)
+        return 0
+    if name not in _COMMANDS:
+        print(f"tfpipe: expected a command of {', '.join(_COMMANDS)}; received {name!r}.", file=sys.stderr)
+        return 2
+    module = importlib.import_module(_COMMANDS[name][0])
+    return int(module.main(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

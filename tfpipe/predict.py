@@ -1,0 +1,275 @@
+"""Batch prediction: `python -m tfpipe.predict --model MODEL --output predictions.jsonl INPUT...`."""
+
+import argparse
+import csv
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tfpipe.core import atomic
+from tfpipe.core.errors import ConfigError, DataError, TfpipeError
+from tfpipe.core.postprocess import classification_answer
+from tfpipe.data.files import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from tfpipe.decode import decode_image
+from tfpipe.distributed import World, join, launched_rank
+from tfpipe.scoring import Scorer, open_scorer
+from tfpipe.startup import run_command
+
+_JOB = "job.json"
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """What batch prediction did.
+
+    Attributes:
+        output: The file of answers.
+        num_inputs: Lines in it.
+        num_failed: Lines that hold an error.
+        num_resumed: Lines that an earlier, interrupted call had done.
+    """
+
+    output: Path
+    num_inputs: int
+    num_failed: int
+    num_resumed: int
+
+
+def predict(
+    model: str,
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    *,
+    precision: str = "auto",
+    batch_size: int = 32,
+    tracking_uri: str | None = None,
+    overwrite: bool = False,
+) -> PredictionResult:
+    """Score image files and write one JSON line each, in input order.
+
+    A line is the service's answer for that file with `input` added: `{"input", "predictions": [{"label", "score",
+    "probabilities"}], "model_name", ...}`; a file that cannot be read has `{"input", "error": {"code", "message"}}`.
+    Where it was stopped, the next call goes on. Under horovodrun the workers share the files.
+
+    Args:
+        model: A model.keras, an output_dir, a bundle, or models:/...
+        inputs: Image files, folders (searched in depth, sorted), or manifests with a column `path`.
+        output: Written whole at the end; until then the answers are in `OUTPUT.partial`.
+        precision: Of a bundle: a variant's name, or "auto".
+        batch_size: Images scored at once.
+        tracking_uri: Of the registry, for models:/...
+        overwrite: Replace `output`, and forget what an earlier call left unfinished.
+
+    Raises:
+        ConfigError: Nothing to score, or `output` exists already or belongs to another job.
+        RegistryError: Unknown model, version or alias.
+        BundleError: A bundle that is incomplete or changed.
+    """
+    world = join()
+    target = Path(output)
+    files = world.together(lambda: list_inputs(inputs))
+    scorer = world.together(lambda: open_scorer(model, precision=precision, tracking_uri=tracking_uri))
+    partial = target.with_name(f"{target.name}.partial")
+    world.on_chief(lambda: _open_partial(target, partial, _job(scorer, files), overwrite=overwrite))
+    done = world.broadcast_object({index for index, _ in _finished_lines(partial)} if world.is_chief else set())
+    to_do = [index for index in range(len(files)) if index not in done]
+    mine = to_do[world.rank :: world.size]
+    world.together(lambda: _score(scorer, files, mine, partial / f"part-{world.rank}.jsonl", batch_size, world))
+    failed = world.on_chief(lambda: _merge(partial, target, len(files)))
+    return PredictionResult(target, len(files), failed, len(done))
+
+
+def list_inputs(inputs: Sequence[str | Path]) -> list[str]:
+    """The image files that the inputs name, in order.
+
+    Raises:
+        ConfigError: An input does not exist, or there is nothing in them.
+    """
+    files: list[str] = []
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            files += sorted(str(file) for file in path.rglob("*") if _is_image(file))
+        elif not path.exists():
+            raise ConfigError(
+                f"input: expected an image file, a folder or a manifest, found nothing at {str(given)!r}."
+            )
+        elif path.suffix.lower() in TABLE_SUFFIXES:
+            files += _manifest_paths(path)
+        else:
+            files.append(str(path))
+    if not files:
+        raise ConfigError(f"input: expected image files, found none in {', '.join(str(i) for i in inputs)}.")
+    return files
+
+
+def _manifest_paths(file: Path) -> list[str]:
+    """The column `path` of a manifest; no label is needed here. Relative to the manifest's folder."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as text:
+            if file.suffix.lower() in (".jsonl", ".ndjson"):
+                rows: Iterator[Any] = iter([json.loads(line) for line in text if line.strip()])
+            else:
+                rows = iter(list(csv.DictReader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")))
+            return [str(file.parent / row["path"]) for row in rows]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ConfigError(
+            f"{file}: expected a manifest with a column (or key) `path` in every row; {error!r}."
+        ) from error
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not file.name.startswith(".")
+
+
+def _job(scorer: Scorer, files: Sequence[str]) -> dict[str, Any]:
+    """What an interrupted job must agree in to be gone on with."""
+    return {
+        **scorer.identity,
+        "num_inputs": len(files),
+        "inputs_sha256": hashlib.sha256("\0".join(files).encode()).hexdigest(),
+    }
+
+
+def _open_partial(target: Path, partial: Path, job: dict[str, Any], *, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise ConfigError(f"--output: {str(target)!r} exists. Choose another file, or give --overwrite.")
+    if overwrite and partial.exists():
+        shutil.rmtree(partial)
+    if not partial.exists():
+        partial.mkdir(parents=True)
+        atomic.write_file(partial / _JOB, json.dumps(job, indent=1))
+        return
+    try:
+        before = json.loads((partial / _JOB).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if before != job:
+        raise ConfigError(
+            f"--output: {str(partial)!r} holds an unfinished job with another model or other inputs. "
+            "Give --overwrite to begin anew, or choose another output."
+        )
+
+
+def _finished_lines(partial: Path) -> Iterator[tuple[int, str]]:
+    """Index and answer of each whole line in the parts; the last one of a killed process may be cut."""
+    for part in sorted(partial.glob("part-*.jsonl")):
+        for line in part.read_text(encoding="utf-8").splitlines(keepends=True):
+            index, separator, answer = line.partition("\t")
+            if separator and answer.endswith("\n"):
+                yield int(index), answer
+
+
+def _score(
+    scorer: Scorer, files: Sequence[str], mine: Sequence[int], part: Path, batch_size: int, world: World
+) -> None:
+    bar = tqdm(total=len(mine), desc="predict", unit="image", disable=None if world.is_chief else True)
+    with open(part, "a", encoding="utf-8") as out, ThreadPoolExecutor() as pool, bar:
+        _end_cut_line(part, out)
+        for start in range(0, len(mine), batch_size):
+            indices = mine[start : start + batch_size]
+            for index, answer in zip(indices, _answers(scorer, [files[i] for i in indices], pool), strict=True):
+                out.write(f"{index}\t{json.dumps(answer, ensure_ascii=False)}\n")
+            out.flush()
+            bar.update(len(indices))
+
+
+def _end_cut_line(part: Path, out: Any) -> None:
+    """Take off the line that a killed process was writing, so that the next one does not continue it."""
+    out.truncate(part.read_bytes().rfind(b"\n") + 1)
+
+
+def _answers(scorer: Scorer, files: Sequence[str], pool: ThreadPoolExecutor) -> list[dict[str, Any]]:
+    images = list(pool.map(_read, files))
+    readable = [image for image in images if isinstance(image, np.ndarray)]
+    scores: Iterator[np.ndarray] = iter(scorer.probabilities(readable) if readable else ())
+    answers: list[dict[str, Any]] = []
+    for file, image in zip(files, images, strict=True):
+        if isinstance(image, np.ndarray):
+            prediction = classification_answer(next(scores), scorer.labels)
+            answers.append({"input": file, "predictions": [prediction], **scorer.identity})
+        else:
+            answers.append({"input": file, "error": {"code": "undecodable", "message": str(image)}})
+    return answers
+
+
+def _read(file: str) -> np.ndarray | str:
+    try:
+        return decode_image(Path(file).read_bytes())
+    except DataError as error:
+        return str(error)
+    except OSError as error:
+        return f"{file}: expected a readable file; {error.strerror or error}."
+
+
+def _merge(partial: Path, target: Path, num_inputs: int) -> int:
+    """Put the parts together in input order; gives the number of errors."""
+    answers = dict(_finished_lines(partial))
+    ordered = [answers[index] for index in range(num_inputs)]
+    atomic.write_file(target, "".join(ordered))
+    shutil.rmtree(partial)
+    return sum("error" in json.loads(answer) for answer in ordered)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda: _command(options))
+
+
+def _command(options: argparse.Namespace) -> int:
+    try:
+        result = predict(
+            options.model, options.inputs, options.output, precision=options.precision, batch_size=options.batch_size,
+            tracking_uri=options.tracking_uri, overwrite=options.overwrite,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        sys.stderr.write(f"stopped: what is done is kept in {options.output}.partial; the same command goes on.\n")
+        return 75
+    except TfpipeError:
+        if launched_rank() != 0:
+            return 1
+        raise
+    if launched_rank() == 0:
+        resumed = f", {result.num_resumed} of them from an earlier call" if result.num_resumed else ""
+        failed = f", {result.num_failed} unreadable" if result.num_failed else ""
+        sys.stderr.write(f"{result.num_inputs} predictions in {result.output}{resumed}{failed}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfpipe.predict",
+        description="Score image files; one JSON line each, in input order. Stopped, it goes on at the next call.",
+    )
+    parser.add_argument(
+        "--model", required=True, help="a model.keras, an output_dir, a bundle, or models:/NAME[/VERSION|@ALIAS]"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="where the answers go")
+    parser.add_argument(
+        "--precision", default="auto", help="of a bundle: fp32, fp16, int8; default: the bundle's own choice"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images scored at once (default 32)")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="registry of models:/...; default: MLFLOW_TRACKING_URI, then sqlite:///mlflow.db",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace --output and forget an unfinished job")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="image files, folders, or manifests with a column `path`"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
