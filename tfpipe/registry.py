@@ -173,7 +173,7 @@ class Registry:
         """Upload a bundle into the version's run, then commit it with a tag.
 
         Returns:
-            True if the version became `champion`, as the first one of its name with a bundle.
+            True if the version is `champion` now; the first one of its name with a bundle becomes it.
 
         Raises:
             BundleError: The folder is no complete bundle.
@@ -337,7 +337,7 @@ def _register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    created = client.create_model_version(name, source, run_id, tags=tags)
+    created = client.create_model_version(name, source, run_id, tags=tags, await_creation_for=0)
     return _known(client.get_model_version(name, created.version))
 
 
@@ -351,19 +351,15 @@ def _tag(client: MlflowClient, run_id: str, key: str, value: Any) -> str:
 
 
 def _attach(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> bool:
-    current = client.get_model_version(version.name, version.version)
     client.log_artifacts(version.run_id, str(bundle.folder), _bundle_artifact(bundle.sha256))
     client.set_model_version_tag(version.name, version.version, BUNDLE_TAG, bundle.sha256)
-    others = [
-        found
-        for found in _versions(client, version.name)
-        if BUNDLE_TAG in found.tags and found.version != current.version
-    ]
+    champion = client.get_registered_model(version.name).aliases.get(CHAMPION)
+    converted = [str(found.version) for found in _versions(client, version.name) if BUNDLE_TAG in found.tags]
     # A name whose champion was taken away on purpose has other bundles, and gets none by itself.
-    if others or CHAMPION in client.get_registered_model(version.name).aliases:
-        return False
-    client.set_registered_model_alias(version.name, CHAMPION, version.version)
-    return True
+    if champion is None and converted == [version.version]:
+        client.set_registered_model_alias(version.name, CHAMPION, version.version)
+        return True
+    return str(champion) == version.version
 
 
 def _bundle_artifact(sha256: str) -> str:

@@ -48,6 +48,7 @@ SEE_PARAMS = "see params.yaml"
 
 _MAX_PARAM_LENGTH = 6000
 _METRIC_NAME = re.compile(r"[\w.\- :/]{1,250}")
+_UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")
 _SYSTEM_SAMPLING_S = 5.0
 # After an attempt that failed, training is left alone for so many times the time that it took: a server that hangs
 # costs a tenth of the training time at most.
@@ -173,11 +174,7 @@ class MlflowTracker:
             TrackingError: A name that MLflow cannot store.
         """
         for name in metrics:
-            if not _METRIC_NAME.fullmatch(name) or posixpath.normpath(name) != name or name.startswith(("/", "..")):
-                raise TrackingError(
-                    f"metric {name!r}: expected a name of at most 250 letters, digits, spaces, '_', '-', '.', ':' "
-                    "and '/' between them. Rename the metric."
-                )
+            _check_metric_name(name)
         values = {name: float(value) for name, value in metrics.items()}
         self._outbox.add_metrics(values, step=step)
         self._send_unless_resting()
@@ -289,9 +286,22 @@ def send_pending(output_dir: Path, *, retry_s: float = 60.0) -> int:
     return count
 
 
+def _check_metric_name(name: str) -> None:
+    # MLflow also refuses names that would be another path as a file.
+    is_path = posixpath.normpath(name) == name and name != "." and not name.startswith(("/", ".."))
+    if not (is_path and _METRIC_NAME.fullmatch(name)):
+        raise TrackingError(
+            f"metric {name!r}: expected a name of at most 250 letters, digits, spaces, '_', '-', '.', ':' "
+            "and '/' between them. Rename the metric."
+        )
+
+
 def value_text(value: Any) -> str:
     """A configuration value as MLflow keeps it; `yaml.safe_load` gives the value back."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    if _UNICODE_BREAKS.search(text):
+        # Written plainly, they come back as line feeds.
+        text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=False, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")
 
 
