@@ -55,5 +55,5 @@ def scaled_learning_rate(base: float, *, batch_size: int, reference_batch_size: 
 def _cycle_progress(done: int, first: int) -> float:
     """Where in its cycle an update lies, 0..1; cycles of `first`, 2 `first`, 4 `first`, ... updates."""
     cycle = int(math.log2(done / first + 1))
-    start = first * (2**cycle - 1)
-    return (done - start) / (first * 2**cycle)
+    length = first << cycle
+    return (done - (length - first)) / length

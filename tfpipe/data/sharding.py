@@ -2,7 +2,8 @@
 
 import numpy as np
 
-# Constants of SplitMix64. Source: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", section 5.
+# Constants of SplitMix64. Source: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number
+# generators", section 5.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -48,7 +49,7 @@ def rank_epoch(
 
     Returns:
         (indices int64, weights float32, share): to be cut into pieces of `share`, one a step; the last may be smaller.
-        A worker that the last step leaves without a sample gets that step's first with weight 0, since it must take part.
+        A worker that the last step leaves without a sample gets that step's first with weight 0: it must take part.
     """
     order = epoch_order(num_samples, seed=seed, epoch=epoch)
     share = -(-(batch_size - rank) // world_size)
@@ -96,4 +97,5 @@ def _hash(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
 def _mix(z: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
+    mixed: np.ndarray = z ^ (z >> np.uint64(31))
+    return mixed

@@ -1,0 +1,68 @@
+import os
+
+import pytest
+
+from tfpipe.core import atomic
+
+
+def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
+    target = tmp_path / "new" / "file.txt"
+
+    atomic.write_file(target, "one")
+    atomic.write_file(target, b"two")
+
+    assert target.read_text() == "two"
+    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "file.txt"
+    atomic.write_file(target, "old")
+
+    with pytest.raises(TypeError):
+        atomic.write_file(target, 5)  # type: ignore[arg-type]
+
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_staged_folder_appears_on_success_only(tmp_path):
+    target = tmp_path / "made"
+    with pytest.raises(KeyError), atomic.staged_folder(target) as staging:
+        (staging / "half").write_text("x")
+        raise KeyError
+
+    assert list(tmp_path.iterdir()) == []
+
+    with atomic.staged_folder(target) as staging:
+        (staging / "whole").write_text("x")
+
+    assert (target / "whole").read_text() == "x"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_staged_folder_replaces_another_only_when_told_to(tmp_path):
+    target = tmp_path / "made"
+    target.mkdir()
+    (target / "old").touch()
+
+    with pytest.raises(FileExistsError, match="found an existing one"), atomic.staged_folder(target):
+        pass
+    with atomic.staged_folder(target, replace=True) as staging:
+        (staging / "new").touch()
+
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_others_may_read_what_was_written(tmp_path):
+    mask = os.umask(0o022)
+    try:
+        atomic.write_file(tmp_path / "file", "x")
+        with atomic.staged_folder(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(mask)
+
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
