@@ -60,8 +60,10 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
+        # create_server adds the address to its text, a failed look-up has no number of the system's.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ConfigError(
-            f"{host}:{port}: expected a free address to listen on; {error.strerror or error}. "
+            f"{host}:{port}: expected a free address to listen on; {reason}. "
             f"Choose another with {variable_of('host')} and {variable_of('port')}."
         ) from error
 

@@ -1,9 +1,12 @@
 """What the GPUs do, read through NVML where a driver is there."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pynvml
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,16 @@ def open_nvml() -> ReadGpus | None:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return None
-    return lambda: [_read(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    return _read_all
+
+
+def _read_all() -> list[GpuReading]:
+    try:
+        return [_read(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as error:
+        # A GPU that fell off the bus must not take the other metrics with it.
+        logger.warning("GPUs cannot be read", extra={"fields": {"error": str(error)}})
+        return []
 
 
 def _read(index: int) -> GpuReading:

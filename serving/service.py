@@ -53,7 +53,6 @@ class Service:
         self._idle.set()
         self._work: set[Future[Any]] = set()
         self._cut = False
-        self._loading = False
         # As many as there are cores: more would only take the cores from each other.
         self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="inference")
         metrics.set_ready(False)
@@ -73,7 +72,7 @@ class Service:
     @property
     def is_busy(self) -> bool:
         """Whether a thread may still be inside native code, which nothing can interrupt."""
-        return self._loading or any(work.running() for work in list(self._work))
+        return any(work.running() for work in list(self._work))
 
     async def load(self) -> None:
         """Open the engine, replay its golden samples, warm it up, and become ready.
@@ -81,12 +80,7 @@ class Service:
         Raises:
             TfpipeError: The model cannot be served.
         """
-        self._loading = True
-        try:
-            engine = await _in_daemon_thread(self._load)
-        finally:
-            self._loading = False
-        self.engine = engine
+        self.engine = await self._tracked(_in_daemon_thread(self._load))
         if self.status == "loading":
             self.status = "ready"
             self.metrics.set_ready(True)
@@ -137,10 +131,7 @@ class Service:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run blocking work in one of the inference threads; a waiter that is cancelled leaves work that has begun."""
-        future = self._pool.submit(work)
-        self._work.add(future)
-        future.add_done_callback(self._work.discard)
-        return await asyncio.wrap_future(future)
+        return await self._tracked(self._pool.submit(work))
 
     async def drain(self) -> None:
         """Take no more requests, wait for those in flight as long as DRAIN_MS, then answer the rest with 503."""
@@ -166,6 +157,11 @@ class Service:
         """Take no more work; what has begun ends on its own."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    async def _tracked(self, work: "Future[T]") -> T:
+        self._work.add(work)
+        work.add_done_callback(self._work.discard)
+        return await asyncio.wrap_future(work)
+
     def _load(self) -> Engine:
         started_s = time.perf_counter()
         engine = self._open_engine()
@@ -180,27 +176,16 @@ class Service:
         return engine
 
 
-async def _in_daemon_thread(work: Callable[[], T]) -> T:
+def _in_daemon_thread(work: Callable[[], T]) -> "Future[T]":
     # Not a pool's thread, for which the interpreter waits when it exits: a download may retry for a minute.
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def deliver(set_it: Callable[[Any], None], value: Any) -> None:
-        if not future.done():
-            set_it(value)
+    future: Future[T] = Future()
 
     def run() -> None:
-        set_it: Callable[[Any], None]
-        value: Any
+        future.set_running_or_notify_cancel()
         try:
-            result = work()
+            future.set_result(work())
         except BaseException as error:
-            set_it, value = future.set_exception, error
-        else:
-            set_it, value = future.set_result, result
-        # The loop may have closed meanwhile; then nobody waits.
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(deliver, set_it, value)
+            future.set_exception(error)
 
     threading.Thread(target=run, name="load", daemon=True).start()
-    return await future
+    return future

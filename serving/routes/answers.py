@@ -15,7 +15,7 @@ from tfpipe.core.errors import DecodeError
 logger = logging.getLogger(__name__)
 
 # First match wins, so a class stands before those that it derives from.
-_STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
+STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.InvalidRequestError, 400, "invalid_request"),
     (errors.RowsFailedError, 400, "all_rows_failed"),
     (DecodeError, 400, "undecodable_image"),
@@ -53,7 +53,7 @@ class Answer:
 
 def status_of(error: Exception) -> tuple[int, str]:
     """Status code and error code of an error; 500 for one that nobody foresaw."""
-    return next(((status, code) for kind, status, code in _STATUSES if isinstance(error, kind)), _INTERNAL)
+    return next(((status, code) for kind, status, code in STATUSES if isinstance(error, kind)), _INTERNAL)
 
 
 def error_body(error: Exception, request_id: str) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def make_bundle(
     golden_offset: float = 0.0,
     manifest_changes: Mapping[str, Any] | None = None,
     work: int = 0,
+    not_finite: bool = False,
 ) -> Path:
     """Write a sealed bundle.
 
@@ -49,13 +50,14 @@ def make_bundle(
         golden_offset: Added to the golden answers, which are right without it.
         manifest_changes: Fields of the manifest that differ.
         work: Loops of needless arithmetic in the model, for one that is slow.
+        not_finite: Whether the model's weights, and so its answers, are NaN.
     """
     folder.mkdir(parents=True)
     onnx.save(_preprocess_graph(), folder / "preprocess.onnx")
     variants = {}
     for precision, noise in (("fp32", 0.0), ("fp16", 1e-4), ("int8", 1e-2)):
         path = folder / f"model.{precision}.onnx"
-        onnx.save(_model_graph(noise, work), path)
+        onnx.save(_model_graph(np.nan if not_finite else noise, work), path)
         variants[precision] = Variant(
             precision, path.name, {}, path.stat().st_size, {"accuracy": 1.0}, {"1": 0.1}, True, noise, {}
         )

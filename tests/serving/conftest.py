@@ -1,0 +1,30 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serving.bundles import make_bundle
+from tests.serving.servers import Server, app_of, serving
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "colours")
+
+
+@pytest.fixture(scope="session")
+def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes some tenths of a second a run."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "slow", work=300)
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path) -> Iterator[Server]:
+    with serving(app_of(bundle, max_batch_size=4, max_body_bytes=1_000_000, max_image_pixels=10_000)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> httpx.Client:
+    return server.client

@@ -1,0 +1,121 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.engine import Engine, Outcome
+from serving.errors import DeadlineError, InferenceError, TooLargeError
+from serving.source import fetch_bundle
+from tests.serving.bundles import BLUE, GREEN, LABELS, RED, image_bytes, make_bundle, reference
+from tfpipe.core.errors import BundleError, ConfigError, DecodeError, GateError
+from tfpipe.core.parity import BOUNDS, assert_parity
+
+
+def open_engine(folder: Path, **options) -> Engine:
+    served = fetch_bundle(str(folder), registered_model=None, cache_dir=folder)
+    defaults = {
+        "precision": "auto",
+        "provider": "cpu",
+        "threads": 1,
+        "max_batch_size": 4,
+        "max_image_pixels": 10_000,
+    }
+    return Engine.open(served, **{**defaults, **options})
+
+
+@pytest.fixture(scope="module")
+def engine(bundle):
+    return open_engine(bundle, precision="fp32")
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "fp16", "int8"])
+def test_golden_answers_agree(bundle, precision):
+    assert open_engine(bundle, precision=precision).replay_golden() < 0.02
+
+
+def test_golden_answers_that_do_not_agree_are_refused(tmp_path):
+    engine = open_engine(make_bundle(tmp_path / "b", golden_offset=0.01), precision="fp32")
+
+    with pytest.raises(GateError, match=r"golden samples of 'colours', fp32 on cpu, in batches: expected answers"):
+        engine.replay_golden()
+
+
+def test_the_default_variant_is_the_manifests(bundle):
+    assert open_engine(bundle).precision == "int8"
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(colours=st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=9))
+def test_a_rows_answer_is_independent_of_the_rows_beside_it(engine, colours):
+    contents = [image_bytes(colour, (3, 5)) for colour in colours]
+
+    together = engine.predict(contents).rows
+
+    for content, row in zip(contents, together, strict=True):
+        received = np.array([row["probabilities"][label] for label in LABELS], np.float32)
+        assert_parity(received, reference(content), BOUNDS["fp32"], where="batch")
+
+
+def test_rows_are_run_in_batches_of_at_most_the_limit(engine):
+    outcome = engine.predict([RED, b"junk", GREEN, BLUE, RED, GREEN, BLUE, RED])
+
+    assert outcome.batches == [4, 3]
+    assert isinstance(outcome.rows[1], DecodeError)
+
+
+def test_nothing_is_run_where_no_row_can_be(engine):
+    outcome = engine.predict([b"", b"junk", image_bytes((0, 0, 0), (500, 500))])
+
+    assert outcome.batches == []
+    assert [type(row) for row in outcome.rows] == [DecodeError, DecodeError, TooLargeError]
+
+
+def test_work_ends_where_nobody_waits_for_it(engine):
+    with pytest.raises(DeadlineError):
+        engine.predict([RED], deadline_s=time.monotonic() - 1)
+
+
+def test_a_model_that_fails_fails_its_rows_and_not_the_next(engine, bundle):
+    outcome = Outcome()
+    with pytest.raises(InferenceError, match="ONNX Runtime failed"):
+        engine.run([np.zeros((1, 2, 2, 3), np.float64)], outcome)
+
+    assert engine.predict([RED]).rows[0]["label"] == "red"
+
+
+def test_an_answer_that_is_not_finite_is_an_error(tmp_path):
+    engine = open_engine(make_bundle(tmp_path / "b", not_finite=True))
+
+    assert isinstance(engine.predict([RED]).rows[0], InferenceError)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"precision": "int4"}, "expected precision fp16, fp32, int8, received 'int4'"),
+        ({"provider": "tensorrt"}, "received 'tensorrt', which is not installed here"),
+    ],
+)
+def test_what_the_bundle_or_machine_lacks_is_refused(bundle, options, sentence):
+    with pytest.raises((BundleError, ConfigError), match=sentence):
+        open_engine(bundle, **options)
+
+
+def test_a_task_that_is_not_served_is_refused(tmp_path):
+    folder = make_bundle(tmp_path / "b", manifest_changes={"task": "text_classification"})
+
+    with pytest.raises(BundleError, match="expected task image_classification, received 'text_classification'"):
+        open_engine(folder)
+
+
+def test_a_graph_with_other_names_than_the_manifest_is_refused(tmp_path):
+    from tfpipe.core.signature import TensorSpec
+
+    spec = TensorSpec("pixels", "float32", ("batch", 8, 8, 3))
+    folder = make_bundle(tmp_path / "b", manifest_changes={"inputs": (spec,)})
+
+    with pytest.raises(BundleError, match=r"expected input \['pixels'\] and output 'probabilities'"):
+        open_engine(folder)
