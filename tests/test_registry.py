@@ -18,7 +18,7 @@ from tfpipe.core.errors import BundleError, RegistryError, TrackingError
 from tfpipe.registry import MODEL_FILES, Registry, register_if_good
 from tfpipe.store import connect, create_store, store_uri
 
-METADATA = {"created": "2025-01-01T00:00:00+00:00", "metrics": {"val_accuracy": 0.9}, "config": {"task": "x"}}
+METADATA = {"created": "2025-01-01T00:00:00+00:00", "metrics": {"val_accuracy": 0.9}}
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,10 @@ def stored(uri, run_id, file):
 @given(
     metrics=st.dictionaries(st.sampled_from(["val_accuracy", "val_loss", "test_f1"]), st.floats()),
     min_metrics=st.dictionaries(st.sampled_from(["val_accuracy", "val_loss", "absent"]), st.floats(-2, 2), max_size=2),
-    config=st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3),
+    samples=st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3),
 )
 def test_a_run_is_registered_with_its_metadata_exactly_if_it_meets_its_criteria(
-    uri, new_run, trained, metrics, min_metrics, config
+    uri, new_run, trained, metrics, min_metrics, samples
 ):
     registry, run_id = Registry(uri), new_run()
     before = {found.version for found in connect(uri).search_model_versions('name="criteria"')}
@@ -93,7 +93,7 @@ def test_a_run_is_registered_with_its_metadata_exactly_if_it_meets_its_criteria(
         folder=trained,
         metrics=metrics,
         min_metrics=min_metrics,
-        metadata={"created": "2025-01-01", "config": config},
+        metadata={"created": "2025-01-01", "samples": samples},
     )
 
     after = {found.version: found for found in connect(uri).search_model_versions('name="criteria"')}
@@ -105,7 +105,8 @@ def test_a_run_is_registered_with_its_metadata_exactly_if_it_meets_its_criteria(
         assert registry.resolve(f"models:/criteria/{version.version}").run_id == run_id
         tags = after[int(version.version)].tags
         assert tags["tfpipe.created"] == "2025-01-01"
-        assert json.loads(tags["tfpipe.config"]) == config
+        assert tags["tfpipe.config"] == (trained / "config.yaml").read_text()
+        assert json.loads(tags["tfpipe.samples"]) == samples
         assert repr(json.loads(tags["tfpipe.metrics"])) == repr(dict(sorted(metrics.items())))
 
 
@@ -212,7 +213,7 @@ def test_a_name_that_would_not_fit_in_a_uri_is_refused(registry, trained, name):
 
 
 def test_nothing_is_registered_where_something_is_missing(registry, new_run, trained, tmp_path):
-    with pytest.raises(RegistryError, match="expected metadata with metrics, config, received none"):
+    with pytest.raises(RegistryError, match="expected metadata with metrics, received none"):
         registry.register("partial", run_id=new_run(), folder=trained, metadata={"created": "now"})
     with pytest.raises(RegistryError, match=r"expected a trained-model folder, found no config\.yaml"):
         registry.register("partial", run_id=new_run(), folder=tmp_path, metadata=METADATA)
@@ -236,8 +237,8 @@ def test_metadata_too_long_for_a_tag_lie_in_the_run(uri, registry, new_run, trai
 
     version = registry.register("long", run_id=run_id, folder=trained, metadata={**METADATA, "config": config})
 
-    assert version.tags["tfpipe.config"] == f"runs:/{run_id}/version_metadata/config.json"
-    assert json.loads(stored(uri, run_id, "version_metadata/config.json").read_text()) == config
+    assert version.tags["tfpipe.config"] == f"runs:/{run_id}/version_metadata/config"
+    assert json.loads(stored(uri, run_id, "version_metadata/config").read_text()) == config
 
 
 def test_a_downloaded_model_is_the_registered_one(registry, register, trained, tmp_path):

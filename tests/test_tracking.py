@@ -183,7 +183,7 @@ def test_files_texts_and_figures_become_artefacts(config, uri, tmp_path):
     tracker.log_file(file)
     tracker.log_file(file, "copies")
     tracker.log_text("note", "notes/note.txt")
-    tracker.log_figure(Figure(), "loss")
+    tracker.log_figure(Figure(), "loss.png")
 
     tracker.finish("FINISHED")
     client = connect(uri)
@@ -357,7 +357,7 @@ def test_a_server_holds_models_and_bundles_like_a_file(server, tmp_path):
     registry = Registry(server.uri)
 
     version = registry.register(
-        "served", run_id=tracker.run_id, folder=trained, metadata={"created": "now", "metrics": {}, "config": {}}
+        "served", run_id=tracker.run_id, folder=trained, metadata={"created": "now", "metrics": {}}
     )
 
     assert registry.resolve("models:/served") == version

@@ -5,8 +5,9 @@ service reads it (`resolve`, `download_bundle`). What a version holds:
 
     run artefact model/             the trained-model folder; tag tfpipe.model commits it
     run artefact bundle/<id>/       the bundle; tag tfpipe.bundle, the sha256 of its bundle.json, commits it
-    tags tfpipe.<key>               metadata: text as it is, anything else as JSON; what is too long for a tag lies in
-                                    the run artefact version_metadata/<key>.json, and the tag is runs:/<run>/<that>
+    tags tfpipe.<key>               metadata (created, metrics, config, ...): text as it is, anything else as JSON;
+                                    what is too long for a tag lies in the run artefact version_metadata/<key>, and
+                                    the tag is runs:/<run>/version_metadata/<key>
     alias champion                  the version served by default; the first bundle of a name becomes it
 
 An upload to MLflow is not atomic: a reader goes by the committing tags alone and checks what it downloads against them.
@@ -32,7 +33,7 @@ from tfpipe.store import VENDOR_ERRORS, MlflowClient, MlflowException, check_sto
 CHAMPION = "champion"
 MODEL_TAG = "tfpipe.model"
 BUNDLE_TAG = "tfpipe.bundle"
-REQUIRED_METADATA = ("created", "metrics", "config")
+REQUIRED_METADATA = ("created", "metrics")
 # The part of an output_dir that belongs to the version. Without validation data there is no validation.json.
 MODEL_FILES = ("config.yaml", "model.keras", "model.json", "calibration", "validation.json")
 
@@ -125,7 +126,8 @@ class Registry:
             name: Letters, digits, `.`, `_`, `-`; made if it does not exist.
             run_id: The MLflow run that trained it.
             folder: The trained-model folder (`MODEL_FILES`).
-            metadata: Becomes tags of the version, JSON values; `REQUIRED_METADATA` at least.
+            metadata: Becomes tags of the version, JSON values; `REQUIRED_METADATA` at least. The configuration is
+                taken from the folder.
 
         Raises:
             RegistryError: Bad name, files or metadata missing, or an unknown run; nothing is registered.
@@ -329,7 +331,8 @@ def _register(
     run = client.get_run(run_id)
     for file in files:
         client.log_artifact(run_id, str(folder / file), str(Path(_MODEL_FOLDER, file).parent))
-    tags = {f"tfpipe.{key}": _tag(client, run_id, key, value) for key, value in metadata.items()}
+    described = {"config": (folder / "config.yaml").read_text(encoding="utf-8"), **metadata}
+    tags = {f"tfpipe.{key}": _tag(client, run_id, key, value) for key, value in described.items()}
     tags[MODEL_TAG] = _folder_sha256(folder, files)
     source = f"{run.info.artifact_uri}/{_MODEL_FOLDER}"
     try:
@@ -345,7 +348,7 @@ def _tag(client: MlflowClient, run_id: str, key: str, value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
     if len(text) <= _MAX_TAG_LENGTH:
         return text
-    file = f"version_metadata/{key}.{'txt' if isinstance(value, str) else 'json'}"
+    file = f"version_metadata/{key}"
     client.log_text(run_id, text, file)
     return f"runs:/{run_id}/{file}"
 

@@ -72,7 +72,7 @@ class Tracker(Protocol):
         """Record a text under a file name."""
 
     def log_figure(self, figure: Any, name: str) -> None:
-        """Record a matplotlib figure as figures/<name>.png."""
+        """Record a matplotlib figure as the PNG file figures/<name>."""
 
     def finish(self, status: Status) -> None:
         """End the run. Nothing is recorded after it."""
@@ -190,10 +190,10 @@ class MlflowTracker:
         self._send_unless_resting()
 
     def log_figure(self, figure: Any, name: str) -> None:
-        """Record a matplotlib figure as figures/<name>.png."""
+        """Record a matplotlib figure as the PNG file figures/<name>."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120)
-        self._outbox.add_content(buffer.getvalue(), f"figures/{name}.png")
+        self._outbox.add_content(buffer.getvalue(), f"figures/{name}")
         self._send_unless_resting()
 
     def finish(self, status: Status) -> None:
@@ -254,7 +254,7 @@ def log_epoch(tracker: Tracker, epoch: int, metrics: Mapping[str, float]) -> Non
 
     Args:
         tracker: Where to.
-        epoch: From 1; the step under which MLflow keeps them.
+        epoch: The step under which MLflow keeps them.
         metrics: By name.
 
     Raises:
