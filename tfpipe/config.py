@@ -306,15 +306,11 @@ def read_values(path: str | Path | None, overrides: Sequence[str], *, resolve: b
         raise ConfigError(f"{file}: expected YAML; {' '.join(str(error).split())}.") from error
     if not OmegaConf.is_dict(base):
         raise ConfigError(f"{file}: expected a YAML mapping of keys to values, received something else.")
+    for override in overrides:
+        _apply(override, base)
     try:
-        for override in overrides:
-            key, separator, word = override.partition("=")
-            if not separator or not key:
-                raise ConfigError(f"expected key=value, received {override!r}. Example: training.epochs=3.")
-            # The value replaces what the file has, mappings too: tracking.min_metrics={} clears them.
-            OmegaConf.update(base, key, yaml.safe_load(word), merge=False)
         values = OmegaConf.to_container(base, resolve=resolve)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except OmegaConfBaseException as error:
         raise ConfigError(f"{file}: {str(error).splitlines()[0]}.") from error
     return values  # type: ignore[return-value]  # to_container of a DictConfig is a dict
 
@@ -363,6 +359,19 @@ def documented_keys() -> str:
     return out.getvalue()
 
 
+def _apply(override: str, base: Any) -> None:
+    key, separator, word = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"expected key=value, received {override!r}. Example: training.epochs=3.")
+    try:
+        # OmegaConf's reader, not yaml.safe_load: there 1e-3 is a string.
+        value = OmegaConf.to_container(OmegaConf.create(f"value: {word}"), resolve=False)["value"]  # type: ignore[index,call-overload]
+        # It replaces what the file has, mappings too: tracking.min_metrics={} clears them.
+        OmegaConf.update(base, key, value, merge=False)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"override {override!r}: expected a YAML value; {' '.join(str(error).split())}.") from error
+
+
 def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
         kind = field.annotation
@@ -408,7 +417,12 @@ def _describe(entry: Any) -> str:
         return f"{key}: unknown key. {_nearest_key(key)}"
     if entry["type"] == "missing":
         return f"{key}: expected a value, received none."
+    if entry["type"] in ("too_long", "too_short"):
+        context = entry["ctx"]
+        length = context.get("max_length", context.get("min_length"))
+        return f"{key}: expected {length} values, received {entry['input']!r}."
     expected = entry["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = expected.replace("a valid dictionary or instance of", "the keys of section")
     return f"{key}: expected {expected}, received {entry['input']!r}."
 
 
