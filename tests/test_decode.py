@@ -18,7 +18,7 @@ from tests.image_files import (
     with_orientation,
 )
 from tfpipe.core.errors import DecodeError
-from tfpipe.decode import decode_image, exif_orientation, image_header
+from tfpipe.decode import decode_image, decode_with_header, image_header
 
 KINDS = one_of_each_kind()
 
@@ -55,7 +55,7 @@ def test_every_orientation_is_turned_upright(orientation, image_format):
     content = with_orientation(stored, orientation, image_format, **options)
 
     np.testing.assert_array_equal(decode_image(content), upright)
-    assert exif_orientation(content) == orientation
+    assert decode_with_header(content).orientation == orientation
 
 
 @pytest.mark.parametrize("orientation", STORED_AS)

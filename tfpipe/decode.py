@@ -7,6 +7,7 @@ first frame of an animation; RGB, 8 bits. Free of TensorFlow.
 import io
 import struct
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -43,6 +44,15 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None
 
 
+class DecodedImage(NamedTuple):
+    """A picture and what its file said about it."""
+
+    pixels: np.ndarray  # (height, width, 3) uint8, upright, C-contiguous and writable
+    format: str  # "JPEG", "PNG", "BMP", "GIF" or "WEBP"
+    mode: str  # Pillow's name of the colour mode, e.g. "RGB", "L", "P", "CMYK"
+    orientation: int  # how the stored rows were turned, by EXIF: 1 (upright) to 8
+
+
 def decode_image(content: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
     """Read an image as upright 8-bit RGB.
 
@@ -56,14 +66,22 @@ def decode_image(content: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> np.nd
     Raises:
         DecodeError: Empty, not an image, of another format, truncated, or too large.
     """
+    return decode_with_header(content, max_pixels=max_pixels).pixels
+
+
+def decode_with_header(content: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> DecodedImage:
+    """As `decode_image`, with what the file says about itself."""
     if not content:
         raise DecodeError("image: expected a JPEG, PNG, BMP, GIF or WebP file, received 0 bytes.")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image.size, max_pixels)
-            is_plain_jpeg = image.format in _JPEG_FORMATS and image.mode in ("RGB", "L")
-            pixels = _decode_jpeg(content) if is_plain_jpeg else None
-            return _orient(_decode_with_pillow(image) if pixels is None else pixels, _orientation(image))
+            mode = image.mode
+            pixels = _decode_jpeg(content) if image.format in _JPEG_FORMATS and mode in ("RGB", "L") else None
+            if pixels is None:
+                pixels = _decode_with_pillow(image)
+            orientation = _orientation(image)
+            return DecodedImage(_orient(pixels, orientation), _format_name(image), mode, orientation)
     except DecodeError:
         raise
     except UnidentifiedImageError:
@@ -83,23 +101,13 @@ def image_header(content: bytes) -> tuple[str, str, tuple[int, int]]:
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            name = "JPEG" if image.format in _JPEG_FORMATS else str(image.format)
-            return name, image.mode, (image.height, image.width)
+            return _format_name(image), image.mode, (image.height, image.width)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DecodeError("image: expected a JPEG, PNG, BMP, GIF or WebP file, received something else.") from error
 
 
-def exif_orientation(content: bytes) -> int:
-    """How the stored rows are turned, 1 (upright) to 8; 1 where the file does not say.
-
-    Raises:
-        DecodeError: Not one of the formats read here, or damaged.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return _orientation(image)
-    except _DAMAGED as error:
-        raise DecodeError(f"image: expected a whole image file, received a damaged one ({error}).") from error
+def _format_name(image: Image.Image) -> str:
+    return "JPEG" if image.format in _JPEG_FORMATS else str(image.format)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -115,9 +123,12 @@ def _decode_jpeg(content: bytes) -> np.ndarray | None:
     # strict: a truncated file raises rather than ending in grey. It raises for harmless oddities too (stray bytes
     # between segments); Pillow, which gives the same pixels, tells the two apart.
     try:
-        return simplejpeg.decode_jpeg(content, colorspace="RGB", fastdct=False, fastupsample=False, strict=True)
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
+            content, colorspace="RGB", fastdct=False, fastupsample=False, strict=True
+        )
     except ValueError:
         return None
+    return pixels
 
 
 def _decode_with_pillow(image: Image.Image) -> np.ndarray:

@@ -43,22 +43,34 @@ def open_splits(config: Config) -> Splits:
         DataError: Nothing there, fewer than two classes, a class without samples or with too few to split, or a class
             in validation or test that training lacks.
     """
-    data = config.data
-    whole = open_source(data.path, columns=data.columns, config=config)
-    if whole is None:
-        raise DataError(f"data.path: expected {data.path}('train') to return training data, received None.")
-    _check_classes(whole)
-    validation = _open_other(config, data.validation_path, "validation")
-    test = _open_other(config, data.test_path, "test")
-    train = whole
-    if validation is None and data.validation_fraction > 0:
-        kept, held_out = split_by_class(whole, data.validation_fraction, config.training.seed)
-        train, validation = Subset(whole, kept), Subset(whole, held_out)
-    if validation is not None and validation.labels != train.labels:
+    train, validation, test = open_sources(config)
+    _check_classes(train)
+    if validation is not None:
         validation = _in_classes_of(train, validation, "validation")
+    elif config.data.validation_fraction > 0:
+        kept, held_out = split_by_class(train, config.data.validation_fraction, config.training.seed)
+        train, validation = Subset(train, kept), Subset(train, held_out)
     if test is not None:
         test = _in_classes_of(train, test, "test")
     return Splits(train, validation, test, fingerprint(train, validation, test))
+
+
+def open_sources(config: Config) -> tuple[Source, Source | None, Source | None]:
+    """Open training, validation and test data as they are: not split, not checked against each other.
+
+    Each counts classes in its own `labels`.
+
+    Raises:
+        DataError: Nothing there, or not readable as a data set.
+    """
+    train = open_source(config.data.path, columns=config.data.columns, config=config)
+    if train is None:
+        raise DataError(f"data.path: expected {config.data.path}('train') to return data, received None.")
+    return (
+        train,
+        _open_other(config, config.data.validation_path, "validation"),
+        _open_other(config, config.data.test_path, "test"),
+    )
 
 
 def split_by_class(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

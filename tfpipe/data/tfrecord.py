@@ -7,7 +7,7 @@ Protocol Buffers encoding specification.
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -120,6 +120,37 @@ def parse_example(buffer: Buffer, record: Span, names: frozenset[str]) -> dict[s
                 if feature is not None:
                     found[name] = feature
     return found
+
+
+def serialize_example(features: Mapping[str, bytes | int]) -> bytes:
+    """A tf.train.Example with one value a feature, as TensorFlow serializes it deterministically.
+
+    Args:
+        features: By name; bytes make a bytes list, integers of at most 64 bits an integer list.
+    """
+    entries = (
+        _message(1, _message(1, name.encode()) + _message(2, _serialized_feature(features[name])))
+        for name in sorted(features)
+    )
+    return _message(1, b"".join(entries))
+
+
+def _serialized_feature(value: bytes | int) -> bytes:
+    if isinstance(value, bytes):
+        return _message(1, _message(1, value))
+    return _message(3, _message(1, _serialized_varint(value % (1 << 64))))
+
+
+def _message(number: int, content: bytes) -> bytes:
+    return _serialized_varint(number << 3 | 2) + _serialized_varint(len(content)) + content
+
+
+def _serialized_varint(value: int) -> bytes:
+    digits = bytearray()
+    while value >= 0x80:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*digits, value])
 
 
 def _feature(buffer: Buffer, value: Span) -> Feature | None:

@@ -1,0 +1,139 @@
+"""`python -m tfpipe.data validate|pack`: parse, call, print."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tfpipe.config import Config, parse_config, read_values
+from tfpipe.core.errors import ConfigError, GateError
+from tfpipe.data.pack import pack
+from tfpipe.data.validate import JSON_FILE, PAGE_FILE, validate_config
+from tfpipe.data.validation_report import ValidationReport
+from tfpipe.startup import run_command
+
+_KEYS = ("data.", "training.seed=")
+_KEYS_HELP = "any key of the section data, or training.seed; `python -m tfpipe.train --help` explains them"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 2 wrong usage or input, 3 errors in the data."""
+    parser = argparse.ArgumentParser(prog="python -m tfpipe.data", description="Check and pack labelled images.")
+    parser.add_argument("command", choices=("validate", "pack"), help="each has its own --help")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, default=[], help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    # Not argparse's own sub-commands: those refuse key=value words after an option.
+    options, command = {
+        "validate": (_validate_parser(), _validate),
+        "pack": (_pack_parser(), _pack),
+    }[chosen.command]
+    parsed = options.parse_intermixed_args(chosen.rest)
+    return run_command(lambda: command(parsed))
+
+
+def _validate(options: argparse.Namespace) -> int:
+    path, overrides = _split_words(options.words)
+    config = _config(path, overrides, options)
+    report = validate_config(config, output_dir=options.output)
+    print(_summary(report))
+    print(f"Report: {options.output}/{PAGE_FILE} and {JSON_FILE}")
+    return 0 if report.passed else GateError.exit_code
+
+
+def _pack(options: argparse.Namespace) -> int:
+    path, overrides = _split_words(options.words)
+    config = _config(path, overrides, options)
+    result = pack(
+        config.data.path,
+        options.output,
+        shards=options.shards,
+        seed=config.training.seed,
+        columns=config.data.columns,
+        max_image_pixels=config.data.max_image_pixels,
+        skip_corrupt=options.skip_corrupt,
+        overwrite=options.overwrite,
+    )
+    skipped = f", {len(result.skipped)} corrupt ones skipped" if result.skipped else ""
+    print(f"Packed {result.num_samples:,} samples of {len(result.labels)} classes{skipped}.")
+    print(f"{result.num_shards} shards, content {result.content_sha256[:12]}. Use: data.path={result.output_dir}")
+    return 0
+
+
+def _validate_parser() -> argparse.ArgumentParser:
+    parser = _command_parser(
+        "validate",
+        "Read every sample; write validation.json and validation.html. Exit code 3 where there are errors.",
+    )
+    parser.add_argument("--validation", metavar="PATH", help="validation data; pictures in both are leaks")
+    parser.add_argument("--test", metavar="PATH", help="test data, likewise")
+    parser.add_argument("--config", metavar="FILE", help="take the section data and training.seed from a run's YAML")
+    return parser
+
+
+def _pack_parser() -> argparse.ArgumentParser:
+    parser = _command_parser("pack", "Write TFRecord shards and manifest.json, which holds the hash of the content.")
+    parser.add_argument("--shards", type=int, metavar="N", help="number of files; default: about 128 MiB each")
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave out samples that cannot be read")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier pack")
+    return parser
+
+
+def _command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m tfpipe.data {name}",
+        usage=f"python -m tfpipe.data {name} PATH --output DIR [options] [key=value ...]",
+        description=description,
+        epilog=f"key=value: {_KEYS_HELP}. Example: data.columns=[path,label]",
+    )
+    parser.add_argument("words", nargs="*", metavar="PATH", help="the data, in any of the forms of data.path")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    return parser
+
+
+def _split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    overrides = [word for word in words if word.startswith(_KEYS)]
+    paths = [word for word in words if not word.startswith(_KEYS)]
+    if len(paths) > 1:
+        raise ConfigError(f"expected one PATH and key=value words ({_KEYS_HELP}), received {' '.join(paths)!r}.")
+    return (paths[0] if paths else None), overrides
+
+
+def _config(path: str | None, overrides: Sequence[str], options: argparse.Namespace) -> Config:
+    config_file = getattr(options, "config", None)
+    if config_file is not None:
+        values = read_values(config_file, overrides)
+    else:
+        # No split of its own, unlike a run: only what is asked for is compared.
+        base = {"data": {"validation_fraction": 0.0}}
+        values: Any = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))))
+    given = {
+        "path": path,
+        "validation_path": getattr(options, "validation", None),
+        "test_path": getattr(options, "test", None),
+    }
+    values["data"].update({key: value for key, value in given.items() if value is not None})
+    if "path" not in values["data"]:
+        raise ConfigError(
+            "expected a PATH, received none. Example: python -m tfpipe.data validate photos --output report."
+        )
+    return parse_config(values, where=config_file or "command line")
+
+
+def _summary(report: ValidationReport) -> str:
+    sizes = ", ".join(f"{len(samples):,} {split}" for split, samples in report.data.samples.items())
+    lines = [f"{report.path}: {sizes} samples, {len(report.data.labels)} classes"]
+    lines += [f"  {finding.severity:7}  {finding.message}{_examples(finding.groups)}" for finding in report.findings]
+    verdict = "Passed" if report.passed else "Failed"
+    lines.append(f"{verdict}: {len(report.errors)} error(s), {len(report.warnings)} warning(s).")
+    return "\n".join(lines)
+
+
+def _examples(groups: Sequence[Sequence[Any]]) -> str:
+    names = [sample.identifier for group in groups[:3] for sample in group[:2]]
+    return f"\n           {', '.join(names)}{', ...' if len(groups) > 3 else ''}" if names else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

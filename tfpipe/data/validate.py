@@ -1,0 +1,132 @@
+"""`python -m tfpipe.data validate`: what is wrong with a data set, before it is trained on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tfpipe.config import Config, parse_config
+from tfpipe.core import atomic
+from tfpipe.core.errors import DataError
+from tfpipe.data.findings import DataSet, Finding, Limits, find
+from tfpipe.data.inspection import Inspection, inspect_source
+from tfpipe.data.sources import Source
+from tfpipe.data.splits import open_sources, split_by_class
+from tfpipe.data.validation_page import render
+from tfpipe.data.validation_report import ValidationReport
+from tfpipe.decode import MAX_IMAGE_PIXELS
+
+JSON_FILE = "validation.json"
+PAGE_FILE = "validation.html"
+
+
+def validate(
+    path: str,
+    *,
+    output_dir: str | Path,
+    validation_path: str | None = None,
+    test_path: str | None = None,
+    columns: Sequence[str] | None = None,
+    validation_fraction: float = 0.0,
+    seed: int = 0,
+    min_image_size: int = 1,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
+    balance_tolerance: float = 0.2,
+    threads: int | None = None,
+) -> ValidationReport:
+    """Read every sample of a data set, and write what is wrong to validation.json and validation.html.
+
+    Example:
+        report = validate("photos", output_dir="photos-report")
+        for finding in report.findings:
+            print(finding.severity, finding.message)
+
+    Args:
+        path: Training data, in any of the forms of `data.path`.
+        output_dir: Folder of the report; made if missing.
+        validation_path: Validation data; pictures that are in both are leaks.
+        test_path: Test data, likewise.
+        columns: Column names of a manifest without a header.
+        validation_fraction: Without `validation_path`: look for leaks across the split that training would make; 0 asks
+            for none.
+        seed: `training.seed` of that split.
+        min_image_size: Least height and width in pixels.
+        max_image_pixels: Larger images count as faults.
+        balance_tolerance: Largest deviation of a class from the mean class size, as a share of it.
+        threads: Images read at the same time; None means one per core.
+
+    Returns:
+        What was found; `passed` says whether there is no error.
+
+    Raises:
+        ConfigError: An argument is out of range.
+        DataError: Nothing is there, or it cannot be opened as a data set at all.
+        OSError: The report cannot be written.
+    """
+    values = {
+        "path": path,
+        "validation_path": validation_path,
+        "test_path": test_path,
+        "columns": None if columns is None else list(columns),
+        "validation_fraction": validation_fraction,
+        "min_image_size": min_image_size,
+        "max_image_pixels": max_image_pixels,
+        "balance_tolerance": balance_tolerance,
+    }
+    config = parse_config({"data": values, "training": {"seed": seed}}, where="validate")
+    return validate_config(config, output_dir=output_dir, threads=threads)
+
+
+def validate_config(config: Config, *, output_dir: str | Path, threads: int | None = None) -> ValidationReport:
+    """As `validate`, for the data of a run's configuration."""
+    target = Path(output_dir)
+    train, validation, test = open_sources(config)
+    # A report that cannot be written is better known before the data are read than after.
+    target.mkdir(parents=True, exist_ok=True)
+    sources = {"training": train, "validation": validation, "test": test}
+    sources_by_split = {name: source for name, source in sources.items() if source is not None}
+    samples = {
+        name: inspect_source(source, name, max_pixels=config.data.max_image_pixels, threads=threads)
+        for name, source in sources_by_split.items()
+    }
+    split_problems: list[Finding] = []
+    if validation is None and config.data.validation_fraction > 0:
+        samples, split_problems = _as_training_would_split(train, samples, config)
+        sources_by_split["validation"] = train
+    ignored = [name for source in sources_by_split.values() for name in getattr(source, "ignored", ())]
+    data = DataSet(samples, train.labels, tuple(ignored))
+    limits = Limits(config.data.min_image_size, config.data.balance_tolerance)
+    report = ValidationReport(
+        path=config.data.path,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        limits=limits,
+        data=data,
+        findings=(*split_problems, *find(data, limits)),
+    )
+    _write(report, sources_by_split, target)
+    return report
+
+
+def _as_training_would_split(
+    train: Source, samples: Mapping[str, list[Inspection]], config: Config
+) -> tuple[dict[str, list[Inspection]], list[Finding]]:
+    """The samples with those that training would hold out moved to "validation"; or why there is no such split."""
+    try:
+        kept, held_out = split_by_class(train, config.data.validation_fraction, config.training.seed)
+    except DataError as error:
+        return dict(samples), [Finding("cannot_split", "error", str(error), "Training would refuse this data set.")]
+    whole = samples["training"]
+    moved = {
+        "training": [whole[index] for index in kept],
+        "validation": [replace(whole[index], split="validation") for index in held_out],
+    }
+    return {**samples, **moved}, []
+
+
+def _write(report: ValidationReport, sources: Mapping[str, Source], output_dir: Path) -> None:
+    page = render(report, read=lambda sample: sources[sample.split].read(sample.index)[0])
+    atomic.write_file(output_dir / PAGE_FILE, page)
+    content = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
+    # Last: where it is, the report is complete.
+    atomic.write_file(output_dir / JSON_FILE, content + "\n")
