@@ -162,12 +162,9 @@ class Engine:
         with outcome.timed("decode"):
             pixels = self._decode(content)
         with outcome.timed("preprocess"):
-            row = _run(self._preprocess, pixels, self._preprocess.output_names[0])
-            expected = self._served.bundle.manifest.inputs[0]
-            # The preprocessing graph may give a row with or without its batch axis.
-            row = row if row.ndim == len(expected.shape) else row[None]
+            row = _run(self._preprocess, pixels, self._preprocess.output_names[0])[None]
         try:
-            expected.check(row)
+            self._served.bundle.manifest.inputs[0].check(row)
         except SignatureError as error:
             raise InferenceError(f"preprocessing: {error}") from error
         return row

@@ -54,7 +54,7 @@ class Service:
         self._work: set[Future[Any]] = set()
         self._cut = False
         # As many as there are cores: more would only take the cores from each other.
-        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="inference")
+        self._pool = ThreadPoolExecutor(_cores(), thread_name_prefix="inference")
         metrics.set_ready(False)
         metrics.set_in_flight(0)
 
@@ -174,6 +174,11 @@ class Service:
             golden_max_abs_diff=difference,
         )
         return engine
+
+
+def _cores() -> int:
+    # A container may be given fewer than the machine has; only Linux can tell.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_daemon_thread(work: Callable[[], T]) -> "Future[T]":

@@ -87,7 +87,7 @@ def reference(content: bytes) -> np.ndarray:
     """(classes,) probabilities of an encoded image, by NumPy and the preprocessing graph."""
     session = open_session(_preprocess_graph().SerializeToString(), provider="cpu", threads=1)
     row = session.run({"image": decode_image(content)})["input"]
-    logits = _SHARPNESS * row.mean(axis=(0, 1, 2))
+    logits = _SHARPNESS * row.mean(axis=(0, 1))
     powers = np.exp(logits - logits.max())
     return (powers / powers.sum()).astype(np.float32)
 
@@ -99,14 +99,15 @@ def _preprocess_graph() -> onnx.ModelProto:
         helper.make_node("Unsqueeze", ["planes", "zero"], ["batch"]),
         helper.make_node("Resize", ["batch", "", "", "size"], ["small"], mode="linear"),
         helper.make_node("Transpose", ["small"], ["last"], perm=[0, 2, 3, 1]),
-        helper.make_node("Div", ["last", "scale"], ["input"]),
+        helper.make_node("Squeeze", ["last", "zero"], ["row"]),
+        helper.make_node("Div", ["row", "scale"], ["input"]),
     ]
     constants = {"zero": np.array([0]), "size": np.array([1, 3, SIDE, SIDE]), "scale": np.float32(255.0)}
     return _graph(
         nodes,
         constants,
         helper.make_tensor_value_info("image", TensorProto.UINT8, ["height", "width", 3]),
-        helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, SIDE, SIDE, 3]),
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, [SIDE, SIDE, 3]),
     )
 
 

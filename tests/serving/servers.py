@@ -109,7 +109,7 @@ class Process:
 @contextlib.contextmanager
 def process(*arguments: str, **settings: str) -> Iterator[Process]:
     """Start `python -m serving` on a free port; it is killed if it still runs when the block ends."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TFPIPE_", "MLFLOW_"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TFPIPE_")}
     environ = {**inherited, f"{PREFIX}PORT": "0", **{f"{PREFIX}{name.upper()}": v for name, v in settings.items()}}
     popen = subprocess.Popen(
         [sys.executable, "-m", "serving", *arguments],

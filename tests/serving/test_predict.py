@@ -3,6 +3,7 @@
 import io
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -333,6 +334,19 @@ def test_a_client_that_goes_away_is_counted_and_harms_nobody(server):
 
     wait_for(is_counted)
     assert server.client.post("/predict", content=RED).status_code == 200
+
+
+def test_requests_side_by_side_get_their_own_answers(server):
+    def ask(index: int) -> tuple[str, str]:
+        content = (RED, GREEN, BLUE)[index % 3]
+        headers = {"x-request-id": f"{index}"}
+        answer = httpx.post(f"http://127.0.0.1:{server.port}/predict", content=content, headers=headers).json()
+        return answer["predictions"][0]["label"], answer["request_id"]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(120)))
+
+    assert answers == [(("red", "green", "blue")[index % 3], f"{index}") for index in range(120)]
 
 
 def test_an_unregistered_model_has_no_version(tmp_path: Path):

@@ -1,0 +1,69 @@
+"""A registered model, served from a real MLflow store."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serving.bundles import RED, make_bundle
+from tests.serving.servers import process, wait_for
+from tfpipe.registry import Registry
+from tfpipe.store import connect, create_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> str:
+    """Two versions of a name: the first has a bundle and is champion, the second has none."""
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    create_store(uri)
+    client = connect(uri)
+    experiment = client.create_experiment("runs", artifact_location=(folder / "mlruns").as_uri())
+    trained = folder / "trained"
+    (trained / "calibration").mkdir(parents=True)
+    for name in ("config.yaml", "model.keras", "model.json", "validation.json", "calibration/0000.jpg"):
+        (trained / name).write_text(name)
+    registry = Registry(uri)
+    metadata = {"created": "2026-01-01T00:00:00+00:00", "metrics": {}}
+    runs = [client.create_run(experiment).info.run_id for _ in range(2)]
+    first, _ = [registry.register("colours", run_id=run, folder=trained, metadata=metadata) for run in runs]
+    registry.attach_bundle(first, make_bundle(folder / "bundle", version=first.version))
+    return uri
+
+
+@pytest.fixture
+def cache(store, tmp_path, monkeypatch) -> Path:
+    """The store's address is set; gives an empty cache."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    return tmp_path / "cache"
+
+
+def test_by_default_the_champion_of_the_only_name_is_served(cache):
+    with process(cache_dir=str(cache)) as started:
+        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
+        answer = httpx.post(f"{started.url}/predict?alias=champion", content=RED).json()
+        other = httpx.post(f"{started.url}/predict?model_version=2", content=RED)
+
+    assert (answer["model_name"], answer["model_version"]) == ("colours", "1")
+    assert other.status_code == 404
+    assert [folder.name[:12] for folder in cache.iterdir()] == [answer["bundle"]]
+    assert all(line.startswith("{") for line in started.lines)
+
+
+def test_a_version_without_a_bundle_says_how_to_convert_it(cache):
+    with process("--model", "models:/colours/2", cache_dir=str(cache)) as started:
+        code = started.wait()
+
+    assert code == 2
+    assert started.lines[-1] == (
+        "serving: models:/colours/2: expected a version with a bundle, found none. "
+        "Convert it: python -m tfpipe.convert --model models:/colours/2\n"
+    )
+
+
+def test_an_unknown_name_is_one_sentence(cache):
+    with process("--registered-model", "colors", cache_dir=str(cache)) as started:
+        code = started.wait()
+
+    assert code == 2
+    assert started.lines[-1].startswith("serving: models:/colors@champion: expected one of the registered models")
