@@ -1,0 +1,167 @@
+"""Pictures of a run, for its report and for MLflow; drawn without pyplot and its global state."""
+
+import base64
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+_INK, _SOFT, _LINE = "#1c2430", "#5b6675", "#e2e6ec"
+_TRAINING, _VALIDATION = "#4a6fa5", "#c8642d"
+# Counts in the cells are legible up to so many classes, labels at the sides up to so many; more are shown in blocks.
+_MAX_ANNOTATED, _MAX_LABELLED, _MAX_CELLS = 20, 30, 100
+_MAX_LABEL_LENGTH = 18
+_RATES = {
+    "learning_rate": "Learning rate",
+    "gradient_norm": "Gradient norm",
+    "samples_per_second": "Samples per second",
+}
+
+
+def loss_figure(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and accuracy by epoch, training and validation side by side.
+
+    Args:
+        history: One entry an epoch; loss, val_loss, accuracy and val_accuracy are drawn where they are.
+    """
+    figure = Figure(figsize=(10.4, 3.5), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    for axes, name in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
+        lines = {"training": _values(history, name), "validation": _values(history, f"val_{name}")}
+        _draw(axes, name.capitalize(), lines)
+    loss_axes.set_ylim(bottom=0)
+    accuracy_axes.set_ylim(top=1.02)
+    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    return figure
+
+
+def rates_figure(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Learning rate, gradient norm and throughput by epoch."""
+    figure = Figure(figsize=(10.4, 2.4), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, len(_RATES)), _RATES.items(), strict=True):
+        _draw(axes, title, {"": _values(history, name)})
+        axes.set_ylim(bottom=0)
+    return figure
+
+
+def confusion_figure(confusion: NDArray[Any], labels: Sequence[str]) -> Figure:
+    """The confusion matrix as shares of each true class; counts in the cells while they can be read.
+
+    Args:
+        confusion: (classes, classes) counts, true class by row.
+        labels: Class names.
+    """
+    block = -(-len(labels) // _MAX_CELLS)
+    counts = _in_blocks(np.asarray(confusion, np.float64), block)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = min(max(3.4, 1.6 + 0.42 * len(counts)), 8.4)
+    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    axes = figure.subplots()
+    # The square root lets one confused sample in a hundred be seen.
+    image = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    _label_sides(axes, labels, block, len(counts))
+    if len(counts) <= _MAX_ANNOTATED:
+        _annotate(axes, counts, shares)
+    axes.set_xlabel("predicted" if block == 1 else f"predicted, {block} classes a cell", color=_SOFT)
+    axes.set_ylabel("true", color=_SOFT)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+    bar.set_ticks(
+        [np.sqrt(share) for share in (0, 0.01, 0.1, 0.25, 0.5, 1)], labels=["0", "1 %", "10 %", "25 %", "50 %", "100 %"]
+    )
+    bar.ax.tick_params(labelsize=8, colors=_SOFT, length=0)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def svg_uri(figure: Figure) -> str:
+    """The figure as a data: URI for an <img>; as an image of its own its styles and ids stay out of the page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _values(history: Sequence[Mapping[str, float]], name: str) -> NDArray[np.float64]:
+    """(epochs,) values; NaN where there is none to draw."""
+    values = np.array([entry.get(name, np.nan) for entry in history], np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _draw(axes: Axes, title: str, lines: Mapping[str, NDArray[np.float64]]) -> None:
+    """One line a name; a line without a name needs no legend."""
+    _style(axes, title)
+    drawn = {name: values for name, values in lines.items() if not np.isnan(values).all()}
+    for name, values in drawn.items():
+        color = _VALIDATION if name == "validation" else _TRAINING
+        # A point a value while there are few: a single epoch has no line.
+        marker = "o" if len(values) <= 30 else None
+        axes.plot(
+            np.arange(1, len(values) + 1), values, color=color, label=name, marker=marker, markersize=3.5, linewidth=1.8
+        )
+        axes.set_ylim(*_limits(np.concatenate(list(drawn.values()))))
+    if not drawn:
+        axes.set(xticks=(), yticks=(), xlabel="")
+        axes.text(0.5, 0.5, "not recorded", ha="center", va="center", color=_SOFT, transform=axes.transAxes)
+    elif "" not in drawn:
+        axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+
+
+def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    # At least a tenth of the height above the lines, and some height for a constant.
+    room = 0.1 * max(high - low, abs(high), 1e-6)
+    return low - room, high + room
+
+
+def _style(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=_INK)
+    axes.set_xlabel("epoch", fontsize=9, color=_SOFT)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.tick_params(labelsize=8.5, colors=_SOFT, length=0)
+    axes.grid(color=_LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _in_blocks(counts: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    """Sums over square blocks of `block` classes."""
+    starts = np.arange(0, len(counts), block)
+    return np.asarray(np.add.reduceat(np.add.reduceat(counts, starts, axis=0), starts, axis=1))
+
+
+def _label_sides(axes: Axes, labels: Sequence[str], block: int, num_cells: int) -> None:
+    every = -(-num_cells // _MAX_LABELLED)
+    places = range(0, num_cells, every)
+    names = [_drawable(labels[place * block], place * block) for place in places]
+    # A `$` in a label is no formula.
+    axes.set_xticks(places, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=8.5, parse_math=False)
+    axes.set_yticks(places, names, fontsize=8.5, parse_math=False)
+    axes.tick_params(colors=_SOFT, length=0)
+    for side in axes.spines.values():
+        side.set_color(_LINE)
+
+
+def _annotate(axes: Axes, counts: NDArray[np.float64], shares: NDArray[np.float64]) -> None:
+    for row, column in np.argwhere(counts > 0):
+        color = "white" if shares[row, column] > 0.3 else _INK
+        text = f"{counts[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
+
+
+def _drawable(label: str, index: int) -> str:
+    """The label, cut to size; its number where matplotlib's font lacks a character of it."""
+    if not all(ord(character) in _glyphs() for character in label):
+        return f"#{index}"
+    return label if len(label) <= _MAX_LABEL_LENGTH else label[: _MAX_LABEL_LENGTH - 1] + "…"
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
