@@ -22,14 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 2 wrong usage or input, 3 errors in the data."""
     parser = argparse.ArgumentParser(prog="python -m tfpipe.data", description="Check and pack labelled images.")
     parser.add_argument("command", choices=("validate", "pack"), help="each has its own --help")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, default=[], help=argparse.SUPPRESS)
-    chosen = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = parser.parse_args(words[:1])
     # Not argparse's own sub-commands: those refuse key=value words after an option.
     options, command = {
         "validate": (_validate_parser(), _validate),
         "pack": (_pack_parser(), _pack),
     }[chosen.command]
-    parsed = options.parse_intermixed_args(chosen.rest)
+    parsed = options.parse_intermixed_args(words[1:])
     return run_command(lambda: command(parsed))
 
 
@@ -102,12 +102,13 @@ def _split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _config(path: str | None, overrides: Sequence[str], options: argparse.Namespace) -> Config:
     config_file = getattr(options, "config", None)
+    values: Any
     if config_file is not None:
         values = read_values(config_file, overrides)
     else:
         # No split of its own, unlike a run: only what is asked for is compared.
         base = {"data": {"validation_fraction": 0.0}}
-        values: Any = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))))
+        values = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))))
     given = {
         "path": path,
         "validation_path": getattr(options, "validation", None),

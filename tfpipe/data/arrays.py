@@ -22,7 +22,9 @@ class ArraySource:
         prefix: Identifiers are `prefix/00000`, `prefix/00001`, ...
     """
 
-    def __init__(self, images: Sequence[np.ndarray], labels: Sequence[int], names: Sequence[str], prefix: str) -> None:
+    def __init__(
+        self, images: Sequence[np.ndarray] | np.ndarray, labels: Sequence[int], names: Sequence[str], prefix: str
+    ) -> None:
         self.labels = tuple(names)
         self._images = images
         self._classes = np.asarray(labels, dtype=np.int64)

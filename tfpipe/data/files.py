@@ -95,9 +95,10 @@ def open_class_folders(folder: Path, *, where: str) -> FileSource:
         found = f"{len(loose)} files and no sub-folder" if loose else "an empty folder"
         raise DataError(f"{where}: expected one sub-folder per class in {str(folder)!r}, found {found}.")
     if {name.lower() for name in classes} <= _SPLIT_NAMES:
+        training = next((name for name in classes if name.lower().startswith("train")), classes[0])
         raise DataError(
             f"{where}: expected one sub-folder per class in {str(folder)!r}, found splits: {', '.join(classes)}. "
-            f"Set data.path={folder / classes[-1]} (and data.validation_path, data.test_path) instead."
+            f"Set data.path={folder / training} (and data.validation_path, data.test_path) instead."
         )
     rows: list[_Row] = []
     ignored = list(loose)
@@ -144,9 +145,7 @@ def open_table(file: Path, columns: Sequence[str] | None, *, where: str) -> File
     if problems:
         more = f"\n  and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
         shown = "".join(f"\n  {problem}" for problem in problems[:_PROBLEMS_SHOWN])
-        raise DataError(
-            f"{where}: expected a path and a label in every row, {len(problems)} row(s) differ{shown}{more}"
-        )
+        raise DataError(f"{where}: expected a path and a label in every row; {len(problems)} differ{shown}{more}")
     if not rows:
         raise DataError(f"{where}: expected rows in {str(file)!r}, found none.")
     source = FileSource(rows, class_order(row.label for row in rows))

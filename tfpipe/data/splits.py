@@ -131,9 +131,7 @@ def _lines(source: Source | None) -> Iterator[str]:
 def _check_classes(source: Source) -> None:
     counts = class_counts(source)
     if len(source.labels) < 2:
-        raise DataError(
-            f"data.path: expected at least two classes, received {len(source.labels)}: {source.labels[0]!r}."
-        )
+        raise DataError(f"data.path: expected at least two classes, received one: {source.labels[0]!r}.")
     empty = [name for name, count in zip(source.labels, counts, strict=True) if count == 0]
     if empty:
         raise DataError(f"data.path: expected samples of every class, received none of {_listed(empty)}.")

@@ -50,7 +50,7 @@ Feature: TypeAlias = list[Span] | list[int]
 
 def masked_crc(data: bytes) -> int:
     """CRC-32C, rotated and shifted as TFRecord stores it."""
-    crc = google_crc32c.value(data)
+    crc: int = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
@@ -123,7 +123,7 @@ def parse_example(buffer: Buffer, record: Span, names: frozenset[str]) -> dict[s
 
 
 def serialize_example(features: Mapping[str, bytes | int]) -> bytes:
-    """A tf.train.Example with one value a feature, as TensorFlow serializes it deterministically.
+    """A tf.train.Example with one value a feature; equal features give equal bytes.
 
     Args:
         features: By name; bytes make a bytes list, integers of at most 64 bits an integer list.
