@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pynvml
 
@@ -31,38 +32,42 @@ class GpuReading:
 ReadGpus = Callable[[], list[GpuReading]]
 
 
-def open_nvml() -> ReadGpus | None:
-    """A function that reads every GPU; None where NVML finds no driver."""
+def open_nvml(nvml: Any = pynvml) -> ReadGpus | None:
+    """A function that reads every GPU; None where NVML finds no driver.
+
+    Args:
+        nvml: The binding.
+    """
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
         return None
-    return _read_all
+    return lambda: _read_all(nvml)
 
 
-def _read_all() -> list[GpuReading]:
+def _read_all(nvml: Any) -> list[GpuReading]:
     try:
-        return [_read(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError as error:
+        return [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+    except nvml.NVMLError as error:
         # A GPU that fell off the bus must not take the other metrics with it.
         logger.warning("GPUs cannot be read", extra={"fields": {"error": str(error)}})
         return []
 
 
-def _read(index: int) -> GpuReading:
-    device = pynvml.nvmlDeviceGetHandleByIndex(index)
+def _read(nvml: Any, index: int) -> GpuReading:
+    device = nvml.nvmlDeviceGetHandleByIndex(index)
+
+    def told(read: Callable[[], float]) -> float | None:
+        # A GPU split by MIG tells no utilisation, some boards no power.
+        try:
+            return float(read())
+        except nvml.NVMLError:
+            return None
+
     return GpuReading(
         index=index,
-        utilization=_told(lambda: pynvml.nvmlDeviceGetUtilizationRates(device).gpu / 100.0),
-        memory_used_bytes=_told(lambda: pynvml.nvmlDeviceGetMemoryInfo(device).used),
-        power_watts=_told(lambda: pynvml.nvmlDeviceGetPowerUsage(device) / 1000.0),
-        temperature_celsius=_told(lambda: pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU)),
+        utilization=told(lambda: nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100.0),
+        memory_used_bytes=told(lambda: nvml.nvmlDeviceGetMemoryInfo(device).used),
+        power_watts=told(lambda: nvml.nvmlDeviceGetPowerUsage(device) / 1000.0),
+        temperature_celsius=told(lambda: nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU)),
     )
-
-
-def _told(read: Callable[[], float]) -> float | None:
-    # A GPU split by MIG tells no utilisation, some boards no power.
-    try:
-        return float(read())
-    except pynvml.NVMLError:
-        return None

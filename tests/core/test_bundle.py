@@ -149,6 +149,14 @@ def test_one_byte_changed_anywhere_is_refused(tmp_path_factory, data):
         open_bundle(folder)
 
 
+def test_a_manifest_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / MANIFEST).write_bytes(b"\xff\xfe")
+    (tmp_path / CHECKSUM).write_text(file_sha256(tmp_path / MANIFEST))
+
+    with pytest.raises(BundleError, match=r"expected a bundle manifest \(JSON\), received something else"):
+        open_bundle(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["model.int8.onnx", "golden/a.png"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()

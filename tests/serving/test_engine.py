@@ -12,6 +12,7 @@ from serving.source import fetch_bundle
 from tests.serving.bundles import BLUE, GREEN, LABELS, RED, image_bytes, make_bundle, reference
 from tfpipe.core.errors import BundleError, ConfigError, DecodeError, GateError
 from tfpipe.core.parity import BOUNDS, assert_parity
+from tfpipe.core.signature import TensorSpec
 
 
 def open_engine(folder: Path, **options) -> Engine:
@@ -24,6 +25,40 @@ def open_engine(folder: Path, **options) -> Engine:
         "max_image_pixels": 10_000,
     }
     return Engine.open(served, **{**defaults, **options})
+
+
+class FakeSession:
+    """An ONNX session that gives what a function makes of its input."""
+
+    provider = "cpu"
+
+    def __init__(self, given: str, result: str, function) -> None:
+        self.input_names, self.output_names = [given], [result]
+        self._function = function
+
+    def run(self, inputs, outputs):
+        return {outputs[0]: self._function(inputs[self.input_names[0]])}
+
+
+def raising(sentence: str):
+    def run(_):
+        raise RuntimeError(sentence)
+
+    return run
+
+
+def fake_engine(
+    folder: Path, *, preprocess=lambda pixels: np.zeros((8, 8, 3), np.float32), model=lambda rows: rows[:, 0, 0]
+) -> Engine:
+    served = fetch_bundle(str(folder), registered_model=None, cache_dir=folder)
+    return Engine(
+        served,
+        served.bundle.variant("fp32"),
+        preprocess=FakeSession("image", "input", preprocess),
+        model=FakeSession("input", "probabilities", model),
+        max_batch_size=2,
+        max_image_pixels=10_000,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +113,37 @@ def test_work_ends_where_nobody_waits_for_it(engine):
         engine.predict([RED], deadline_s=time.monotonic() - 1)
 
 
-def test_a_model_that_fails_fails_its_rows_and_not_the_next(engine, bundle):
-    outcome = Outcome()
+def test_a_failed_run_leaves_the_next_alone(engine):
     with pytest.raises(InferenceError, match="ONNX Runtime failed"):
-        engine.run([np.zeros((1, 2, 2, 3), np.float64)], outcome)
+        engine.run([np.zeros((1, 2, 2, 3), np.float64)], Outcome())
 
     assert engine.predict([RED]).rows[0]["label"] == "red"
+
+
+def test_a_model_that_fails_fails_every_row_of_its_batch(bundle):
+    rows = fake_engine(bundle, model=raising("broken")).predict([RED, b"junk", GREEN]).rows
+
+    assert [type(row) for row in rows] == [InferenceError, DecodeError, InferenceError]
+    assert "ONNX Runtime failed: broken" in str(rows[0])
+
+
+@pytest.mark.parametrize("sentence", ["Failed to allocate memory for requested buffer", "CUDA: out of memory"])
+def test_a_lack_of_memory_is_told_apart(bundle, sentence):
+    models = fake_engine(bundle, model=raising(sentence)), fake_engine(bundle, preprocess=raising(sentence))
+
+    assert [type(engine.predict([RED]).rows[0]) for engine in models] == [MemoryError, MemoryError]
+
+
+def test_a_row_of_another_shape_is_not_run(bundle):
+    outcome = fake_engine(bundle, preprocess=lambda pixels: np.zeros((9, 8, 3), np.float32)).predict([RED])
+
+    assert outcome.batches == []
+    assert "expected float32 of shape (batch, 8, 8, 3), received float32 of shape (1, 9, 8, 3)" in str(outcome.rows[0])
+
+
+def test_a_golden_sample_that_cannot_be_answered_is_refused(bundle):
+    with pytest.raises(BundleError, match=r"red\.png: expected a golden sample that can be answered; model: expected"):
+        fake_engine(bundle, preprocess=raising("broken")).replay_golden()
 
 
 def test_an_answer_that_is_not_finite_is_an_error(tmp_path):
@@ -112,8 +172,6 @@ def test_a_task_that_is_not_served_is_refused(tmp_path):
 
 
 def test_a_graph_with_other_names_than_the_manifest_is_refused(tmp_path):
-    from tfpipe.core.signature import TensorSpec
-
     spec = TensorSpec("pixels", "float32", ("batch", 8, 8, 3))
     folder = make_bundle(tmp_path / "b", manifest_changes={"inputs": (spec,)})
 

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.app import create_app
+from serving.engine import Outcome
 from serving.gpu import GpuReading
 from serving.metrics import Metrics
 from serving.schemas import ErrorAnswer
@@ -153,6 +154,28 @@ def test_an_error_that_nobody_foresaw_is_500_in_our_form_and_logged(bundle, capl
     assert response.headers["x-request-id"] in response.json()["error"]["message"]
     assert any(record.exc_info and "secret" in str(record.exc_info[1]) for record in caplog.records)
     assert later.status_code == 200
+
+
+def test_a_lack_of_memory_is_503(bundle):
+    class Exhausted:
+        name, version, aliases, precision, provider = "m", "1", (), "fp32", "cpu"
+        bundle_id, task = "0" * 12, "image_classification"
+
+        def replay_golden(self) -> float:
+            return 0.0
+
+        def warm_up(self) -> None:
+            return
+
+        def predict(self, contents, *, deadline_s) -> Outcome:
+            return Outcome(rows=[MemoryError("bad allocation")] * len(contents))
+
+    with serving(create_app(ServingSettings(model=str(bundle)), open_engine=Exhausted)) as server:
+        one = server.client.post("/predict", content=RED)
+        several = server.client.post("/predict/batch", files=[("files", RED)] * 2)
+
+    assert (one.status_code, one.json()["error"]["code"]) == (503, "out_of_memory")
+    assert (several.status_code, several.json()["error"]["code"]) == (503, "all_rows_failed")
 
 
 def test_a_model_that_cannot_be_loaded_is_told_to_whoever_started_it(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.gpu import GpuReading, open_nvml
+from serving.gpu import GpuReading
 from serving.metrics import WINDOW_S, Metrics
 
 
@@ -100,9 +100,3 @@ def test_a_gpu_is_read_when_asked():
 
 def test_without_gpus_there_are_no_metrics_of_them(metrics):
     assert "tfpipe_gpu" not in metrics.exposition().decode()
-
-
-def test_nvml_reads_every_gpu_or_says_that_there_is_none():
-    read = open_nvml()
-
-    assert read is None or all(reading.memory_used_bytes for reading in read())
