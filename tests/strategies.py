@@ -133,7 +133,7 @@ def _conversion() -> st.SearchStrategy[dict[str, Any]]:
             "opset": st.integers(17, 18),
             "max_accuracy_drop": st.floats(0, 1),
             "calibration_samples": _COUNTS,
-            "calibration_method": st.sampled_from(["minmax", "entropy", "percentile"]),
+            "calibration_method": st.sampled_from(["auto", "minmax", "entropy", "percentile"]),
             "per_channel": st.booleans(),
             "golden_samples": _COUNTS,
             "latency_runs": _COUNTS,

@@ -170,7 +170,11 @@ class ConversionConfig(_Section):
     calibration_samples: int = Field(
         200, ge=1, description="Training samples that set INT8 ranges; training keeps 200."
     )
-    calibration_method: Literal["minmax", "entropy", "percentile"] = Field("minmax", description="How ranges are set.")
+    calibration_method: Literal["auto", "minmax", "entropy", "percentile"] = Field(
+        "auto",
+        description="How INT8 ranges are set; auto: minmax, and where that misses max_accuracy_drop, percentile with "
+        "depthwise convolutions kept in float32.",
+    )
     per_channel: bool = Field(True, description="One INT8 scale per output channel of a weight.")
     golden_samples: int = Field(8, ge=1, description="Raw inputs with Keras's answers that travel in the bundle.")
     latency_runs: int = Field(50, ge=1, description="Timed runs per batch size; the median is reported.")

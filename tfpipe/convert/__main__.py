@@ -1,0 +1,104 @@
+"""`python -m tfpipe.convert`: a trained model -> a bundle that can be served."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tfpipe.config import documented_keys
+from tfpipe.startup import run_command
+
+if TYPE_CHECKING:
+    from tfpipe.convert.pipeline import ConversionResult
+
+_PRECISIONS = ("fp32", "fp16", "int8")
+_BACKENDS = ("onnx", "tftrt", "tensorrt")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    options = _parser().parse_intermixed_args(arguments)
+    return run_command(lambda: _command(options))
+
+
+def _command(options: argparse.Namespace) -> int:
+    # TensorFlow takes seconds to import; --help need not wait for it.
+    if options.backend != "onnx":
+        from tfpipe.convert.to_tensorrt import refuse
+
+        refuse(options.backend)
+    from tfpipe.convert.pipeline import convert
+
+    result = convert(
+        options.model,
+        precision=options.precision,
+        output=options.output,
+        config=options.config,
+        overrides=options.overrides,
+        registered_model=os.environ.get("TFPIPE_REGISTERED_MODEL") or None,
+    )
+    sys.stderr.write(_closing_lines(result))
+    return 0
+
+
+def _closing_lines(result: "ConversionResult") -> str:
+    variants = result.bundle.manifest.variants
+    reference = variants["fp32"].size_bytes
+    lines = [f"{'':6}{'size':>12}{'of fp32':>9}{'accuracy':>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
+    for name, variant in variants.items():
+        accuracy = variant.metrics.get("accuracy")
+        shown = "–" if accuracy is None else f"{accuracy:.2%}"
+        lines.append(
+            f"{name:6}{variant.size_bytes / 1e6:9.3f} MB{variant.size_bytes / reference:9.1%}{shown:>10}"
+            f"{variant.latency_ms['1']:14.3f}{variant.latency_ms['8']:14.3f}"
+        )
+    folder = result.bundle.folder
+    lines += [f"bundle: {folder}", f"report: {folder / 'report.md'}", _serving_line(result)]
+    return "\n".join(lines) + "\n"
+
+
+def _serving_line(result: "ConversionResult") -> str:
+    version = result.version
+    if version is None:
+        return f"serve it: TFPIPE_SERVING_MODEL={result.bundle.folder} python -m serving"
+    if result.is_champion:
+        return f"{version.uri} is the first of its name with a bundle, and became champion: python -m serving"
+    return f"attached to {version.uri}; serve it: TFPIPE_SERVING_MODEL={version.uri} python -m serving"
+
+
+def _parser() -> argparse.ArgumentParser:
+    keys = "\n".join(_key_lines())
+    parser = argparse.ArgumentParser(
+        prog="python -m tfpipe.convert",
+        description="Convert a trained model to ONNX and a SavedModel, prove it against Keras, and write its bundle.",
+        epilog=f"keys (key=value; values are YAML):\n{keys}\n\n"
+        "exit codes: 0 done; 2 wrong usage, configuration or input; 3 accuracy, size or parity missed (the report stays, "
+        "no bundle is written); 1 the rest.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--precision", choices=_PRECISIONS, default="int8",
+        help="what is served by default and judged; fp32 and fp16 are always in the bundle (default: int8)",
+    )  # fmt: skip
+    parser.add_argument("--backend", choices=_BACKENDS, default="onnx", help="what the model is converted for")
+    parser.add_argument(
+        "--model", metavar="MODEL",
+        help="models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir or a checkpoint; default: the "
+        "newest version of tracking.registered_model, TFPIPE_REGISTERED_MODEL or the only registered name",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="DIR", help="the bundle's folder (default: bundles/NAME-VERSION)")
+    parser.add_argument("--config", metavar="FILE", help="YAML whose conversion section and tracking store are used")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="like conversion.max_accuracy_drop=0.05")
+    return parser
+
+
+def _key_lines() -> list[str]:
+    """The documented keys that a conversion takes, each with its line of meaning."""
+    lines = documented_keys().splitlines()
+    wanted = ("  conversion.", "  tracking.uri", "  tracking.registered_model", "  data.path", "  data.validation_path")
+    return [text for i, line in enumerate(lines) if line.startswith(wanted) for text in lines[i : i + 2]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

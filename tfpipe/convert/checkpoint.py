@@ -1,0 +1,87 @@
+"""A checkpoint -> the trained-model folder that its run would have left, had it ended there."""
+
+import shutil
+from pathlib import Path
+
+from tfpipe.config import Config, load_config
+from tfpipe.core.errors import ConfigError
+from tfpipe.data.pipeline import RowReader
+from tfpipe.data.splits import Splits, open_splits
+from tfpipe.distributed import World
+from tfpipe.models.assembly import (
+    Parts,
+    assemble,
+    build_network,
+    build_preprocessing,
+    build_resize,
+    known_normalization,
+    load_model,
+)
+from tfpipe.provenance import git_commit, library_versions
+from tfpipe.training import artifacts, checkpoints
+from tfpipe.training.run import adapted_normalization
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is OUTPUT_DIR/checkpoints/step-N."""
+    return path.is_dir() and path.parent.name == "checkpoints" and path.name.startswith("step-")
+
+
+def export_checkpoint(checkpoint: Path, destination: Path) -> Path:
+    """Put together a trained-model folder with the weights of a checkpoint.
+
+    Where the run has ended, the rest comes from its folder; else from its configuration and its data.
+
+    Args:
+        checkpoint: OUTPUT_DIR/checkpoints/step-N.
+        destination: Folder to make.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        CheckpointError: Damaged, or of another model.
+        ConfigError: The run's configuration is not there.
+        DataError: The run has not ended, and its data are not there.
+    """
+    output_dir = checkpoint.resolve().parent.parent
+    if not (output_dir / "config.yaml").is_file():
+        raise ConfigError(f"{checkpoint}: expected the run's config.yaml in {output_dir}, found none.")
+    # The weights are in the checkpoint; pretrained ones need not be fetched.
+    config = load_config(output_dir / "config.yaml", ["model.weights=random"])
+    arrays, state = checkpoints.load(checkpoint)
+    destination.mkdir(parents=True)
+    shutil.copy(output_dir / "config.yaml", destination)
+    complete = (output_dir / "result.json").is_file()
+    parts = load_model(output_dir / "model.keras") if complete else _rebuild(config, open_splits(config), destination)
+    if complete:
+        shutil.copytree(output_dir / "calibration", destination / "calibration")
+        shutil.copy(output_dir / "validation.json", destination)
+    checkpoints.restore({"model": parts.model.variables}, arrays, where=str(checkpoint))
+    artifacts.save_model(parts, destination / "model.keras")
+    card = {
+        "task": config.task,
+        "labels": list(parts.labels),
+        # A checkpoint is no registered version, whatever its run is registered as.
+        "model_name": f"{output_dir.name}-{checkpoint.name}",
+        "run_id": state.run_id,
+        "metrics": state.history[-1] if state.history else {},
+        "git_commit": git_commit(),
+        "library_versions": library_versions(),
+    }
+    artifacts.save_model_card(destination / "model.json", card)
+    return destination
+
+
+def _rebuild(config: Config, splits: Splits, destination: Path) -> Parts:
+    """The model as training built it, and what training would have saved of its data."""
+    reader = RowReader(
+        splits.train, build_resize(config.preprocessing), max_pixels=config.data.max_image_pixels, cache="none"
+    )
+    normalization = known_normalization(config) or adapted_normalization(reader, World())
+    artifacts.save_validation_index(destination / "validation.json", splits)
+    artifacts.save_calibration(
+        destination / "calibration", splits.train, seed=config.training.seed, max_pixels=config.data.max_image_pixels
+    )
+    network = build_network(config, len(splits.train.labels))
+    return assemble(build_preprocessing(config.preprocessing, normalization), network, splits.train.labels)

@@ -1,0 +1,60 @@
+"""What a variant must hold to be shipped. Pure: figures in, sentences out."""
+
+from dataclasses import dataclass
+
+_LEAST_SHRINK = 0.5
+# Names, shapes and the graph itself do not shrink; they count from 1 MB on only.
+_SMALL_BYTES = 1_000_000
+_LARGEST_FILE = {"fp16": 0.51, "int8": 0.50}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the gate judges a variant by.
+
+    Attributes:
+        precision: "fp32", "fp16" or "int8".
+        size_bytes: Of the file.
+        weight_bytes: Of the numbers stored in it.
+        accuracy: On the validation data, 0..1; None where there are none.
+    """
+
+    precision: str
+    size_bytes: int
+    weight_bytes: int
+    accuracy: float | None
+
+
+def missed_limits(variant: Figures, fp32: Figures, *, max_accuracy_drop: float) -> list[str]:
+    """One sentence for each limit that a variant misses.
+
+    Args:
+        variant: Judged.
+        fp32: What it is judged against.
+        max_accuracy_drop: Largest loss of accuracy, as a share: 0.02 is 2 points.
+    """
+    if variant.precision == "fp32":
+        return []
+    missed = []
+    drop = accuracy_drop(variant, fp32)
+    # `not <=` rather than `>`: a NaN must miss.
+    if drop is not None and not drop <= max_accuracy_drop:
+        missed.append(
+            f"accuracy: expected at most {max_accuracy_drop:.2%} below fp32's {fp32.accuracy:.2%}, "
+            f"received {variant.accuracy:.2%}."
+        )
+    weights = variant.weight_bytes / fp32.weight_bytes
+    if not weights <= 1 - _LEAST_SHRINK:
+        missed.append(f"weights: expected at most {1 - _LEAST_SHRINK:.0%} of fp32's bytes, received {weights:.1%}.")
+    limit, share = _LARGEST_FILE[variant.precision], variant.size_bytes / fp32.size_bytes
+    if fp32.size_bytes >= _SMALL_BYTES and not share <= limit:
+        missed.append(f"file: expected at most {limit:.0%} of fp32's size, received {share:.1%}.")
+    return missed
+
+
+def accuracy_drop(variant: Figures, fp32: Figures) -> float | None:
+    """fp32's accuracy less the variant's; None where there are no validation data."""
+    if variant.accuracy is None or fp32.accuracy is None:
+        return None
+    # Rounded: 0.98 - 0.96 is 0.020000000000000018, and must pass a limit of 0.02.
+    return round(fp32.accuracy - variant.accuracy, 12)

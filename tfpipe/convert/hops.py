@@ -1,0 +1,146 @@
+"""Every hop between a raw file and an answer, compared with Keras on the same files."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from tfpipe.convert.trained import RawSample
+from tfpipe.core.errors import GateError
+from tfpipe.core.parity import BOUNDS, ROWS, Bound, assert_parity, max_abs_diff
+from tfpipe.core.signature import Array
+from tfpipe.decode import decode_image, decode_with_header
+from tfpipe.export import KerasReference, load_saved_model
+from tfpipe.models.assembly import Parts
+from tfpipe.ort import OnnxModel
+
+# Beside the training samples, which are often all of one size: (height, width) of generated pictures.
+_SIZES = ((1, 1), (3, 7), (17, 31), (64, 48), (224, 224), (241, 320), (481, 641))
+# What TensorFlow's decoders read as the reference decoder does, by format and Pillow mode.
+_PLAIN = {
+    "JPEG": ("RGB", "L"),
+    "PNG": ("RGB", "RGBA", "L", "LA", "P", "1"),
+    "BMP": ("RGB",),
+    "GIF": ("RGB", "L", "P"),
+}
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One hop, measured.
+
+    Attributes:
+        name: From where to where.
+        max_abs_diff: Largest difference from Keras; of rows on a scale of 0..1, else of probabilities.
+        bound: What it may be, as text; "reported" where the gate judges accuracy instead.
+        agreement: Share of files whose most probable class is Keras's; None where there is no class yet.
+        num_files: Compared.
+    """
+
+    name: str
+    max_abs_diff: float
+    bound: str
+    agreement: float | None
+    num_files: int
+
+
+class Comparison:
+    """Compares converted forms with Keras on raw files; every `check_*` raises GateError beyond its bound.
+
+    Args:
+        parts: The trained model, under float32 policies.
+        samples: Raw files; generated pictures of other sizes are added.
+
+    Attributes:
+        samples: All files compared.
+        probabilities: (n, classes) float32, Keras's own answers.
+        hops: What was measured so far.
+    """
+
+    def __init__(self, parts: Parts, samples: Sequence[RawSample]) -> None:
+        keras = KerasReference(parts)
+        self.samples = (*samples, *generated_samples())
+        self.hops: list[Hop] = []
+        self._rows = np.stack([keras.rows(sample.pixels) for sample in self.samples])
+        self.probabilities = np.stack([keras.probabilities(sample.pixels) for sample in self.samples])
+        self._scale = _row_scale(parts)
+
+    def check_preprocessing(self, preprocess: OnnxModel) -> Array:
+        """Decoded pixels -> rows. Returns (n, height, width, 3) float32, the converted graph's rows."""
+        rows = np.stack([preprocess.run({"image": sample.pixels})["input"] for sample in self.samples])
+        self._note("pixels -> preprocess.onnx", rows * self._scale, self._rows * self._scale, ROWS, classes=False)
+        return rows
+
+    def check_model(self, precision: str, model: OnnxModel, converted_rows: Array) -> Array:
+        """Keras's rows -> probabilities, and the whole chain from the file.
+
+        Returns:
+            (n, classes) float32, the answers of the whole chain.
+        """
+        bound = BOUNDS.get(precision)
+        self._note(f"rows -> model.{precision}.onnx", _answers(model, self._rows), self.probabilities, bound)
+        whole = _answers(model, converted_rows)
+        self._note(f"file -> decode -> preprocess.onnx -> model.{precision}.onnx", whole, self.probabilities, bound)
+        return whole
+
+    def check_saved_model(self, folder: Path) -> None:
+        """All three signatures, loaded as TensorFlow Serving loads them."""
+        loaded = load_saved_model(folder)
+        signatures: Mapping[str, Any] = loaded.signatures
+        plain = [position for position, sample in enumerate(self.samples) if _is_plain(sample.content)]
+        calls: tuple[tuple[str, Callable[[int], Any], Sequence[int]], ...] = (
+            ("serving_default", lambda i: {"image_bytes": tf.constant([self.samples[i].content])}, plain),
+            ("pixels", lambda i: {"pixels": tf.constant(self.samples[i].pixels[None])}, range(len(self.samples))),
+            ("tensor", lambda i: {"input": tf.constant(self._rows[i][None])}, range(len(self.samples))),
+        )
+        for name, inputs, positions in calls:
+            answers = [np.asarray(signatures[name](**inputs(i))["probabilities"][0]) for i in positions]
+            self._note(f"SavedModel {name}", np.stack(answers), self.probabilities[list(positions)], BOUNDS["fp32"])
+
+    def _note(
+        self, name: str, candidate: Array, reference: Array, bound: Bound | None, *, classes: bool = True
+    ) -> None:
+        if bound is not None:
+            assert_parity(candidate, reference, bound, where=name)
+        difference = max_abs_diff(candidate, reference)
+        if not np.isfinite(difference):
+            raise GateError(f"{name}: expected finite answers, received NaN or infinity.")
+        agreement = float(np.mean(candidate.argmax(axis=-1) == reference.argmax(axis=-1))) if classes else None
+        text = "reported" if bound is None else f"{bound.atol:g} + {bound.rtol:g} × value"
+        self.hops.append(Hop(name, difference, text, agreement, len(candidate)))
+
+
+def generated_samples() -> tuple[RawSample, ...]:
+    """Pictures of many sizes as PNG and JPEG files: noise on a gradient, the same on every machine."""
+    random = np.random.default_rng(0)
+    samples = []
+    for number, (height, width) in enumerate(_SIZES):
+        ramp = np.linspace(0, 155, height)[:, None, None] + np.linspace(0, 50, width)[None, :, None]
+        pixels = (ramp + random.integers(0, 50, (height, width, 3))).astype(np.uint8)
+        kind = ("PNG", "JPEG")[number % 2]
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind)
+        content = buffer.getvalue()
+        samples.append(RawSample(f"generated-{height}x{width}.{kind.lower()}", content, decode_image(content)))
+    return tuple(samples)
+
+
+def _answers(model: OnnxModel, rows: Array) -> Array:
+    return np.concatenate([model.run({"input": row[None]})["probabilities"] for row in rows])
+
+
+def _row_scale(parts: Parts) -> Array:
+    """Multiplier per channel that brings differences of rows to a scale of 0..1."""
+    layer = parts.preprocessing.normalization
+    return np.sqrt(np.asarray(layer.variance, np.float32)).reshape(-1)
+
+
+def _is_plain(content: bytes) -> bool:
+    """Whether TensorFlow's decoders, which are all that a SavedModel has, read a file as the reference decoder does."""
+    image = decode_with_header(content)
+    return image.mode in _PLAIN.get(image.format, ()) and image.orientation == 1

@@ -1,0 +1,347 @@
+"""Trained model -> bundle: ONNX at every precision, SavedModel, proof, report. Reads straight down."""
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from tfpipe.convert import half, measure, quantize, report, to_onnx
+from tfpipe.convert.gate import Figures, missed_limits
+from tfpipe.convert.hops import Comparison
+from tfpipe.convert.settings import PRECISIONS, read_settings
+from tfpipe.convert.trained import TrainedModel, fetch, open_trained
+from tfpipe.convert.weights import list_weights, weight_bytes
+from tfpipe.core import atomic
+from tfpipe.core.bundle import MANIFEST, Bundle, Manifest, Variant, open_bundle, seal, write_golden
+from tfpipe.core.errors import ConfigError, DataError, GateError
+from tfpipe.core.parity import max_abs_diff
+from tfpipe.core.signature import Array
+from tfpipe.data.sources import Source
+from tfpipe.export import SAVED_MODEL_LIMITS, export_saved_model, preprocessing_to_json
+from tfpipe.ort import OnnxModel, open_session
+from tfpipe.provenance import library_versions, processor
+from tfpipe.registry import ModelVersion, Registry
+
+logger = logging.getLogger(__name__)
+
+# Files compared with Keras hop by hop; generated pictures of other sizes are added.
+_COMPARED_SAMPLES = 32
+_INVARIANCE_ROWS = 8
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """What a conversion gave.
+
+    Attributes:
+        bundle: The bundle, opened and checked; `bundle.manifest` holds every figure.
+        version: The registered version it was attached to; None for a model from a path.
+        is_champion: Whether that version became `champion` by it.
+    """
+
+    bundle: Bundle
+    version: ModelVersion | None
+    is_champion: bool
+
+
+def convert(
+    model: str | Path | None = None,
+    *,
+    precision: str = "int8",
+    output: str | Path | None = None,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    registered_model: str | None = None,
+) -> ConversionResult:
+    """Convert a trained model, prove it against Keras, write its bundle, and attach that to the registered version.
+
+    The bundle always holds fp32 and fp16; the precision asked for is added, is what the gate judges, and becomes the
+    default variant.
+
+    Example:
+        result = convert("runs/digits-20250101-120000", precision="int8")
+        print(result.bundle.manifest.variants["int8"].metrics["accuracy"])
+
+    Args:
+        model: "models:/NAME/VERSION", "models:/NAME@ALIAS", or the path of a model.keras, an output_dir or a
+            checkpoint; None: the newest version of `registered_model`.
+        precision: "fp32", "fp16" or "int8".
+        output: The bundle's folder; None: bundles/NAME-VERSION, or bundles/NAME for a model from a path. An older
+            bundle there is replaced.
+        config: YAML file whose `conversion` section, `tracking.uri` and `tracking.registered_model` are used.
+        overrides: Like "conversion.max_accuracy_drop=0.05" or "tracking.uri=..."; see `settings.OTHER_KEYS`.
+        registered_model: Name in the registry where neither `model` nor the settings say it; None: the only one.
+
+    Raises:
+        ConfigError: Wrong precision, settings, model path or output folder.
+        RegistryError: No such model or version.
+        DataError: Calibration samples or validation data are missing, changed or unreadable.
+        ConversionError: The model holds something that cannot be converted.
+        GateError: Accuracy, size or parity was missed; OUTPUT-report.md has the figures, and there is no bundle.
+        TrackingError: The registry's server is away; the bundle lies in `output`.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision: expected {', '.join(PRECISIONS)}, received {precision!r}.")
+    settings = read_settings(config, overrides)
+    registry = Registry(settings.tracking_uri)
+    with tempfile.TemporaryDirectory(prefix="tfpipe-convert-") as scratch:
+        with _phase("trained model"):
+            name = settings.registered_model or registered_model
+            folder, version = fetch(model, registry, name, Path(scratch) / "model")
+            trained = open_trained(folder, version, settings.overrides)
+        title = f"{trained.name} version {version.version}" if version else trained.name
+        logger.info("converting %s to %s", title, precision)
+        default = Path("bundles") / (f"{trained.name}-{version.version}" if version else trained.name)
+        target = Path(output) if output is not None else default
+        _write(trained, precision, title, target)
+    bundle = open_bundle(target)
+    logger.info("bundle: %s (%s)", target, bundle.short_id)
+    is_champion = registry.attach_bundle(version, target) if version else False
+    return ConversionResult(bundle, version, is_champion)
+
+
+def _write(trained: TrainedModel, precision: str, title: str, target: Path) -> None:
+    """Make the bundle in a temporary folder and rename it into place; a failed gate leaves the report alone."""
+    if target.exists() and not (target / MANIFEST).is_file() and not _is_empty_folder(target):
+        raise ConfigError(f"--output: expected a new folder or a bundle to replace, found other files at {str(target)!r}.")
+    failed_report = target.with_name(f"{target.name}-report.md")
+    findings = report.Findings(title, precision, trained.config.conversion.max_accuracy_drop)
+    try:
+        with atomic.staged_folder(target, replace=True) as staging:
+            _build(trained, precision, staging, findings)
+    except GateError as error:
+        findings.missed = findings.missed or [str(error)]
+        atomic.write_file(failed_report, report.render(findings, usage=()))
+        raise GateError(f"{title}, {precision}: {' '.join(findings.missed)} The figures: {failed_report}") from error
+    # What an earlier attempt at the same bundle left.
+    failed_report.unlink(missing_ok=True)
+
+
+def _build(trained: TrainedModel, precision: str, staging: Path, findings: report.Findings) -> None:
+    config, parts = trained.config.conversion, trained.parts
+    findings.measured_on = measured_on()
+    if trained.trained_policy != "float32":
+        findings.notes.append(f"Trained under {trained.trained_policy}; rebuilt in float32 with the same weights.")
+
+    # 1. What accuracy is measured on: known to be there before anything slow.
+    validation = measure.open_validation(trained)
+    if validation is None and precision != "fp32":
+        raise DataError(
+            f"validation data: expected some to judge {precision} by, but the run has none. "
+            "Give data.validation_path=..., or convert with --precision fp32."
+        )
+
+    # 2. Float32 graphs, which answer as Keras does or are not taken.
+    with _phase("onnx fp32"):
+        metadata = _metadata(trained)
+        preprocessing = to_onnx.preprocessing_to_onnx(parts, opset=config.opset, metadata=metadata)
+        graphs = {"fp32": to_onnx.network_to_onnx(parts, opset=config.opset, metadata=metadata)}
+        _save(preprocessing, staging / "preprocess.onnx")
+        preprocess = open_session(staging / "preprocess.onnx", provider="cpu")
+        comparison = Comparison(parts, trained.samples[: max(_COMPARED_SAMPLES, config.golden_samples)])
+        findings.hops = comparison.hops
+        rows = comparison.check_preprocessing(preprocess)
+        answers = {"fp32": comparison.check_model("fp32", _session(graphs["fp32"]), rows)}
+
+    # 3. Float16.
+    with _phase("onnx fp16"):
+        graphs["fp16"], kept = half.to_float16(graphs["fp32"])
+        answers["fp16"] = comparison.check_model("fp16", _session(graphs["fp16"]), rows)
+    recipe: dict[str, dict[str, Any]] = {
+        "fp32": {"opset": config.opset},
+        "fp16": {"weights": "float16", "float32": "inputs, outputs, Softmax"},
+    }
+
+    # 4. Accuracy, and INT8 by the first recipe that keeps it.
+    scores = _score(graphs, preprocess, validation, trained)
+    if precision == "int8":
+        graphs["int8"], chosen, scores = _quantize(trained, graphs["fp32"], preprocess, validation, scores, findings)
+        recipe["int8"] = chosen.describe() | {"calibration_samples": _calibration_count(trained)}
+        answers["int8"] = comparison.check_model("int8", _session(graphs["int8"]), rows)
+
+    # 5. SavedModel.
+    with _phase("SavedModel"):
+        number = trained.version.version if trained.version else "1"
+        export_saved_model(parts, staging / "saved_model" / number)
+        comparison.check_saved_model(staging / "saved_model" / number)
+
+    # 6. Size, latency and the rest of each variant.
+    golden = min(config.golden_samples, len(trained.samples))
+    with _phase("latency"):
+        for name, graph in graphs.items():
+            file = f"model.{name}.onnx"
+            onnx.helper.set_model_props(graph, metadata | {"graph": "model", "precision": name})
+            _save(graph, staging / file)
+            findings.figures[name] = _figures(name, graph, staging / file, scores)
+            findings.variants[name] = Variant(
+                precision=name,
+                file=file,
+                recipe=recipe[name],
+                size_bytes=findings.figures[name].size_bytes,
+                metrics=_metrics(name, scores),
+                latency_ms=measure.latency_ms(graph.SerializeToString(), rows, config.latency_runs),
+                batch_invariant=measure.is_batch_invariant(_session(graph), rows[:_INVARIANCE_ROWS]),
+                golden_max_abs_diff=max_abs_diff(answers[name][:golden], comparison.probabilities[:golden]),
+                weights=list_weights(graph, name, kept if name == "fp16" else {}),
+            )
+    if scores is not None:
+        findings.num_validation, findings.num_corrupt = len(scores.labels), scores.num_corrupt
+
+    # 7. The gate.
+    findings.missed = missed_limits(
+        findings.figures[precision], findings.figures["fp32"], max_accuracy_drop=config.max_accuracy_drop
+    )
+    if findings.missed:
+        raise GateError(" ".join(findings.missed))
+
+    # 8. Everything else that the bundle holds; the manifest last.
+    samples = zip(trained.samples[:golden], comparison.probabilities[:golden], strict=True)
+    write_golden(staging, [(sample.name, sample.content, answer) for sample, answer in samples])
+    (staging / "preprocessing.json").write_text(
+        preprocessing_to_json(parts.preprocessing, trained.config.preprocessing), encoding="utf-8"
+    )
+    (staging / "report.md").write_text(report.render(findings, usage=_usage(trained)), encoding="utf-8")
+    seal(staging, _manifest(trained, precision, findings))
+
+
+def _quantize(
+    trained: TrainedModel,
+    fp32: onnx.ModelProto,
+    preprocess: OnnxModel,
+    validation: Source | None,
+    scores: measure.Scores | None,
+    findings: report.Findings,
+) -> tuple[onnx.ModelProto, quantize.Recipe, measure.Scores | None]:
+    """The first recipe whose accuracy the gate accepts, else the most accurate one; with the scores that include it."""
+    config = trained.config.conversion
+    used = trained.samples[: _calibration_count(trained)]
+    rows = np.stack([preprocess.run({"image": sample.pixels})["input"] for sample in used])
+    best: tuple[float, onnx.ModelProto, quantize.Recipe, measure.Scores | None] | None = None
+    for recipe in quantize.recipes(config):
+        with _phase(f"onnx int8 ({recipe.calibration_method}, {len(rows)} samples)"):
+            graph = quantize.to_int8(fp32, rows, recipe)
+        if scores is None or validation is None:
+            return graph, recipe, scores
+        own = _score({"int8": graph}, preprocess, validation, trained)
+        merged = measure.Scores(scores.labels, {**scores.predictions, **own.predictions}, scores.num_corrupt)  # type: ignore[union-attr]
+        drop = merged.accuracy("fp32") - merged.accuracy("int8")
+        kept = ", depthwise convolutions kept in float32" if recipe.keep_depthwise else ""
+        findings.attempts.append(
+            f"{recipe.calibration_method}{kept}: accuracy {merged.accuracy('int8'):.2%}, fp32 {merged.accuracy('fp32'):.2%}"
+        )
+        if best is None or drop < best[0]:
+            best = (drop, graph, recipe, merged)
+        if drop <= config.max_accuracy_drop:
+            break
+    if best is None:
+        raise ConfigError("conversion.calibration_method: expected at least one recipe.")
+    return best[1:]
+
+
+def _score(
+    graphs: dict[str, onnx.ModelProto], preprocess: OnnxModel, validation: Source | None, trained: TrainedModel
+) -> measure.Scores | None:
+    if validation is None:
+        return None
+    with _phase(f"accuracy of {', '.join(graphs)} on {len(validation)} samples"):
+        sessions = {name: _session(graph) for name, graph in graphs.items()}
+        return measure.predict(sessions, preprocess, validation, trained.config.data)
+
+
+def _metrics(name: str, scores: measure.Scores | None) -> dict[str, float]:
+    if scores is None:
+        return {}
+    return {"accuracy": scores.accuracy(name), "top1_agreement": scores.agreement(name)}
+
+
+def _figures(name: str, graph: onnx.ModelProto, file: Path, scores: measure.Scores | None) -> Figures:
+    accuracy = None if scores is None else scores.accuracy(name)
+    return Figures(name, file.stat().st_size, weight_bytes(graph), accuracy)
+
+
+def _calibration_count(trained: TrainedModel) -> int:
+    return min(trained.config.conversion.calibration_samples, len(trained.samples))
+
+
+def _manifest(trained: TrainedModel, precision: str, findings: report.Findings) -> Manifest:
+    parts, card = trained.parts, trained.card
+    return Manifest(
+        model_name=trained.name,
+        model_version=trained.version.version if trained.version else None,
+        task=trained.config.task,
+        labels=parts.labels,
+        inputs=(to_onnx.rows_spec(parts),),
+        outputs=(to_onnx.probabilities_spec(parts),),
+        preprocess_inputs=(to_onnx.IMAGE,),
+        variants=findings.variants,
+        default_variant=precision,
+        training={
+            "config": trained.config.model_dump(mode="json"),
+            **{
+                key: card.get(key)
+                for key in ("run_id", "created", "metrics", "data_fingerprint", "git_commit", "library_versions")
+            },
+        },
+        measured_on=findings.measured_on,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def measured_on() -> dict[str, Any]:
+    """The machine and the libraries that latency figures belong to."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "provider": "cpu",
+        "threads": measure.LATENCY_THREADS,
+        "library_versions": library_versions(),
+    }
+
+
+def _usage(trained: TrainedModel) -> list[str]:
+    model = trained.version.uri if trained.version else "THIS FOLDER"
+    return [
+        f"Serve it: `TFPIPE_SERVING_MODEL={model} python -m serving`; another variant with `TFPIPE_SERVING_PRECISION`.",
+        f"TensorFlow Serving: `saved_model/`. {SAVED_MODEL_LIMITS}",
+        "`preprocess.onnx` takes one decoded image, upright 8-bit RGB; `model.*.onnx` takes batches of its rows.",
+    ]
+
+
+def _metadata(trained: TrainedModel) -> dict[str, str]:
+    version = trained.version.version if trained.version else ""
+    return {
+        "task": trained.config.task,
+        "labels": json.dumps(trained.parts.labels, ensure_ascii=False),
+        "model_name": trained.name,
+        "model_version": version,
+        "run_id": trained.card.get("run_id") or "",
+    }
+
+
+def _session(graph: onnx.ModelProto) -> OnnxModel:
+    return open_session(graph.SerializeToString(), provider="cpu")
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    path.write_bytes(model.SerializeToString())
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+@contextlib.contextmanager
+def _phase(what: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    logger.info("%s: %.1f s", what, time.monotonic() - started)

@@ -1,0 +1,228 @@
+"""Keras -> ONNX: the preprocessing graph and the model graph of a trained model, with names and axes of our choosing."""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx
+import tensorflow as tf
+from tf2onnx import optimizer, tf_loader
+from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+from tf2onnx.tfonnx import process_tf_graph
+
+import tfpipe
+from tfpipe.convert import resize
+from tfpipe.core.errors import BundleError, ConversionError
+from tfpipe.core.signature import TensorSpec
+from tfpipe.models.assembly import Parts
+from tfpipe.ort import open_session
+
+_NOISE = (b"before absl::InitializeLog()", b"Number of eligible GPUs")
+_DOCUMENTATION = {
+    "preprocessing": "One decoded image, upright 8-bit RGB of any size, to one row of the model's input.",
+    "model": "A batch of preprocessed rows to class probabilities; the metadata `labels` names the classes in order.",
+}
+
+IMAGE = TensorSpec("image", "uint8", ("height", "width", 3))
+
+
+def rows_spec(parts: Parts) -> TensorSpec:
+    """The model graph's input: a batch of preprocessed rows."""
+    layer = parts.preprocessing.resize
+    return TensorSpec("input", "float32", ("batch", layer.height, layer.width, 3))
+
+
+def probabilities_spec(parts: Parts) -> TensorSpec:
+    """The model graph's output."""
+    return TensorSpec("probabilities", "float32", ("batch", len(parts.labels)))
+
+
+def preprocessing_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """The graph from one decoded image to one row: `image` uint8 (height, width, 3) -> `input` float32 (h, w, 3).
+
+    Args:
+        parts: The trained model.
+        opset: ONNX operator set, 17 or 18; antialiased resizing needs 18.
+        metadata: Written into the file.
+
+    Raises:
+        ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
+    """
+    rows = rows_spec(parts)
+    return _to_onnx(
+        lambda image: {rows.name: parts.preprocessing.rows(image[None])[0]},
+        inputs=(IMAGE,),
+        outputs=(TensorSpec(rows.name, rows.dtype, rows.shape[1:]),),
+        opset=opset,
+        handlers=resize.EXACT,
+        metadata={**metadata, "graph": "preprocessing"},
+    )
+
+
+def network_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """The graph from rows to answers: `input` float32 (batch, h, w, 3) -> `probabilities` float32 (batch, classes).
+
+    Args:
+        parts: The trained model, under float32 policies.
+        opset: ONNX operator set, 17 or 18.
+        metadata: Written into the file.
+
+    Raises:
+        ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
+    """
+    probabilities = parts.model.get_layer("probabilities")
+    return _to_onnx(
+        # training=False: never left to a default, see FINDINGS of Keras 3: training mode leaks through some layers.
+        lambda input: {"probabilities": probabilities(parts.network(input, training=False))},  # noqa: A006
+        inputs=(rows_spec(parts),),
+        outputs=(probabilities_spec(parts),),
+        opset=opset,
+        handlers=resize.ANTIALIASED,
+        metadata={**metadata, "graph": "model"},
+    )
+
+
+def _to_onnx(
+    function: Callable[..., dict[str, Any]],
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    opset: int,
+    handlers: Mapping[str, resize.Handler],
+    metadata: Mapping[str, str],
+) -> onnx.ModelProto:
+    """Convert a function of tensors that returns a dict; the acceptance test is that ONNX Runtime loads the result."""
+    concrete = _trace(function, inputs)
+    captured = {placeholder.name for _, placeholder in concrete.graph.captures}
+    # Captured constants (a Normalization's mean) stay constants: tf2onnx's own entry points make inputs of them.
+    given = [tensor.name for tensor in concrete.inputs if tensor.name not in captured]
+    names = {name: spec.name for name, spec in zip(given, inputs, strict=True)}
+    names |= {tensor.name: name for name, tensor in concrete.structured_outputs.items()}
+    try:
+        with _quiet(), tf.device("/cpu:0"):
+            frozen = tf_loader.from_function(concrete, given, [tensor.name for tensor in concrete.outputs])
+            model = _convert(frozen, names, given, [t.name for t in concrete.outputs], opset, handlers)
+    # tf2onnx raises whatever its handlers and rewriters hit.
+    except Exception as error:
+        raise ConversionError(
+            f"{inputs[0].name} -> {outputs[0].name}: expected operations that tf2onnx can convert; {error}"
+        ) from error
+    _name_axes(model.graph.input, inputs)
+    _name_axes(model.graph.output, outputs)
+    _describe(model, metadata)
+    _check(model)
+    return model
+
+
+def _trace(function: Callable[..., dict[str, Any]], inputs: Sequence[TensorSpec]) -> Any:
+    signature = [
+        tf.TensorSpec([None if isinstance(length, str) else length for length in spec.shape], spec.dtype, spec.name)
+        for spec in inputs
+    ]
+    # Keras compiles grouped convolutions with XLA, in functions that cannot be inlined and so not converted. Functions
+    # that run eagerly are traced through instead.
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        return tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _convert(
+    frozen: Any,
+    names: Mapping[str, str],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    opset: int,
+    handlers: Mapping[str, resize.Handler],
+) -> onnx.ModelProto:
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(frozen, name="")
+        converted = process_tf_graph(
+            graph,
+            continue_on_error=False,
+            opset=opset,
+            custom_op_handlers={op_type: (handler, []) for op_type, handler in handlers.items()},
+            input_names=list(inputs),
+            output_names=list(outputs),
+            tensors_to_rename=dict(names),
+        )
+        # Its entry points catch errors of a pass, and ship what is left.
+        passes = {**optimizer._get_optimizers(), "optimize_transpose": _TransposePass}
+        return optimizer.optimize_graph(converted, catch_errors=False, optimizers=passes).make_model("tfpipe")
+
+
+class _TransposePass(TransposeOptimizer):  # type: ignore[misc]  # vendor without types
+    def _add_handler(self, transpose: Any, node: Any) -> Any:
+        # tf2onnx takes any constant that is added to a convolution for its bias, and fails on a scalar (hard swish).
+        if node.inputs[1].is_const() and not node.inputs[1].get_tensor_value(as_list=False).shape:
+            return self._handle_node_having_branches(transpose, node)
+        return super()._add_handler(transpose, node)
+
+
+def _name_axes(values: Any, specs: Sequence[TensorSpec]) -> None:
+    by_name = {spec.name: spec for spec in specs}
+    for value in values:
+        shape = value.type.tensor_type.shape
+        for dim, length in zip(shape.dim, by_name[value.name].shape, strict=True):
+            if isinstance(length, str):
+                dim.dim_param = length
+            else:
+                dim.dim_value = length
+
+
+def _describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    model.producer_name, model.producer_version = "tfpipe", tfpipe.__version__
+    model.graph.name, model.graph.doc_string = metadata["graph"], ""
+    model.doc_string = _DOCUMENTATION[metadata["graph"]]
+    onnx.helper.set_model_props(model, dict(metadata))
+
+
+def _check(model: onnx.ModelProto) -> None:
+    """Refuse operators that ONNX does not know, which tf2onnx leaves in the file, and files that do not load."""
+    unknown = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, node.domain)})
+    if unknown:
+        raise ConversionError(f"model: expected operations that ONNX has, received {', '.join(unknown)}.")
+    try:
+        open_session(model.SerializeToString(), provider="cpu")
+    except BundleError as error:
+        raise ConversionError(f"model: the converted graph does not load: {error}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the news of tf2onnx and of TensorFlow's graph optimiser from the user; anything else still comes through."""
+    loggers = [logging.getLogger(name) for name in ("tf2onnx", "tf2onnx.tfonnx", "tf2onnx.optimizer")]
+    before = [entry.level for entry in loggers]
+    for entry in loggers:
+        entry.setLevel(logging.CRITICAL)
+    try:
+        with _filtered_standard_error():
+            yield
+    finally:
+        for entry, level in zip(loggers, before, strict=True):
+            entry.setLevel(level)
+
+
+@contextlib.contextmanager
+def _filtered_standard_error() -> Iterator[None]:
+    """Drop what the optimiser writes from C++, past every log level; the rest follows when it is done."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            captured.seek(0)
+            for line in captured:
+                if not any(noise in line for noise in _NOISE):
+                    os.write(2, line)

@@ -1,0 +1,161 @@
+"""Which trained model is converted, and what training left with it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfpipe.config import Config, load_config
+from tfpipe.convert.checkpoint import export_checkpoint, is_checkpoint
+from tfpipe.core.errors import ConfigError, DataError, DecodeError
+from tfpipe.core.signature import Array
+from tfpipe.decode import decode_image
+from tfpipe.export import load_float32
+from tfpipe.models.assembly import Parts
+from tfpipe.registry import ModelVersion, Registry
+
+_MODEL_URI = "models:/"
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One training sample as training kept it.
+
+    Attributes:
+        name: File name, e.g. "0007.jpg".
+        content: The file, as a client would send it.
+        pixels: (H, W, 3) uint8.
+    """
+
+    name: str
+    content: bytes
+    pixels: Array
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained-model folder, opened.
+
+    Attributes:
+        folder: Where it lies.
+        name: Registered name, else that of the folder.
+        version: The registered version; None for a model from a path.
+        config: The run's configuration, with the `conversion` section that is to be used.
+        card: model.json.
+        parts: The model, under float32 policies.
+        trained_policy: The Keras policy it was trained with.
+        samples: Raw training samples, from `calibration/`.
+        validation: (identifier, class) of each sample that the validation metrics were measured on; may be empty.
+    """
+
+    folder: Path
+    name: str
+    version: ModelVersion | None
+    config: Config
+    card: dict[str, Any]
+    parts: Parts
+    trained_policy: str
+    samples: tuple[RawSample, ...]
+    validation: tuple[tuple[str, int], ...]
+
+
+def fetch(model: str | Path | None, registry: Registry, name: str | None, destination: Path) -> tuple[Path, ModelVersion | None]:
+    """Find the trained-model folder.
+
+    Args:
+        model: "models:/NAME/VERSION", "models:/NAME@ALIAS", a path (a model.keras, an output_dir or a checkpoint), or
+            None: the newest version of `name`.
+        registry: Where registered models are.
+        name: Registered model; None: the only one.
+        destination: A folder that may be made, for what has to be downloaded or put together.
+
+    Raises:
+        ConfigError: Nothing usable at the path.
+        RegistryError: No such model or version.
+        CheckpointError: The checkpoint is damaged.
+    """
+    if model is None:
+        model = f"{_MODEL_URI}{registry.default_name(name)}"
+    if isinstance(model, str) and model.startswith(_MODEL_URI):
+        version = registry.resolve(model)
+        return registry.download_model(version, destination), version
+    path = Path(model)
+    if is_checkpoint(path):
+        return export_checkpoint(path, destination), None
+    folder = path.parent if path.is_file() else path
+    if not (folder / "model.keras").is_file():
+        raise ConfigError(
+            f"--model: expected models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir or a checkpoint, "
+            f"found none at {str(model)!r}."
+        )
+    return folder, None
+
+
+def open_trained(folder: Path, version: ModelVersion | None, overrides: Sequence[str]) -> TrainedModel:
+    """Open a trained-model folder.
+
+    Args:
+        folder: As `fetch` gives it.
+        version: The registered version it is, or None.
+        overrides: Like "conversion.opset=17".
+
+    Raises:
+        ConfigError: The folder lacks a file that training writes, or the overrides cannot be used.
+        DataError: The calibration samples cannot be read.
+        GateError: A model trained with mixed precision answers differently under float32.
+    """
+    missing = [name for name in ("config.yaml", "model.json", "calibration") if not (folder / name).exists()]
+    if missing:
+        raise ConfigError(
+            f"{folder}: expected a trained-model folder, but it lacks {', '.join(missing)}. Give the output_dir of a run."
+        )
+    config = load_config(folder / "config.yaml", overrides)
+    card = _read_json(folder / "model.json")
+    parts, policy = load_float32(folder / "model.keras")
+    return TrainedModel(
+        folder=folder,
+        name=version.name if version else card.get("model_name") or folder.resolve().name,
+        version=version,
+        config=config,
+        card=card,
+        parts=parts,
+        trained_policy=policy,
+        samples=read_samples(folder / "calibration", config.data.max_image_pixels),
+        validation=_read_validation(folder / "validation.json", parts.labels),
+    )
+
+
+def read_samples(folder: Path, max_pixels: int) -> tuple[RawSample, ...]:
+    """Raw training samples in the order of their index.
+
+    Raises:
+        DataError: There are none, or one cannot be read.
+    """
+    samples = []
+    for entry in _read_json(folder / "index.json"):
+        path = folder / Path(entry["file"]).name
+        try:
+            content = path.read_bytes()
+            samples.append(RawSample(path.name, content, decode_image(content, max_pixels=max_pixels)))
+        except (OSError, DecodeError) as error:
+            raise DataError(f"{path}: expected a training sample for calibration; {error}") from error
+    if not samples:
+        raise DataError(f"{folder}: expected training samples for calibration, found none.")
+    return tuple(samples)
+
+
+def _read_validation(path: Path, labels: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    if not path.exists():
+        return ()
+    index = _read_json(path)
+    if tuple(index["labels"]) != tuple(labels):
+        raise DataError(f"{path}: expected the classes of the model, {list(labels)}, received {index['labels']}.")
+    return tuple((entry["id"], entry["label"]) for entry in index["samples"])
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected JSON that training wrote; {error}.") from error
