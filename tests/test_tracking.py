@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -287,7 +288,7 @@ def test_a_server_that_goes_away_and_comes_back_misses_nothing(server, tmp_path,
     tracker.finish("FINISHED")
 
     assert [record.message.split(" (")[0] for record in caplog.records if record.name.startswith("tfpipe")] == [
-        f"tracking store {server.uri} does not answer",
+        f"tracking store {server.uri} failed",
         f"tracking store {server.uri} answers again; what was kept is sent.",
     ]
     assert history(server.uri, tracker.run_id, "loss") == {1: 1.0, 2: 0.5, 3: 1.0 / 3, 4: 0.25}
@@ -344,6 +345,17 @@ def test_a_damaged_file_of_unsent_records_is_refused_by_name(tmp_path):
 
     with pytest.raises(TrackingError, match=r"tracking_pending\.json: expected what a run has left to send"):
         send_pending(tmp_path)
+
+
+def test_a_store_that_is_deleted_under_a_run_does_not_stop_it(tmp_path, capfd):
+    tracker = MlflowTracker.start(make_config(f"sqlite:///{tmp_path}/store/mlflow.db", tmp_path / "run"))
+    shutil.rmtree(tmp_path / "store")
+
+    log_epoch(tracker, 1, {"loss": 1.0})
+    with pytest.raises(TrackingError, match=r"readonly database.* The training result is kept"):
+        tracker.finish("FINISHED")
+
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -50,11 +50,18 @@ _STORE_URI = re.compile(
 _AWAY_CODES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED")
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
 # The one part worth reading of the chains of exceptions that HTTP libraries give.
-_REASON = re.compile(r"\[Errno -?\d+\] [^'\")\]]+|too many \d+ error responses|Read timed out|Connection aborted")
+_REASON = re.compile(
+    r"\[Errno -?\d+\] [^'\")\]]+|too many \d+ error responses|Read timed out|Connection aborted"
+    r"|\(\w+\.\w*Error\) [^\[]+"
+)
 
-# Schema creation and migration are announced line by line. The monitor of system metrics repeats what the tracker says.
+# Schema creation and migration are announced line by line.
 logging.getLogger("alembic").setLevel(logging.WARNING)
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+# What fails is raised too: the traceback that it logs says it twice.
+logging.getLogger("mlflow.store.db.utils").addFilter(
+    lambda record: record.levelno in (logging.WARNING, logging.CRITICAL)
+)
+# The monitor of system metrics repeats what the tracker says.
 logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
 
 

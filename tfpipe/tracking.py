@@ -228,7 +228,7 @@ class MlflowTracker:
         except VENDOR_ERRORS as error:
             if not self._failing:
                 logger.warning(
-                    "tracking store %s does not answer (%s); training goes on, what it records is kept.",
+                    "tracking store %s failed (%s); training goes on, what it records is kept.",
                     self._outbox.uri,
                     reason(error),
                 )
