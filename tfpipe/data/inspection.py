@@ -16,6 +16,8 @@ from tfpipe.decode import DecodedImage, decode_with_header, image_header
 # Samples that a thread takes at a time: few enough for a smooth bar, enough that handing out costs nothing.
 _CHUNK = 32
 _HASH_BYTES = 16
+# How files of the formats read here begin.
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM")
 
 # Fault -> its heading in the report.
 FAULTS = {
@@ -141,7 +143,8 @@ def _fault(sample: Sample, max_pixels: int) -> str:
     try:
         _, _, (height, width) = image_header(sample)
     except DecodeError:
-        return "not_an_image"
+        # Cut off so early that not even the header is whole.
+        return "damaged" if sample.startswith(_MAGIC) else "not_an_image"
     return "too_large" if height * width > max_pixels else "damaged"
 
 
