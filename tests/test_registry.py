@@ -120,12 +120,25 @@ def test_a_missed_criterion_is_told_with_its_numbers():
     ]
 
 
-def test_a_run_without_a_registered_name_is_not_registered(registry, trained):
+@pytest.mark.parametrize(("name", "least"), [(None, 0.0), ("missed", 0.99)])
+def test_a_model_without_a_name_or_below_its_criteria_is_kept_with_its_run(
+    uri, registry, new_run, trained, name, least
+):
+    run_id = new_run()
+
     version = register_if_good(
-        registry, None, run_id="any", folder=trained, metrics={}, min_metrics={}, metadata=METADATA
+        registry,
+        name,
+        run_id=run_id,
+        folder=trained,
+        metrics={"val_accuracy": 0.5},
+        min_metrics={"val_accuracy": least},
+        metadata=METADATA,
     )
 
     assert version is None
+    assert stored(uri, run_id, "model/model.keras").read_text() == "model.keras"
+    assert "missed" not in registry.names()
 
 
 def test_reading_never_makes_a_store(tmp_path):

@@ -117,6 +117,15 @@ class Registry:
             raise RegistryError(f"expected models:/NAME/VERSION, models:/NAME@ALIAS or models:/NAME, received {uri!r}.")
         return self._call(lambda client: _find(client, uri, **match.groupdict()))
 
+    def log_model(self, *, run_id: str, folder: Path) -> None:
+        """Upload a trained model into its run, without a version.
+
+        Raises:
+            RegistryError: Files are missing, or an unknown run.
+        """
+        files = _model_files(folder)
+        self._call(lambda client: _upload_model(client, run_id, folder, files))
+
     def register(self, name: str, *, run_id: str, folder: Path, metadata: Mapping[str, Any]) -> ModelVersion:
         """Upload a trained model into its run and give it a version.
 
@@ -147,10 +156,7 @@ class Registry:
 
         Args:
             version: A version that tfpipe registered.
-            destination: Folder to make; appears whole or not at all.
-
-        Returns:
-            `destination`.
+            destination: Folder to make, and the answer; appears whole or not at all.
 
         Raises:
             RegistryError: The version holds no trained model, or not what was registered.
@@ -187,11 +193,7 @@ class Registry:
         return self._call(lambda client: _attach(client, version, bundle))
 
     def download_bundle(self, version: ModelVersion, cache_dir: Path) -> Path:
-        """The version's bundle, from the cache if it is there and whole.
-
-        Args:
-            version: A version with a bundle.
-            cache_dir: Bundles lie in `cache_dir`/<sha256>.
+        """The version's bundle in `cache_dir`/<sha256>, downloaded unless it is there and whole.
 
         Raises:
             RegistryError: The version has no bundle, or its artefacts are not what was attached.
@@ -246,21 +248,15 @@ def register_if_good(
     min_metrics: Mapping[str, float],
     metadata: Mapping[str, Any],
 ) -> ModelVersion | None:
-    """Register a completed run unless it has no name or misses its criteria.
+    """Register the model of a completed run; one without a name, or that misses its criteria, is uploaded only.
 
-    Args:
-        registry: Where to.
-        name: Name in the registry; None: not to be registered.
-        run_id: The run.
-        folder: The trained-model folder.
-        metrics: Final metrics; part of the metadata.
-        min_metrics: See `missed_criteria`.
-        metadata: See `Registry.register`; `metrics` is added.
+    Args are those of `Registry.register` and `tfpipe.core.criteria.missed_criteria`; `metrics` joins the metadata.
 
     Returns:
         The version; None where it was not registered.
     """
     if name is None or missed_criteria(metrics, min_metrics):
+        registry.log_model(run_id=run_id, folder=folder)
         return None
     return registry.register(name, run_id=run_id, folder=folder, metadata={**metadata, "metrics": dict(metrics)})
 
@@ -328,13 +324,10 @@ def _register(
     for version in _versions(client, name):
         if version.run_id == run_id:
             return _known(version)
-    run = client.get_run(run_id)
-    for file in files:
-        client.log_artifact(run_id, str(folder / file), str(Path(_MODEL_FOLDER, file).parent))
+    source = _upload_model(client, run_id, folder, files)
     described = {"config": (folder / "config.yaml").read_text(encoding="utf-8"), **metadata}
     tags = {f"tfpipe.{key}": _tag(client, run_id, key, value) for key, value in described.items()}
     tags[MODEL_TAG] = _folder_sha256(folder, files)
-    source = f"{run.info.artifact_uri}/{_MODEL_FOLDER}"
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -342,6 +335,14 @@ def _register(
             raise
     created = client.create_model_version(name, source, run_id, tags=tags, await_creation_for=0)
     return _known(client.get_model_version(name, created.version))
+
+
+def _upload_model(client: MlflowClient, run_id: str, folder: Path, files: Sequence[str]) -> str:
+    """Upload into the run; gives the address of the uploaded folder."""
+    run = client.get_run(run_id)
+    for file in files:
+        client.log_artifact(run_id, str(folder / file), str(Path(_MODEL_FOLDER, file).parent))
+    return f"{run.info.artifact_uri}/{_MODEL_FOLDER}"
 
 
 def _tag(client: MlflowClient, run_id: str, key: str, value: Any) -> str:
