@@ -7,9 +7,8 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -28,8 +27,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _PROGRESS_AFTER_S = 2.0
 
 
-@dataclass(frozen=True)
-class _Record:
+class _Record(NamedTuple):
     shard: int
     frame: Frame
     image: Span

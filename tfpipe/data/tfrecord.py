@@ -8,9 +8,8 @@ Protocol Buffers encoding specification.
 import mmap
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import google_crc32c
 
@@ -23,16 +22,14 @@ _MASK_DELTA = 0xA282EAD8
 Buffer: TypeAlias = bytes | mmap.mmap
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Bytes `start` to `stop` of a buffer."""
 
     start: int
     stop: int
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """One record of a file.
 
     Attributes:
@@ -207,6 +204,9 @@ def _fields(buffer: Buffer, span: Span) -> Iterator[tuple[int, int, Span]]:
 
 
 def _varint(buffer: Buffer, position: int, stop: int) -> tuple[int, int]:
+    # Most are tags and lengths of one byte; opening a large data set spends its time here.
+    if position < stop and (value := buffer[position]) < 0x80:
+        return value, position + 1
     value = 0
     for shift in range(0, 70, 7):
         if position >= stop:
