@@ -34,7 +34,8 @@ serve: setup  ## serve the champion on http://127.0.0.1:8000
 	@$(VENV)/python -m serving
 
 bench: setup  ## one benchmark: make bench NAME=conversion; the last line is its result as JSON
-	@$(VENV)/python benchmarks/$(NAME).py
+	@test -n "$(NAME)" || { echo "expected NAME=, one of: $(basename $(notdir $(wildcard benchmarks/*.py)))"; exit 2; }
+	@$(VENV)/python -m benchmarks.$(NAME)
 
 clean:  ## remove caches; environments, runs and the tracking store stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -103,7 +103,7 @@ def test_an_override_replaces_the_value_of_the_file(override, expected):
 
 @pytest.mark.parametrize("override", ["training.epochs", "=3", "training.epochs=[", "training.epochs=3: 4"])
 def test_an_override_that_is_not_key_value_is_refused(override):
-    with pytest.raises(ConfigError, match="expected (key=value|a YAML value)"):
+    with pytest.raises(ConfigError, match=r"expected (key=value|a YAML value)"):
         load_config(None, [override])
 
 

@@ -106,7 +106,7 @@ def export_saved_model(parts: Parts, folder: Path) -> None:
 
 
 def preprocessing_to_json(preprocessing: Preprocessing, config: PreprocessingConfig) -> str:
-    """What `preprocessing.json` of a bundle holds: the layers as Keras describes them, and the settings they came from."""
+    """What `preprocessing.json` of a bundle holds: the layers as Keras describes them, and their settings."""
     layers = {name: keras.saving.serialize_keras_object(getattr(preprocessing, name)) for name in _LAYERS}
     document = {"config": config.model_dump(mode="json"), "layers": layers}
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -131,7 +131,7 @@ def _signatures(parts: Parts) -> dict[str, Any]:
 
     # Argument names are what clients send.
     @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32, "input")])
-    def tensor(input: Any) -> dict[str, Any]:  # noqa: A002
+    def tensor(input: Any) -> dict[str, Any]:
         probabilities = probabilities_layer(parts.network(input, training=False))
         label = tf.gather(labels, tf.argmax(probabilities, axis=-1))
         return {"probabilities": probabilities, "label": label, "score": tf.reduce_max(probabilities, axis=-1)}

@@ -28,9 +28,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_staged_folder_appears_on_success_only(tmp_path):
     target = tmp_path / "made"
-    with pytest.raises(KeyError), atomic.staged_folder(target) as staging:
-        (staging / "half").write_text("x")
-        raise KeyError
+
+    def fail_half_way():
+        with atomic.staged_folder(target) as staging:
+            (staging / "half").write_text("x")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_half_way()
 
     assert list(tmp_path.iterdir()) == []
 

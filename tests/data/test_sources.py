@@ -291,3 +291,12 @@ def test_a_subset_and_a_relabelled_source_tell_of_the_same_samples(tmp_path):
     assert [part.label(i) for i in range(2)] == [1, 2]
     assert part.read(0) == (whole.read(2)[0], 1)
     assert part.stamp(1) == whole.stamp(0)
+
+
+@pytest.mark.parametrize("path", ["", " ", "*.tfrecord", "/dev/null"])
+def test_a_path_that_leads_to_no_data_is_refused(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.tfrecord").mkdir()
+
+    with pytest.raises(DataError, match=r"data\.path: expected a "):
+        open_source(path)

@@ -80,7 +80,9 @@ class _HalfPass:
             (schema.inputs[min(position, len(schema.inputs) - 1)].type_str, name)
             for position, name in enumerate(node.input)
         ]
-        formal += [(schema.outputs[min(i, len(schema.outputs) - 1)].type_str, name) for i, name in enumerate(node.output)]
+        formal += [
+            (schema.outputs[min(i, len(schema.outputs) - 1)].type_str, name) for i, name in enumerate(node.output)
+        ]
         return all("tensor(float16)" in allowed.get(kind, [kind]) for kind, name in formal if name in self._floats)
 
     def _check_types(self, graph: GraphProto) -> None:

@@ -25,7 +25,6 @@ from tfpipe.core import atomic
 from tfpipe.core.bundle import MANIFEST, Bundle, Manifest, Variant, open_bundle, seal, write_golden
 from tfpipe.core.errors import ConfigError, DataError, GateError
 from tfpipe.core.parity import max_abs_diff
-from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
 from tfpipe.export import SAVED_MODEL_LIMITS, export_saved_model, preprocessing_to_json
 from tfpipe.ort import OnnxModel, open_session
@@ -113,7 +112,9 @@ def convert(
 def _write(trained: TrainedModel, precision: str, title: str, target: Path) -> None:
     """Make the bundle in a temporary folder and rename it into place; a failed gate leaves the report alone."""
     if target.exists() and not (target / MANIFEST).is_file() and not _is_empty_folder(target):
-        raise ConfigError(f"--output: expected a new folder or a bundle to replace, found other files at {str(target)!r}.")
+        raise ConfigError(
+            f"--output: expected a new folder or a bundle to replace, found other files at {str(target)!r}."
+        )
     failed_report = target.with_name(f"{target.name}-report.md")
     findings = report.Findings(title, precision, trained.config.conversion.max_accuracy_drop)
     try:
@@ -237,7 +238,8 @@ def _quantize(
         drop = merged.accuracy("fp32") - merged.accuracy("int8")
         kept = ", depthwise convolutions kept in float32" if recipe.keep_depthwise else ""
         findings.attempts.append(
-            f"{recipe.calibration_method}{kept}: accuracy {merged.accuracy('int8'):.2%}, fp32 {merged.accuracy('fp32'):.2%}"
+            f"{recipe.calibration_method}{kept}: accuracy {merged.accuracy('int8'):.2%}, "
+            f"fp32 {merged.accuracy('fp32'):.2%}"
         )
         if best is None or drop < best[0]:
             best = (drop, graph, recipe, merged)

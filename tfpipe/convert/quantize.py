@@ -112,7 +112,7 @@ def is_depthwise(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> 
     return bool(group > 1 and weights[node.input[1]].dims[1] == 1)
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc]  # vendor without types
+class _Batches(CalibrationDataReader):
     def __init__(self, batches: Iterator[Array]) -> None:
         self._batches = batches
 
@@ -162,7 +162,10 @@ def _with_header(quantized: onnx.ModelProto, source: onnx.ModelProto) -> onnx.Mo
     """Give the quantised graph the names, axes and metadata of the one it came from."""
     quantized.producer_name, quantized.producer_version = source.producer_name, source.producer_version
     onnx.helper.set_model_props(quantized, {entry.key: entry.value for entry in source.metadata_props})
-    for values, originals in ((quantized.graph.input, source.graph.input), (quantized.graph.output, source.graph.output)):
+    for values, originals in (
+        (quantized.graph.input, source.graph.input),
+        (quantized.graph.output, source.graph.output),
+    ):
         for value, original in zip(values, originals, strict=True):
             value.CopyFrom(original)
     return quantized

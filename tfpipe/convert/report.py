@@ -67,7 +67,9 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
 
 def _verdict(findings: Findings) -> str:
     if findings.missed:
-        return f"**{findings.precision} failed; no bundle was made.**\n\n" + "\n".join(f"- {m}" for m in findings.missed)
+        return f"**{findings.precision} failed; no bundle was made.**\n\n" + "\n".join(
+            f"- {m}" for m in findings.missed
+        )
     return f"**{findings.precision} passed**: it is what is served by default."
 
 

@@ -112,9 +112,7 @@ def antialiased(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
     nodes = _Nodes(graph, name)
     images, size = node.input[:2]
     images = nodes.add("Transpose", images, perm=_TO_CHANNELS_FIRST)
-    outer = nodes.add(
-        "Slice", nodes.add("Shape", images), nodes.constant([0], np.int64), nodes.constant([2], np.int64)
-    )
+    outer = nodes.add("Slice", nodes.add("Shape", images), nodes.constant([0], np.int64), nodes.constant([2], np.int64))
     sizes = nodes.add("Concat", outer, nodes.add("Cast", size, to=TensorProto.INT64), axis=0)
     resized = nodes.add(
         "Resize", images, "", "", sizes, mode=_KERNELS[kernel], antialias=int(bool(node.get_attr_value("antialias"))),
@@ -136,7 +134,9 @@ ANTIALIASED: dict[str, Handler] = {"ScaleAndTranslate": antialiased}
 def _prepare(node: Any) -> tuple[list[int], str]:
     """Target (height, width), and the images as they are before a cast to float32."""
     if not node.inputs[1].is_const() or not node.get_attr_value("half_pixel_centers"):
-        raise ConversionError(f"{node.name}: expected resizing to a fixed size with half-pixel centres (tf.image.resize).")
+        raise ConversionError(
+            f"{node.name}: expected resizing to a fixed size with half-pixel centres (tf.image.resize)."
+        )
     source = node.inputs[0]
     # Picking pixels first leaves fewer to cast.
     images = source.input[0] if source.type == "Cast" else node.input[0]

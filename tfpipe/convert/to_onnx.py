@@ -1,4 +1,4 @@
-"""Keras -> ONNX: the preprocessing graph and the model graph of a trained model, with names and axes of our choosing."""
+"""Keras -> ONNX: the preprocessing graph and the model graph of a trained model, with names and axes of our own."""
 
 import contextlib
 import logging
@@ -77,7 +77,7 @@ def network_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, str]) ->
     probabilities = parts.model.get_layer("probabilities")
     return _to_onnx(
         # training=False: never left to a default, see FINDINGS of Keras 3: training mode leaks through some layers.
-        lambda input: {"probabilities": probabilities(parts.network(input, training=False))},  # noqa: A006
+        lambda input: {"probabilities": probabilities(parts.network(input, training=False))},
         inputs=(rows_spec(parts),),
         outputs=(probabilities_spec(parts),),
         opset=opset,
@@ -157,7 +157,7 @@ def _convert(
         return optimizer.optimize_graph(converted, catch_errors=False, optimizers=passes).make_model("tfpipe")
 
 
-class _TransposePass(TransposeOptimizer):  # type: ignore[misc]  # vendor without types
+class _TransposePass(TransposeOptimizer):
     def _add_handler(self, transpose: Any, node: Any) -> Any:
         # tf2onnx takes any constant that is added to a convolution for its bias, and fails on a scalar (hard swish).
         if node.inputs[1].is_const() and not node.inputs[1].get_tensor_value(as_list=False).shape:

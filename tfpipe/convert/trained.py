@@ -60,7 +60,9 @@ class TrainedModel:
     validation: tuple[tuple[str, int], ...]
 
 
-def fetch(model: str | Path | None, registry: Registry, name: str | None, destination: Path) -> tuple[Path, ModelVersion | None]:
+def fetch(
+    model: str | Path | None, registry: Registry, name: str | None, destination: Path
+) -> tuple[Path, ModelVersion | None]:
     """Find the trained-model folder.
 
     Args:
@@ -86,8 +88,8 @@ def fetch(model: str | Path | None, registry: Registry, name: str | None, destin
     folder = path.parent if path.is_file() else path
     if not (folder / "model.keras").is_file():
         raise ConfigError(
-            f"--model: expected models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir or a checkpoint, "
-            f"found none at {str(model)!r}."
+            "--model: expected models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir or a "
+            f"checkpoint, found none at {str(model)!r}."
         )
     return folder, None
 
@@ -108,7 +110,8 @@ def open_trained(folder: Path, version: ModelVersion | None, overrides: Sequence
     missing = [name for name in ("config.yaml", "model.json", "calibration") if not (folder / name).exists()]
     if missing:
         raise ConfigError(
-            f"{folder}: expected a trained-model folder, but it lacks {', '.join(missing)}. Give the output_dir of a run."
+            f"{folder}: expected a trained-model folder, but it lacks {', '.join(missing)}. "
+            "Give the output_dir of a run."
         )
     config = load_config(folder / "config.yaml", overrides)
     card = _read_json(folder / "model.json")

@@ -44,7 +44,9 @@ def list_weights(model: onnx.ModelProto, precision: str, reasons: dict[str, str]
             converted[name] = dtype
         elif dtype is not None:
             kept[name] = f"{dtype}: {reasons.get(name) or _reason(users.get(name, []), initializers)}"
-        elif tensor.data_type == TensorProto.INT32 and any(n.op_type == "DequantizeLinear" for n in users.get(name, [])):
+        elif tensor.data_type == TensorProto.INT32 and any(
+            n.op_type == "DequantizeLinear" for n in users.get(name, [])
+        ):
             kept[name] = "int32: a bias, added to int32 sums of products"
     return {"converted": converted, "kept": kept}
 

@@ -21,17 +21,17 @@ def write_file(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    staging = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes 0600; a reader under another user must be able to read it.
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        staging.chmod(0o666 & ~_umask())
+        staging.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        staging.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -56,18 +56,18 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
     try:
         yield staging
-        os.chmod(staging, 0o777 & ~_umask())
+        staging.chmod(0o777 & ~_umask())
         for folder, _, names in os.walk(staging):
             for name in names:
                 _sync_file(Path(folder) / name)
             sync_folder(Path(folder))
         if target.exists():
             retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
-            os.rename(target, retired / target.name)
-            os.rename(staging, target)
+            target.rename(retired / target.name)
+            staging.rename(target)
             shutil.rmtree(retired)
         else:
-            os.rename(staging, target)
+            staging.rename(target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

@@ -28,8 +28,8 @@ class LearningRateSchedule:
     def at(self, step: int) -> float:
         """Learning rate of the update after `step` updates.
 
-        Source: warm-up, Goyal et al. 2017, arXiv:1706.02677, section 2.2; cosine with restarts, Loshchilov & Hutter 2017,
-        arXiv:1608.03983, equation 5, with T_mult = 2.
+        Source: warm-up, Goyal et al. 2017, arXiv:1706.02677, section 2.2; cosine with restarts, Loshchilov & Hutter
+        2017, arXiv:1608.03983, equation 5, with T_mult = 2.
         """
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps

@@ -165,6 +165,8 @@ def open_source(
     Raises:
         DataError: Nothing is there, it holds no samples, or it is of no known form.
     """
+    if not path.strip():
+        raise DataError(f"{where}: expected a data set, received {path!r}.")
     if path == DIGITS:
         return open_digits()
     if is_function(path):
@@ -175,13 +177,14 @@ def open_source(
         if shards:
             return open_shards(shards, where=where, whole_folder=True)
         return open_class_folders(place, where=where)
-    if place.is_file():
+    if place.exists():
         return _open_file(place, columns, where)
     if glob.has_magic(path):
         # Path.glob cannot start from a pattern that may be absolute.
         matches = sorted(Path(match) for match in glob.glob(str(place), recursive=True))  # noqa: PTH207
-        if matches:
-            return open_shards([match for match in matches if match.is_file()], where=where)
+        shards = [match for match in matches if match.is_file()]
+        if shards:
+            return open_shards(shards, where=where)
     raise DataError(f"{where}: expected a data set, found nothing at {path!r}.{_nearest(place)}")
 
 
@@ -191,9 +194,9 @@ def is_function(path: str) -> bool:
 
 
 def _open_file(file: Path, columns: Sequence[str] | None, where: str) -> Source:
-    if file.suffix.lower() in TABLE_SUFFIXES:
+    if file.suffix.lower() in TABLE_SUFFIXES and file.is_file():
         return open_table(file, columns, where=where)
-    if is_shard_name(file.name):
+    if is_shard_name(file.name) and file.is_file():
         return open_shards([file], where=where)
     raise DataError(
         f"{where}: expected a folder, a manifest ({', '.join(TABLE_SUFFIXES)}) or a TFRecord file (*.tfrecord), "

@@ -357,7 +357,9 @@ def build_optimizer(config: TrainingConfig, network: keras.Model, world: World) 
 
 
 def _epoch_line(metrics: dict[str, float]) -> str:
-    shown: dict[str, float] = {name: metrics[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in metrics}
+    shown: dict[str, float] = {
+        name: metrics[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in metrics
+    }
     line = task.summary_line(shown)
     rate = metrics["samples_per_second"]
     return line if math.isnan(rate) else f"{line}  {rate:.0f} images/s"

@@ -1,0 +1,34 @@
+"""What every benchmark shares: interleaved repeats, their spread, and the last line of JSON."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+
+
+def alternate(contenders: Mapping[str, Callable[[], float]], *, repeats: int) -> dict[str, list[float]]:
+    """Run the contenders in turn, so that a busy minute of the machine meets all of them.
+
+    Args:
+        contenders: By name, what runs once and gives its figure.
+        repeats: Turns.
+
+    Returns:
+        Figures by name, one a turn.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, run in contenders.items():
+            figures[name].append(run())
+    return figures
+
+
+def ratios(figures: Mapping[str, list[float]], numerator: str, denominator: str) -> list[float]:
+    """The ratio of each turn."""
+    return [a / b for a, b in zip(figures[numerator], figures[denominator], strict=True)]
+
+
+def conclude(name: str, values: list[float], *, goal: float, unit: str) -> None:
+    """Print the spread, then the result as one JSON object; larger is better."""
+    value = statistics.median(values)
+    print(f"{name}: median {value:.3f}, from {min(values):.3f} to {max(values):.3f} over {len(values)} turns")
+    print(json.dumps({"name": name, "value": round(value, 4), "goal": goal, "unit": unit, "passed": value >= goal}))

@@ -1,0 +1,176 @@
+"""Whole runs as a user starts them: killed, interrupted, resumed, and on several workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from tests.training.small_runs import small_values, write_class_folders
+from tfpipe.training.checkpoints import load
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(300)]
+
+HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
+TRAIN = [sys.executable, "-m", "tfpipe.train"]
+ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+WAIT_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_class_folders(tmp_path_factory.mktemp("data"), num_samples=44)
+
+
+def write_config(folder, data, **training):
+    path = folder / "given.yaml"
+    values = small_values(folder, data, **training)
+    values["tracking"]["registered_model"] = None
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def run(command, **options):
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=WAIT_S, env=ENVIRONMENT, check=False, **options
+    )
+
+
+def newest(folder):
+    return load(max((folder / "run" / "checkpoints").glob("step-*")))
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def assert_equal_weights(arrays, others, tolerance=None):
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        if tolerance is None:
+            assert array.tobytes() == others[name].tobytes(), name
+        else:
+            np.testing.assert_allclose(array, others[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_a_killed_run_resumed_in_mid_epoch_equals_the_uninterrupted_one_bit_for_bit(tmp_path, data):
+    settings = {"deterministic": True, "checkpoint_steps": 2, "epochs": 30, "optimizer": "adamw"}
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "whole").mkdir()
+    killed = write_config(tmp_path / "killed", data, **settings)
+    whole = write_config(tmp_path / "whole", data, **settings)
+    checkpoints = tmp_path / "killed" / "run" / "checkpoints"
+
+    process = subprocess.Popen([*TRAIN, "--config", str(killed)], env=ENVIRONMENT, stderr=subprocess.PIPE)
+    # Six steps an epoch: step 8 is in the middle of the second.
+    wait_for(lambda: (checkpoints / "step-00000008").exists(), process)
+    process.kill()
+    process.communicate()
+    assert len(newest(tmp_path / "killed")[1].history) < 30
+    resumed = run([*TRAIN, "--config", str(killed), "--resume"])
+    uninterrupted = run([*TRAIN, "--config", str(whole)])
+
+    assert (resumed.returncode, uninterrupted.returncode) == (0, 0), resumed.stderr + uninterrupted.stderr
+    assert "resuming from" in resumed.stderr
+    arrays, state = newest(tmp_path / "killed")
+    others, other_state = newest(tmp_path / "whole")
+    assert_equal_weights(arrays, others)
+    for metrics, other_metrics in zip(state.history, other_state.history, strict=True):
+        for name in ("loss", "accuracy", "val_loss", "val_accuracy", "corrupt_samples"):
+            assert metrics[name] == other_metrics[name]
+    assert state.samples_seen == other_state.samples_seen == 30 * 33
+
+
+def test_ctrl_c_saves_and_exits_75_and_the_message_resumes(tmp_path, data):
+    config = write_config(tmp_path, data, epochs=2000)
+    process = subprocess.Popen([*TRAIN, "--config", str(config)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: any((tmp_path / "run").glob("checkpoints/step-*")), process)
+
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=WAIT_S)
+
+    assert process.returncode == 75
+    assert "Traceback" not in errors
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["exit_code"] == 75
+    assert f"--config {tmp_path}/run/config.yaml --resume" in status["reason"]
+    _, state = newest(tmp_path)
+    done = run([*TRAIN, "--config", f"{tmp_path}/run/config.yaml", "--resume", f"training.epochs={state.epoch + 1}"])
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path, data):
+    config = write_config(tmp_path, data, epochs=2000)
+    first = subprocess.Popen([*TRAIN, "--config", str(config)], env=ENVIRONMENT, stderr=subprocess.PIPE)
+    wait_for((tmp_path / "run" / "config.yaml").exists, first)
+
+    second = run([*TRAIN, "--config", str(config), "--overwrite"])
+    first.kill()
+    first.communicate()
+
+    assert second.returncode == 2
+    assert "another process is training into" in second.stderr
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 3])
+@pytest.mark.horovod
+def test_two_workers_train_what_one_trains(tmp_path, data, accumulation_steps):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    settings = {"epochs": 3, "optimizer": "sgd", "schedule": "constant"}
+    one = write_config(tmp_path / "one", data, **settings)
+    two = write_config(tmp_path / "two", data, **settings, accumulation_steps=accumulation_steps)
+
+    alone = run([*TRAIN, "--config", str(one)])
+    together = run([HOROVODRUN, "-np", "2", *TRAIN, "--config", str(two)])
+
+    assert (alone.returncode, together.returncode) == (0, 0), alone.stderr + together.stderr + together.stdout
+    # Sums of the same 33 float32 gradients in another order: 18 steps of rounding at 1e-7 each, growing a little.
+    arrays, state = newest(tmp_path / "one")
+    others, other_state = newest(tmp_path / "two")
+    assert_equal_weights(arrays, others, tolerance=1e-5)
+    assert state.samples_seen == other_state.samples_seen
+    assert json.loads((tmp_path / "two" / "run" / "result.json").read_text())["workers"] == 2
+
+
+@pytest.mark.horovod
+def test_ctrl_c_under_horovodrun_saves_and_leaves_no_worker_behind(tmp_path, data):
+    config = write_config(tmp_path, data, epochs=2000)
+    command = [HOROVODRUN, "-np", "2", *TRAIN, "--config", str(config)]
+    launcher = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: any((tmp_path / "run").glob("checkpoints/step-*")), launcher)
+    workers = psutil.Process(launcher.pid).children(recursive=True)
+
+    launcher.send_signal(signal.SIGINT)
+    output, _ = launcher.communicate(timeout=WAIT_S)
+
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == 75, output
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    assert newest(tmp_path)[1].step > 0
+
+
+def test_workers_without_horovod_are_an_error_never_separate_trainings(tmp_path, data):
+    config = write_config(tmp_path, data)
+    blocked = "import sys; sys.modules['horovod.tensorflow'] = None; from tfpipe.train import main; sys.exit(main())"
+
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, "--config", str(config)],
+        capture_output=True, text=True, timeout=WAIT_S, check=False,
+        env={**ENVIRONMENT, "HOROVOD_SIZE": "2", "HOROVOD_RANK": "0"},
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "Horovod cannot be imported" in done.stderr
+    assert not (tmp_path / "run").exists()
