@@ -25,8 +25,8 @@ BOUNDS: dict[str, Bound] = {
     # bfloat16, in which a model may have been trained, keeps 8 bits: eight times as coarse.
     "bf16": Bound(atol=1.6e-1, rtol=8e-2),
 }
-# Preprocessed rows, differences multiplied by the standard deviation, i.e. on a scale of 0..1. Decoding and choosing pixels
-# are bit-identical; what is left is float32 rounding: measured 5e-8 with plain resizing, and 3e-5 with
+# Preprocessed rows, differences multiplied by the standard deviation, i.e. on a scale of 0..1. Decoding and choosing
+# pixels are bit-identical; what is left is float32 rounding: measured 5e-8 with plain resizing, and 3e-5 with
 # antialiased resizing, whose weights are sums in another order.
 ROWS = Bound(atol=1e-4, rtol=0.0)
 
