@@ -162,7 +162,13 @@ def test_models_and_data_may_be_functions_of_the_user(tmp_path):
         ("model.name=resnet5", ConfigError, "unknown model 'resnet5'. Did you mean 'resnet50'"),
         ("data.path=/nowhere/at/all", DataError, "nowhere"),
         ("model.weights=missing.keras", ConfigError, "found no file at 'missing.keras'"),
-        ("training.monitor=val_f1", TrainingError, "training.monitor: expected one of .*val_accuracy"),
+        ("training.monitor=val_f1", ConfigError, "training.monitor: expected one of .*val_accuracy"),
+        ("training.monitor=test_loss", ConfigError, "training.monitor: expected a metric of every epoch"),
+        (
+            "tracking.min_metrics={acuracy: 1}",
+            ConfigError,
+            "tracking.min_metrics: expected one of .*, received 'acuracy'",
+        ),
         (
             "model.name=no.such.module:f",
             ConfigError,

@@ -209,9 +209,8 @@ class TrainingLoop:
 
     def _note_best(self, state: TrainingState, metrics: dict[str, float]) -> bool:
         name = self.config.training.monitor
-        value = metrics.get(name, metrics["loss"] if self._validation is None else None)
-        if value is None:
-            raise TrainingError(f"training.monitor: expected one of {', '.join(metrics)}, received {name!r}.")
+        # A val_* monitor without validation data: the training loss has to do.
+        value = metrics.get(name, metrics["loss"])
         smaller_is_better = name.endswith("loss") or name not in metrics
         better = (
             state.best_value is None

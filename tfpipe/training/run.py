@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfpipe import tracking
 from tfpipe.config import Config
 from tfpipe.core.criteria import missed_criteria
-from tfpipe.core.errors import DataError, GateError, StoppedError, TfpipeError, TrainingError
+from tfpipe.core.errors import ConfigError, DataError, GateError, StoppedError, TfpipeError, TrainingError
 from tfpipe.data.pipeline import RowReader
 from tfpipe.data.splits import Splits, open_splits
 from tfpipe.distributed import World, join
@@ -30,6 +30,7 @@ from tfpipe.models.assembly import (
 from tfpipe.models.zoo import Normalization
 from tfpipe.provenance import git_commit, library_versions
 from tfpipe.registry import ModelVersion, Registry, register_if_good
+from tfpipe.tasks import image_classification as task
 from tfpipe.training import artifacts, checkpoints, report, workspace
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
 from tfpipe.training.loop import Evaluation, TrainingLoop
@@ -103,6 +104,7 @@ def run(config: Config, *, resume: bool, overwrite: bool) -> TrainingResult:
 
 def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> TrainingResult:
     # 1. Data: the same on every worker.
+    _check_metric_names(config)
     splits = _open_data(config, world)
     _say(world, "%s", _data_line(splits))
 
@@ -169,6 +171,24 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> Train
         document.pop("output_dir")
         workspace.save_result(folder, document)
     return result
+
+
+def _check_metric_names(config: Config) -> None:
+    """Hours of training must not end at a name that was mistyped.
+
+    Raises:
+        ConfigError: `training.monitor` or `tracking.min_metrics` names a metric that this task does not have.
+    """
+    known = [f"{prefix}{name}" for prefix in ("", "val_", "test_") for name in task.METRICS]
+    named = [("training.monitor", config.training.monitor)]
+    named += [("tracking.min_metrics", name) for name in config.tracking.min_metrics]
+    problems = [
+        f"{key}: expected one of {', '.join(known)}, received {name!r}." for key, name in named if name not in known
+    ]
+    if config.training.monitor.startswith("test_"):
+        problems.append("training.monitor: expected a metric of every epoch; test data are scored once, at the end.")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _open_data(config: Config, world: World) -> Splits:
