@@ -1,5 +1,6 @@
 """`tfpipe SUBCOMMAND ...`: the same commands as `python -m tfpipe.SUBCOMMAND` and `python -m serving`."""
 
+import difflib
 import importlib
 import sys
 
@@ -25,7 +26,9 @@ def main() -> int:
         print(__version__)
         return 0
     if name not in _COMMANDS:
-        print(f"tfpipe: expected a command of {', '.join(_COMMANDS)}; received {name!r}.", file=sys.stderr)
+        close = difflib.get_close_matches(name, _COMMANDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        print(f"tfpipe: expected a command of {', '.join(_COMMANDS)}; received {name!r}.{hint}", file=sys.stderr)
         return 2
     module = importlib.import_module(_COMMANDS[name][0])
     return int(module.main(sys.argv[2:]))

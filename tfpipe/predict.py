@@ -4,6 +4,7 @@ import argparse
 import csv
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tfpipe.core import atomic
-from tfpipe.core.errors import ConfigError, DataError, TfpipeError
+from tfpipe.core.errors import ConfigError, DataError, StoppedError, TfpipeError
 from tfpipe.core.postprocess import classification_answer
-from tfpipe.data.files import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from tfpipe.data.files import TABLE_SUFFIXES, image_files, printable
 from tfpipe.decode import decode_image
 from tfpipe.distributed import World, join, launched_rank
 from tfpipe.scoring import Scorer, open_scorer
@@ -70,16 +71,20 @@ def predict(
         overwrite: Replace `output`, and forget what an earlier call left unfinished.
 
     Raises:
-        ConfigError: Nothing to score, or `output` exists already or belongs to another job.
+        ConfigError: Nothing to score, or `output` exists already, cannot be written, or belongs to another job.
         RegistryError: Unknown model, version or alias.
         BundleError: A bundle that is incomplete or changed.
     """
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size: expected at least 1, received {batch_size}.")
     world = join()
     target = Path(output)
+    # Before a model is loaded, which may take a while.
+    world.on_chief(lambda: _check_target(target, overwrite=overwrite))
     files = world.together(lambda: list_inputs(inputs))
     scorer = world.together(lambda: open_scorer(model, precision=precision, tracking_uri=tracking_uri))
-    partial = target.with_name(f"{target.name}.partial")
-    world.on_chief(lambda: _open_partial(target, partial, _job(scorer, files), overwrite=overwrite))
+    partial = _partial_of(target)
+    world.on_chief(lambda: _open_partial(partial, _job(scorer, files), overwrite=overwrite))
     done = world.broadcast_object({index for index, _ in _finished_lines(partial)} if world.is_chief else set())
     to_do = [index for index in range(len(files)) if index not in done]
     mine = to_do[world.rank :: world.size]
@@ -98,7 +103,7 @@ def list_inputs(inputs: Sequence[str | Path]) -> list[str]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            files += sorted(str(file) for file in path.rglob("*") if _is_image(file))
+            files += image_files(path)
         elif not path.exists():
             raise ConfigError(
                 f"input: expected an image file, a folder or a manifest, found nothing at {str(given)!r}."
@@ -127,28 +132,38 @@ def _manifest_paths(file: Path) -> list[str]:
         ) from error
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not file.name.startswith(".")
-
-
 def _job(scorer: Scorer, files: Sequence[str]) -> dict[str, Any]:
     """What an interrupted job must agree in to be gone on with."""
     return {
         **scorer.identity,
         "num_inputs": len(files),
-        "inputs_sha256": hashlib.sha256("\0".join(files).encode()).hexdigest(),
+        "inputs_sha256": hashlib.sha256(os.fsencode("\0".join(files))).hexdigest(),
     }
 
 
-def _open_partial(target: Path, partial: Path, job: dict[str, Any], *, overwrite: bool) -> None:
+def _partial_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.partial")
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    if target.is_dir():
+        raise ConfigError(f"--output: expected a file, but {str(target)!r} is a folder.")
     if target.exists() and not overwrite:
         raise ConfigError(f"--output: {str(target)!r} exists. Choose another file, or give --overwrite.")
-    if overwrite and partial.exists():
-        shutil.rmtree(partial)
-    if not partial.exists():
-        partial.mkdir(parents=True)
-        atomic.write_file(partial / _JOB, json.dumps(job, indent=1))
-        return
+
+
+def _open_partial(partial: Path, job: dict[str, Any], *, overwrite: bool) -> None:
+    try:
+        if overwrite and partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        if not (partial / _JOB).exists() and not any(partial.glob("part-*")):
+            atomic.write_file(partial / _JOB, json.dumps(job, indent=1))
+            return
+    except OSError as error:
+        raise ConfigError(
+            f"--output: expected a place that can be written, but {error.filename or partial}: {error.strerror}."
+        ) from error
     try:
         before = json.loads((partial / _JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -163,10 +178,11 @@ def _open_partial(target: Path, partial: Path, job: dict[str, Any], *, overwrite
 def _finished_lines(partial: Path) -> Iterator[tuple[int, str]]:
     """Index and answer of each whole line in the parts; the last one of a killed process may be cut."""
     for part in sorted(partial.glob("part-*.jsonl")):
-        for line in part.read_text(encoding="utf-8").splitlines(keepends=True):
-            index, separator, answer = line.partition("\t")
-            if separator and answer.endswith("\n"):
-                yield int(index), answer
+        # Cut as bytes, by "\n" alone: a character may be cut in two, and str.splitlines knows ends of line that JSON
+        # does not escape.
+        for line in part.read_bytes().split(b"\n")[:-1]:
+            index, _, answer = line.decode().partition("\t")
+            yield int(index), f"{answer}\n"
 
 
 def _score(
@@ -196,9 +212,9 @@ def _answers(scorer: Scorer, files: Sequence[str], pool: ThreadPoolExecutor) -> 
     for file, image in zip(files, images, strict=True):
         if isinstance(image, np.ndarray):
             prediction = classification_answer(next(scores), scorer.labels)
-            answers.append({"input": file, "predictions": [prediction], **scorer.identity})
+            answers.append({"input": printable(file), "predictions": [prediction], **scorer.identity})
         else:
-            answers.append({"input": file, "error": {"code": "undecodable", "message": str(image)}})
+            answers.append({"input": printable(file), "error": {"code": "undecodable", "message": str(image)}})
     return answers
 
 
@@ -208,7 +224,10 @@ def _read(file: str) -> np.ndarray | str:
     except DataError as error:
         return str(error)
     except OSError as error:
-        return f"{file}: expected a readable file; {error.strerror or error}."
+        return f"{printable(file)}: expected a readable file; {error.strerror or error}."
+    except ValueError as error:
+        # A NUL in the name.
+        return f"{file!r}: expected a readable file; {error}."
 
 
 def _merge(partial: Path, target: Path, num_inputs: int) -> int:
@@ -233,8 +252,13 @@ def _command(options: argparse.Namespace) -> int:
             tracking_uri=options.tracking_uri, overwrite=options.overwrite,
         )  # fmt: skip
     except KeyboardInterrupt:
-        sys.stderr.write(f"stopped: what is done is kept in {options.output}.partial; the same command goes on.\n")
-        return 75
+        if not _partial_of(Path(options.output)).exists():
+            raise
+        if launched_rank() != 0:
+            return StoppedError.exit_code
+        raise StoppedError(
+            f"what is done is kept in {_partial_of(Path(options.output))}; the same command goes on."
+        ) from None
     except TfpipeError:
         if launched_rank() != 0:
             return 1
@@ -250,6 +274,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tfpipe.predict",
         description="Score image files; one JSON line each, in input order. Stopped, it goes on at the next call.",
+        epilog="exit codes: 0 done, files that cannot be read included (their lines hold an error); 2 wrong usage or "
+        "input; 75 stopped by a signal, the same command goes on; 1 the rest.",
     )
     parser.add_argument(
         "--model", required=True, help="a model.keras, an output_dir, a bundle, or models:/NAME[/VERSION|@ALIAS]"

@@ -9,7 +9,6 @@ import numpy as np
 from tfpipe.core.bundle import MANIFEST, file_sha256, open_bundle
 from tfpipe.core.errors import ConfigError
 from tfpipe.ort import open_session
-from tfpipe.registry import Registry
 
 CACHE_DIR = Path("~/.cache/tfpipe")
 
@@ -131,6 +130,9 @@ def open_scorer(
     """
     cache = cache_dir.expanduser()
     if model.startswith("models:"):
+        # Only here: a file is scored without MLflow, which takes seconds to import.
+        from tfpipe.registry import Registry
+
         registry = Registry(tracking_uri)
         version = registry.resolve(model)
         if version.bundle_sha256 is not None:

@@ -1,9 +1,11 @@
 """What every command does first and last: quiet libraries, logging, and errors as one sentence with an exit code."""
 
+import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tfpipe.core.errors import StoppedError, TfpipeError
 
@@ -25,13 +27,14 @@ def run_command(command: Callable[[], int]) -> int:
     for name in ("mlflow", "alembic", "absl", "tensorflow", "tf2onnx", "PIL", "matplotlib", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        return command()
+        with _interrupted_by_sigterm():
+            return command()
     except TfpipeError as error:
         prefix = "stopped" if isinstance(error, StoppedError) else "error"
         sys.stderr.write(f"{prefix}: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("stopped: interrupted before there was anything to save.\n")
+        sys.stderr.write("stopped: interrupted before it was done; start it again.\n")
         return StoppedError.exit_code
     except BrokenPipeError:
         # The reader of our output is gone; nobody is left to tell.
@@ -42,6 +45,16 @@ def run_command(command: Callable[[], int]) -> int:
         sys.stderr.write(f"error: {where}{error.strerror or error}.\n")
         logger.debug("traceback", exc_info=True)
         return TfpipeError.exit_code
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let a scheduler's SIGTERM end a command as Ctrl-C does, so that it cleans up behind itself."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def quiet_libraries() -> None:

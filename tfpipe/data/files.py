@@ -105,7 +105,7 @@ def open_class_folders(folder: Path, *, where: str) -> FileSource:
     files = (file for name in classes for file in _files_below(folder, name))
     for name, relative in _with_progress(files, "listing files"):
         if relative.lower().endswith(IMAGE_SUFFIXES):
-            rows.append(_Row(str(folder / relative), _printable(relative), _printable(name)))
+            rows.append(_Row(str(folder / relative), printable(relative), printable(name)))
         else:
             ignored.append(relative)
     if not rows:
@@ -113,7 +113,7 @@ def open_class_folders(folder: Path, *, where: str) -> FileSource:
             f"{where}: expected images ({' '.join(IMAGE_SUFFIXES)}) in the {len(classes)} sub-folders of "
             f"{str(folder)!r}, found none."
         )
-    return FileSource(rows, class_order(_printable(name) for name in classes), [_printable(name) for name in ignored])
+    return FileSource(rows, class_order(printable(name) for name in classes), [printable(name) for name in ignored])
 
 
 def open_table(file: Path, columns: Sequence[str] | None, *, where: str) -> FileSource:
@@ -157,6 +157,13 @@ def open_table(file: Path, columns: Sequence[str] | None, *, where: str) -> File
     return source
 
 
+def image_files(folder: Path) -> list[str]:
+    """Paths of the image files at any depth below a folder, sorted; links are followed, hidden names left out."""
+    # "." is no name of a sub-folder: Path takes it out again.
+    found = (relative for _, relative in _files_below(folder, "."))
+    return [str(folder / relative) for relative in found if relative.lower().endswith(IMAGE_SUFFIXES)]
+
+
 def _files_below(root: Path, top: str) -> Iterator[tuple[str, str]]:
     """(top, path relative to root) of every file below root/top, sorted."""
     found: list[str] = []
@@ -184,7 +191,8 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A file name as text that can be written: bytes that are not UTF-8 as backslash escapes."""
     # File names need not be UTF-8; identifiers and labels go into JSON and must be.
     return os.fsencode(name).decode(errors="backslashreplace")
 

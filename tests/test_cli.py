@@ -1,0 +1,78 @@
+"""`tfpipe SUBCOMMAND`."""
+
+import subprocess
+import sys
+
+import pytest
+
+import tfpipe
+from tfpipe.cli import main
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["tfpipe", *arguments])
+    return main()
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_help_lists_every_command(monkeypatch, capsys, arguments):
+    code = run(monkeypatch, *arguments)
+
+    output = capsys.readouterr().out
+    assert code == 0
+    for command in ("train", "convert", "predict", "data", "serve"):
+        assert f"\n  {command} " in output
+
+
+def test_the_version_is_the_packages(monkeypatch, capsys):
+    code = run(monkeypatch, "--version")
+
+    assert (code, capsys.readouterr().out) == (0, f"{tfpipe.__version__}\n")
+
+
+def test_an_unknown_command_is_refused_with_the_nearest(monkeypatch, capsys):
+    code = run(monkeypatch, "predcit")
+
+    assert code == 2
+    assert capsys.readouterr().err == (
+        "tfpipe: expected a command of train, convert, predict, data, serve; received 'predcit'. "
+        "Did you mean 'predict'?\n"
+    )
+
+
+def test_a_command_gets_the_other_words_and_its_exit_code_is_ours(monkeypatch, capsys, tmp_path):
+    code = run(monkeypatch, "data", "validate", str(tmp_path / "nowhere"), "--output", str(tmp_path / "report"))
+
+    assert code == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        (["train"], "tfpipe.train"),
+        (["predict"], "tfpipe.predict"),
+        (["data", "validate"], "tfpipe.data validate"),
+        (["data", "pack"], "tfpipe.data pack"),
+    ],
+)
+def test_a_command_has_its_own_help(monkeypatch, capsys, command, module):
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *command, "--help")
+
+    assert ended.value.code == 0
+    assert f"usage: python -m {module}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["predict", "--help"], ["data", "validate", "--help"]])
+def test_help_waits_for_no_library_of_seconds(arguments):
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(('tensorflow', 'keras', 'horovod', 'mlflow')));"
+        "from tfpipe.cli import main; sys.exit(main())"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
