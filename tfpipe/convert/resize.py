@@ -21,6 +21,8 @@ from tfpipe.core.errors import ConversionError
 Handler = Callable[[Any, Any, str, Sequence[Any]], None]
 
 _KERNELS = {"triangle": "linear", "keyscubic": "cubic"}
+# Resize has `antialias` since this operator set.
+_ANTIALIAS_OPSET = 18
 _TO_CHANNELS_FIRST, _TO_CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 
 
@@ -100,8 +102,13 @@ def antialiased(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
     """ScaleAndTranslate as tf.image.resize(antialias=True) emits it: scale out / in, no translation.
 
     Raises:
-        ConversionError: Another kernel than those of bilinear and bicubic.
+        ConversionError: Another kernel than those of bilinear and bicubic, or an operator set without the filter.
     """
+    if graph.opset < _ANTIALIAS_OPSET:
+        raise ConversionError(
+            f"{name}: expected conversion.opset={_ANTIALIAS_OPSET}, which antialiased resizing needs, "
+            f"received {graph.opset}."
+        )
     kernel = node.get_attr_value("kernel_type")
     kernel = kernel.decode() if isinstance(kernel, bytes) else kernel
     if kernel not in _KERNELS:

@@ -106,7 +106,9 @@ def _to_onnx(
         with _quiet(), tf.device("/cpu:0"):
             frozen = tf_loader.from_function(concrete, given, [tensor.name for tensor in concrete.outputs])
             model = _convert(frozen, names, given, [t.name for t in concrete.outputs], opset, handlers)
-    # tf2onnx raises whatever its handlers and rewriters hit.
+    # Our own handlers say what was expected; the rest of tf2onnx raises whatever it hits.
+    except ConversionError:
+        raise
     except Exception as error:
         raise ConversionError(
             f"{inputs[0].name} -> {outputs[0].name}: expected operations that tf2onnx can convert; {error}"

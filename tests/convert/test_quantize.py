@@ -1,0 +1,141 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from tests.convert.onnx_graphs import answers, convolutional, graph_of, rows, stored_types
+from tfpipe.config import ConversionConfig
+from tfpipe.convert.quantize import Recipe, is_depthwise, recipes, to_int8
+from tfpipe.core.errors import ConversionError
+
+MINMAX = Recipe("minmax", per_channel=True)
+
+
+def _zero_point_types(model):
+    """dtype of the zero point by quantised tensor: activations by QuantizeLinear, weights by DequantizeLinear alone."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    activations, weights = {}, {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            activations[node.input[0]] = str(stored[node.input[2]].dtype)
+        elif node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            weights[node.input[0]] = (str(stored[node.input[0]].dtype), stored[node.input[1]].size)
+    return activations, weights
+
+
+def test_activations_are_unsigned_and_weights_signed_with_a_scale_per_channel():
+    activations, weights = _zero_point_types(to_int8(convolutional(), rows(), MINMAX))
+
+    assert set(activations.values()) == {"uint8"}
+    assert {name: kind for name, kind in weights.items() if "kernel" in name} == {
+        "conv/kernel_quantized": ("int8", 16),
+        "depthwise/kernel_quantized": ("int8", 16),
+        "dense/kernel_quantized": ("int8", 3),
+    }
+
+
+def test_one_scale_a_weight_where_it_is_asked_for():
+    _, weights = _zero_point_types(to_int8(convolutional(), rows(), Recipe("minmax", per_channel=False)))
+
+    assert weights["conv/kernel_quantized"] == ("int8", 1)
+
+
+@pytest.mark.parametrize("op_type", ["Softmax", "Sigmoid"])
+def test_answers_are_computed_in_float(op_type):
+    nodes = [
+        helper.make_node("ReduceMean", ["input", "axes"], ["m"], keepdims=0),
+        helper.make_node("MatMul", ["m", "kernel"], ["logits"]),
+        helper.make_node(op_type, ["logits"], ["probabilities"]),
+    ]
+    model = graph_of(nodes, {"axes": np.array([1, 2]), "kernel": np.eye(3, dtype=np.float32)})
+
+    quantised = to_int8(model, rows(), MINMAX)
+
+    assert "kernel_quantized" in stored_types(quantised)
+    answer = next(node for node in quantised.graph.node if node.op_type == op_type)
+    assert list(answer.output) == ["probabilities"]
+
+
+def test_small_probabilities_survive():
+    nodes = [
+        helper.make_node("ReduceMean", ["input", "axes"], ["m"], keepdims=0),
+        helper.make_node("MatMul", ["m", "kernel"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+    ]
+    model = graph_of(nodes, {"axes": np.array([1, 2]), "kernel": np.diag([0.0, -9.0, -9.0]).astype(np.float32)})
+    calibration = np.ones((4, 8, 8, 3), np.float32)
+
+    smallest = answers(to_int8(model, calibration, MINMAX), calibration)[0, 1]
+
+    # 1/255 is what a quantised Softmax can tell from 0.
+    assert 0 < smallest < 1e-3
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_every_calibration_method_gives_a_model_that_answers_alike(method):
+    quantised = to_int8(convolutional(), rows(), Recipe(method, per_channel=True))
+
+    onnx.checker.check_model(quantised)
+    reference = answers(convolutional(), rows())
+    assert (answers(quantised, rows()).argmax(axis=1) == reference.argmax(axis=1)).mean() > 0.9
+
+
+def test_depthwise_convolutions_are_kept_in_float_where_the_recipe_says_so():
+    quantised = to_int8(convolutional(), rows(), Recipe("percentile", per_channel=True, keep_depthwise=True))
+
+    stored = stored_types(quantised)
+    assert stored["depthwise/kernel"] == "float32"
+    assert stored["conv/kernel_quantized"] == "int8"
+
+
+def test_a_convolution_of_all_channels_is_not_taken_for_depthwise():
+    model = convolutional()
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    assert [node.name for node in model.graph.node if is_depthwise(node, weights)] == ["depthwise"]
+
+
+def test_names_axes_and_metadata_are_those_of_the_float_graph():
+    model = convolutional()
+    onnx.helper.set_model_props(model, {"labels": '["a", "b", "c"]'})
+
+    quantised = to_int8(model, rows(), MINMAX)
+
+    assert list(quantised.graph.input) == list(model.graph.input)
+    assert list(quantised.graph.output) == list(model.graph.output)
+    assert {entry.key: entry.value for entry in quantised.metadata_props} == {"labels": '["a", "b", "c"]'}
+
+
+def test_rows_get_the_same_answer_alone_as_in_a_batch():
+    quantised = to_int8(convolutional(), rows(), MINMAX)
+
+    together = answers(quantised, rows())
+    alone = np.concatenate([answers(quantised, row[None]) for row in rows()])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_quantisation_is_repeatable():
+    first, second = (to_int8(convolutional(), rows(), MINMAX) for _ in range(2))
+
+    assert first.SerializeToString() == second.SerializeToString()
+
+
+def test_a_graph_that_cannot_be_quantised_is_refused_in_one_sentence():
+    with pytest.raises(ConversionError, match="int8: expected a graph that can be quantised; "):
+        to_int8(convolutional(), rows()[..., :2], MINMAX)
+
+
+def test_auto_tries_minmax_first_and_then_percentile_without_depthwise():
+    tried = recipes(ConversionConfig())
+
+    assert tried == (MINMAX, Recipe("percentile", per_channel=True, keep_depthwise=True))
+    assert recipes(ConversionConfig(calibration_method="entropy", per_channel=False)) == (
+        Recipe("entropy", per_channel=False),
+    )
+
+
+def test_a_recipe_describes_itself_for_the_manifest():
+    assert MINMAX.describe() == {
+        "format": "QDQ", "activations": "uint8", "weights": "int8", "calibration_method": "minmax",
+        "per_channel": True, "keep_depthwise": False,
+    }  # fmt: skip
