@@ -1,5 +1,7 @@
 """Preprocessing + network + probabilities = the one model that is saved, converted and served."""
 
+import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +95,12 @@ def build_network(config: Config, num_classes: int) -> keras.Model:
         ConfigError: Unknown model, weights that cannot be had, or a function that gives something else.
     """
     height, width = config.preprocessing.image_size
-    network = find_model(config.model.name).build((height, width, 3), num_classes, config)
+    entry = find_model(config.model.name)
+    if config.model.weights == "imagenet" and not entry.pretrained:
+        raise ConfigError(
+            f"model.weights: {config.model.name!r} has no imagenet weights; expected `random` or a local file."
+        )
+    network = entry.build((height, width, 3), num_classes, config)
     if not isinstance(network, keras.Model):
         raise ConfigError(f"model.name: expected {config.model.name!r} to return a Keras model, received {network!r}.")
     expected = (None, num_classes)
@@ -129,11 +136,7 @@ def load_model(path: Path) -> Parts:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: expected a model.keras, found no file.")
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: expected a model.keras, received a file that Keras cannot load: {error}") from error
-    return parts_of(model, where=str(path))
+    return parts_of(_read_keras_file(path, where=str(path)), where=str(path))
 
 
 def parts_of(model: keras.Model, *, where: str) -> Parts:
@@ -150,17 +153,23 @@ def parts_of(model: keras.Model, *, where: str) -> Parts:
     return Parts(model, preprocessing, layers["network"], layers["probabilities"].labels)
 
 
+def _read_keras_file(path: Path, *, where: str) -> keras.Model:
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"{where}: expected a model.keras, received a file that Keras cannot load: {_first_line(error)}"
+        ) from error
+
+
 def _load_weights(network: keras.Model, path: Path) -> None:
     """Copy weights from a file; those of a head with other classes keep their initial values."""
     if not path.is_file():
         raise ConfigError(f"model.weights: expected `random`, `imagenet` or a file, found no file at {str(path)!r}.")
     if path.suffix == ".h5":
-        try:
-            network.load_weights(path)
-        except (ValueError, OSError) as error:
-            raise ConfigError(f"model.weights: {path} does not fit model {network.name!r}: {error}") from error
+        _load_h5(network, path)
         return
-    loaded = keras.saving.load_model(path, compile=False)
+    loaded = _read_keras_file(path, where=f"model.weights: {path}")
     layers = {layer.name: layer for layer in loaded.layers}
     source = layers.get("network", loaded)
     if len(source.weights) != len(network.weights):
@@ -177,3 +186,25 @@ def _load_weights(network: keras.Model, path: Path) -> None:
                 f"model.weights: {target.path}: expected shape {target.shape}, {path} holds {value.shape}: "
                 "another model."
             )
+
+
+def _load_h5(network: keras.Model, path: Path) -> None:
+    """Keras's own format, whose layers go by class and order: all of them, or else all but the head."""
+    backbone = keras.Model(network.inputs, network.layers[-1].input)
+    for target in (network, backbone):
+        try:
+            with warnings.catch_warnings():
+                # What Keras skips with a warning would keep its initial weights.
+                warnings.simplefilter("error", UserWarning)
+                target.load_weights(path)
+        except (ValueError, OSError, KeyError, UserWarning) as error:
+            failure = error
+        else:
+            return
+    raise ConfigError(
+        f"model.weights: {path} does not fit the model at this image_size: {_first_line(failure)}"
+    ) from failure
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

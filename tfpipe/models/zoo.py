@@ -42,10 +42,17 @@ CAFFE = Normalization((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,))
 
 @dataclass(frozen=True)
 class Entry:
-    """A model and the normalisation that goes with it; None where it is adapted to the training data."""
+    """A model by name.
+
+    Attributes:
+        build: Makes it.
+        normalization: What goes with it; None where it is adapted to the training data.
+        pretrained: Whether `model.weights: imagenet` means something to it.
+    """
 
     build: Builder
     normalization: Normalization | None = None
+    pretrained: bool = False
 
 
 def small_cnn(input_shape: tuple[int, int, int], num_classes: int, config: Config) -> keras.Model:
@@ -114,7 +121,7 @@ def _with_head(inputs: Any, features: Any, num_classes: int, config: Config) -> 
 
 
 def _application(family: str, normalization: Normalization, **options: Any) -> Entry:
-    return Entry(partial(application, family, **options), normalization)
+    return Entry(partial(application, family, **options), normalization, pretrained=True)
 
 
 MODELS: dict[str, Entry] = {
@@ -139,7 +146,8 @@ def find_model(name: str) -> Entry:
         ConfigError: Unknown name (says the nearest), or a function that cannot be imported.
     """
     if ":" in name:
-        return Entry(import_function(name, key="model.name"))
+        # What it makes of model.weights is its own affair.
+        return Entry(import_function(name, key="model.name"), pretrained=True)
     if name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(MODELS)}, or package.module:function."
