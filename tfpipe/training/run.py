@@ -128,7 +128,7 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> Train
     )
 
     # 3. Where an earlier sitting stopped.
-    saved = CheckpointFolder(folder / "checkpoints", keep=config.training.keep_checkpoints)
+    saved = CheckpointFolder(folder / workspace.CHECKPOINTS, keep=config.training.keep_checkpoints)
     state = world.on_chief(lambda: _restore(loop, saved))
     loop.start_together()
 

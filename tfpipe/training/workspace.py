@@ -7,15 +7,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tfpipe.config import RESUMABLE_KEYS, Config, flatten, load_config, save_config
 from tfpipe.core import atomic
-from tfpipe.core.errors import ConfigError, TfpipeError
+from tfpipe.core.errors import ConfigError, DataError, TfpipeError
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
 STATUS = "status.json"
+CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
 _TIME = re.compile(r"\$\{now:[^}]*\}")
 
@@ -50,16 +51,19 @@ def opened(config: Config, *, resume: bool, overwrite: bool) -> Iterator[Path]:
         resume: Go on with what is there.
         overwrite: Remove what is there.
 
+    A start that is refused for its configuration or data leaves nothing but status.json, so that the next one needs no
+    flag.
+
     Raises:
-        ConfigError: Another process writes into it, it holds a run and neither flag was given, or a resumed run's
-            configuration differs in a key that it may not change.
-        OSError: It cannot be written.
+        ConfigError: It cannot be written, another process writes into it, it holds a run and neither flag was given, or
+            a resumed run's configuration differs in a key that it may not change.
     """
     folder = Path(config.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output_dir: expected a folder, but {str(folder)!r} is a file.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "w", encoding="utf-8") as lock:
+    if resume and not folder.exists():
+        raise ConfigError(f"--resume: expected an unfinished run in {str(folder)!r}, found no such folder.")
+    with _lock_file(folder) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -68,7 +72,12 @@ def opened(config: Config, *, resume: bool, overwrite: bool) -> Iterator[Path]:
             ) from None
         _prepare(folder, config, resume=resume, overwrite=overwrite)
         save_config(config, folder / CONFIG)
-        yield folder
+        try:
+            yield folder
+        except (ConfigError, DataError):
+            if not resume and not (folder / CHECKPOINTS).exists():
+                (folder / CONFIG).unlink(missing_ok=True)
+            raise
 
 
 def save_result(folder: Path, result: dict[str, Any]) -> None:
@@ -81,6 +90,16 @@ def save_status(folder: Path, error: TfpipeError | None) -> None:
     status = {"exit_code": error.exit_code if error else 0, "reason": str(error) if error else "done"}
     if folder.is_dir():
         atomic.write_file(folder / STATUS, json.dumps(status, indent=2, ensure_ascii=False) + "\n")
+
+
+def _lock_file(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return open(folder / _LOCK, "w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir: expected a folder that can be written, but {error.filename or folder}: {error.strerror}."
+        ) from error
 
 
 def _prepare(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
@@ -106,6 +125,8 @@ def _prepare(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> 
             f"output_dir: {str(folder)!r} holds an unfinished run or other files. Give --resume to go on, "
             "--overwrite to begin anew, or choose another folder."
         )
+    elif not (folder / CONFIG).exists():
+        raise ConfigError(f"--resume: expected an unfinished run in {str(folder)!r}, found no {CONFIG}.")
     else:
         _check_same_run(config, folder)
 
