@@ -59,9 +59,9 @@ def test_a_report_of_a_conversion_that_failed_at_once_is_still_a_page():
     )
 
 
-def test_a_model_without_validation_data_says_so():
+def test_where_no_accuracy_was_measured_it_says_so():
     findings = _findings()
     findings.figures = {"fp32": Figures("fp32", 100, 90, None)}
     findings.num_validation = 0
 
-    assert "The run has no validation data: no accuracy was measured." in render(findings, usage=())
+    assert "No accuracy was measured; the notes say why." in render(findings, usage=())

@@ -46,7 +46,8 @@ def _closing_lines(result: "ConversionResult") -> str:
     variants = result.bundle.manifest.variants
     reference = variants["fp32"].size_bytes
     lines = [f"{'':6}{'size':>12}{'of fp32':>9}{'accuracy':>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
-    for name, variant in variants.items():
+    for name in (precision for precision in _PRECISIONS if precision in variants):
+        variant = variants[name]
         accuracy = variant.metrics.get("accuracy")
         shown = "–" if accuracy is None else f"{accuracy:.2%}"
         lines.append(

@@ -15,7 +15,7 @@ from tfpipe.convert.trained import TrainedModel
 from tfpipe.core.errors import DataError
 from tfpipe.core.parity import BOUNDS
 from tfpipe.core.signature import Array
-from tfpipe.data.sources import Source, to_pixels
+from tfpipe.data.sources import Relabelled, Source, open_source, to_pixels
 from tfpipe.data.splits import open_splits
 from tfpipe.ort import OnnxModel, open_session
 
@@ -63,7 +63,7 @@ def open_validation(trained: TrainedModel) -> Source | None:
     data = trained.config.data
     place = data.validation_path or data.path
     try:
-        source = open_splits(trained.config).validation
+        source = _held_out(trained)
     except DataError as error:
         raise DataError(
             f"validation data at {place!r}, which the gate measures accuracy on, cannot be opened: {error} "
@@ -80,6 +80,18 @@ def open_validation(trained: TrainedModel) -> Source | None:
             f"{len(found & expected)} of them and {len(found - expected)} others: the data have changed since."
         )
     return source
+
+
+def _held_out(trained: TrainedModel) -> Source | None:
+    data = trained.config.data
+    if data.validation_path is None:
+        return open_splits(trained.config).validation
+    # By themselves: the training data may be gone.
+    source = open_source(
+        data.validation_path, columns=data.columns, split="validation", config=trained.config,
+        where="data.validation_path",
+    )  # fmt: skip
+    return None if source is None else Relabelled(source, trained.parts.labels)
 
 
 def predict(models: Mapping[str, OnnxModel], preprocess: OnnxModel, source: Source, config: Any) -> Scores:

@@ -135,12 +135,7 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
         findings.notes.append(f"Trained under {trained.trained_policy}; rebuilt in float32 with the same weights.")
 
     # 1. What accuracy is measured on: known to be there before anything slow.
-    validation = measure.open_validation(trained)
-    if validation is None and precision != "fp32":
-        raise DataError(
-            f"validation data: expected some to judge {precision} by, but the run has none. "
-            "Give data.validation_path=..., or convert with --precision fp32."
-        )
+    validation = _open_validation(trained, precision, findings)
 
     # 2. Float32 graphs, which answer as Keras does or are not taken.
     with _phase("onnx fp32"):
@@ -213,6 +208,24 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
     )
     (staging / "report.md").write_text(report.render(findings, usage=_usage(trained)), encoding="utf-8")
     seal(staging, _manifest(trained, precision, findings))
+
+
+def _open_validation(trained: TrainedModel, precision: str, findings: report.Findings) -> Source | None:
+    """The data to judge a precision by; fp32, which is what others are judged by, can do without."""
+    try:
+        validation = measure.open_validation(trained)
+        if validation is not None:
+            return validation
+        raise DataError(
+            "validation data: expected some to measure accuracy on, but the run has none. "
+            "Give data.validation_path=..., or convert with --precision fp32."
+        )
+    except DataError as error:
+        if precision != "fp32":
+            raise
+        logger.warning("no accuracy is measured: %s", error)
+        findings.notes.append(f"No accuracy was measured: {error}")
+        return None
 
 
 def _quantize(

@@ -101,7 +101,7 @@ def _variants(findings: Findings) -> str:
     data = (
         f"Accuracy on the {findings.num_validation} validation samples of training{corrupt}. "
         if findings.num_validation
-        else "The run has no validation data: no accuracy was measured. "
+        else "No accuracy was measured; the notes say why. "
     )
     lines += ["", f"{data}At most {findings.max_accuracy_drop:.2%} may be lost. Latency: median, CPU, one thread."]
     return "\n".join(lines)

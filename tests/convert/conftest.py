@@ -1,0 +1,49 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.training.small_runs import small_values, write_class_folders
+from tfpipe.config import load_config
+
+CLASSES = ("dark", "grey", "light")
+
+
+@pytest.fixture(scope="session")
+def shades(tmp_path_factory):
+    """Class folders of grey noise, whose mean tells the class."""
+    return write_class_folders(tmp_path_factory.mktemp("shades"), num_samples=90, classes=CLASSES, size=(18, 13))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, shades):
+    """A complete run of a small convolutional net of 1.1 MB, registered as `small`: (config, result)."""
+    # Not with the fixtures: tests of graphs alone need no TensorFlow.
+    from tfpipe.train import train
+
+    folder = tmp_path_factory.mktemp("run")
+    values = small_values(folder, shades, epochs=6, batch_size=16)
+    values["preprocessing"] = {"image_size": [12, 12], "normalization": "adapt", "resize": "pad"}
+    values["model"] = {"name": "small_cnn"}
+    values["conversion"] = {"latency_runs": 3}
+    path = folder / "given.yaml"
+    path.write_text(yaml.safe_dump(values))
+    config = load_config(path)
+    return config, train(config)
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory, trained):
+    """The first version of `small`, converted with its INT8 variant and attached."""
+    from tfpipe.convert.pipeline import convert
+
+    config, _ = trained
+    output = tmp_path_factory.mktemp("bundles") / "small-1"
+    return convert("models:/small/1", output=output, overrides=[f"tracking.uri={config.tracking.uri}"])
+
+
+@pytest.fixture
+def run_copy(tmp_path, trained) -> Path:
+    """The output folder of the run, to be damaged."""
+    return shutil.copytree(trained[1].output_dir, tmp_path / "copied-run")

@@ -1,0 +1,356 @@
+"""A really trained model through the public function, and what that refuses."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.training.small_runs import write_class_folders
+from tfpipe.convert.pipeline import convert
+from tfpipe.core.bundle import open_bundle, read_golden
+from tfpipe.core.errors import ConfigError, DataError, GateError, RegistryError
+from tfpipe.core.parity import BOUNDS, assert_parity
+from tfpipe.decode import decode_image
+from tfpipe.export import KerasReference, load_saved_model, preprocessing_from_json
+from tfpipe.models.assembly import load_model
+from tfpipe.ort import open_session
+from tfpipe.registry import Registry
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+
+QUICK = ("conversion.latency_runs=1",)
+
+
+@pytest.fixture(scope="module")
+def folder(converted):
+    return converted.bundle.folder
+
+
+@pytest.fixture(scope="module")
+def reference(trained):
+    return KerasReference(load_model(trained[1].output_dir / "model.keras"))
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# What a bundle holds.
+
+
+def test_the_bundle_is_complete_and_sealed(converted, folder):
+    manifest = open_bundle(folder).manifest
+
+    assert left_in(folder) == [
+        "bundle.json", "bundle.json.sha256", "golden", "model.fp16.onnx", "model.fp32.onnx", "model.int8.onnx",
+        "preprocess.onnx", "preprocessing.json", "report.md", "saved_model",
+    ]  # fmt: skip
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files - {"bundle.json", "bundle.json.sha256"} == manifest.files.keys()
+    assert converted.bundle.sha256 == hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest()
+
+
+def test_the_manifest_says_where_the_model_comes_from(trained, converted):
+    config, result = trained
+    manifest = converted.bundle.manifest
+
+    assert (manifest.model_name, manifest.model_version) == ("small", "1")
+    assert (manifest.task, manifest.labels) == ("image_classification", ("dark", "grey", "light"))
+    assert manifest.training["run_id"] == result.run_id
+    assert manifest.training["config"]["model"] == config.model.model_dump(mode="json")
+    assert manifest.training["metrics"]["val_accuracy"] == result.metrics["val_accuracy"]
+    assert len(manifest.training["data_fingerprint"]) == 64
+    assert manifest.measured_on["library_versions"]["onnxruntime"]
+    assert manifest.default_variant == "int8"
+
+
+def test_every_variant_is_measured(converted, folder):
+    variants = converted.bundle.manifest.variants
+
+    assert variants.keys() == {"fp32", "fp16", "int8"}
+    for name, variant in variants.items():
+        assert variant.file == f"model.{name}.onnx"
+        assert variant.size_bytes == (folder / variant.file).stat().st_size
+        assert 0.9 < variant.metrics["accuracy"] <= 1
+        assert variant.latency_ms.keys() == {"1", "8"}
+        assert variant.batch_invariant
+        assert variant.weights["converted"]
+    assert variants["fp16"].size_bytes <= 0.51 * variants["fp32"].size_bytes
+    assert variants["int8"].size_bytes <= 0.50 * variants["fp32"].size_bytes
+    assert variants["int8"].recipe["activations"] == "uint8"
+    # 66 training samples: fewer than the 200 that would be used.
+    assert variants["int8"].recipe["calibration_samples"] == 66
+
+
+def test_fp32_accuracy_is_what_training_measured(trained, converted):
+    measured = converted.bundle.manifest.variants["fp32"].metrics["accuracy"]
+
+    assert measured == pytest.approx(trained[1].metrics["val_accuracy"])
+
+
+def test_each_file_says_what_it_is(folder):
+    for name in ("fp32", "fp16", "int8"):
+        properties = {entry.key: entry.value for entry in onnx.load(folder / f"model.{name}.onnx").metadata_props}
+        assert (properties["precision"], properties["graph"]) == (name, "model")
+        assert (properties["model_name"], properties["model_version"]) == ("small", "1")
+        assert json.loads(properties["labels"]) == ["dark", "grey", "light"]
+
+
+def test_golden_samples_are_training_files_with_keras_answers(converted, folder, trained, reference):
+    golden = read_golden(converted.bundle)
+
+    assert len(golden) == 8
+    for sample in golden:
+        content = (folder / sample.file).read_bytes()
+        kept = trained[1].output_dir / "calibration" / sample.file.removeprefix("golden/")
+        assert content == kept.read_bytes()
+        np.testing.assert_allclose(sample.probabilities, reference.probabilities(decode_image(content)), atol=1e-6)
+
+
+def test_every_variant_answers_raw_files_as_keras_does(folder, shades, reference):
+    preprocess = open_session(folder / "preprocess.onnx", provider="cpu")
+    files = sorted(shades.rglob("*.png"))[::7]
+    pixels = [decode_image(path.read_bytes()) for path in files]
+    rows = np.stack([preprocess.run({"image": image})["input"] for image in pixels])
+    expected = np.stack([reference.probabilities(image) for image in pixels])
+
+    for name in ("fp32", "fp16", "int8"):
+        received = open_session(folder / f"model.{name}.onnx", provider="cpu").run({"input": rows})["probabilities"]
+        if name in BOUNDS:
+            assert_parity(received, expected, BOUNDS[name], where=name)
+        assert (received.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.9
+
+
+def test_the_saved_model_has_the_signatures_of_tensorflow_serving(folder, shades, reference):
+    signatures = load_saved_model(folder / "saved_model" / "1").signatures
+    files = sorted(shades.rglob("*.png"))[:3]
+    contents = [path.read_bytes() for path in files]
+    pixels = np.stack([decode_image(content) for content in contents])
+    expected = np.stack([reference.probabilities(image) for image in pixels])
+    rows = np.stack([reference.rows(image) for image in pixels])
+    given = {
+        "serving_default": {"image_bytes": np.array(contents, object)},
+        "pixels": {"pixels": pixels},
+        "tensor": {"input": rows},
+    }
+
+    assert signatures.keys() == given.keys()
+    for name, inputs in given.items():
+        answer = {key: value.numpy() for key, value in _call(signatures[name], inputs).items()}
+        assert answer.keys() == {"probabilities", "label", "score"}
+        assert_parity(answer["probabilities"], expected, BOUNDS["fp32"], where=name)
+        labels = [("dark", "grey", "light")[index].encode() for index in expected.argmax(axis=1)]
+        assert answer["label"].tolist() == labels
+        np.testing.assert_allclose(answer["score"], expected.max(axis=1), atol=1e-4)
+
+
+def _call(signature, inputs):
+    import tensorflow as tf
+
+    return signature(**{name: tf.constant(value) for name, value in inputs.items()})
+
+
+def test_the_preprocessing_can_be_read_back(folder, trained, reference):
+    preprocessing, config = preprocessing_from_json((folder / "preprocessing.json").read_text(encoding="utf-8"))
+    image = np.random.default_rng(0).integers(0, 256, (30, 17, 3), dtype=np.uint8)
+
+    assert config == trained[0].preprocessing
+    np.testing.assert_allclose(preprocessing.rows(image[None])[0], reference.rows(image), atol=1e-5)
+
+
+def test_the_report_has_the_figures_of_the_manifest(converted, folder):
+    page = (folder / "report.md").read_text(encoding="utf-8")
+
+    assert page.startswith("# Conversion of small version 1\n\n**int8 passed**")
+    for variant in converted.bundle.manifest.variants.values():
+        assert f"{variant.size_bytes / 1e6:.3f} MB" in page
+        assert f"{variant.metrics['accuracy']:.2%}" in page
+    for hop in ("pixels -> preprocess.onnx", "rows -> model.fp16.onnx", "SavedModel serving_default"):
+        assert f"| {hop} |" in page
+    assert "`TFPIPE_SERVING_MODEL=models:/small/1 python -m serving`" in page
+
+
+# Where it goes.
+
+
+def test_the_first_bundle_of_a_name_is_attached_and_becomes_champion(trained, converted, tmp_path):
+    registry = Registry(trained[0].tracking.uri)
+    version = registry.resolve("models:/small@champion")
+
+    assert converted.is_champion
+    assert (version.version, version.bundle_sha256) == ("1", converted.bundle.sha256)
+    assert open_bundle(registry.download_bundle(version, tmp_path)).sha256 == converted.bundle.sha256
+
+
+def test_a_bundle_of_a_later_version_waits_to_be_promoted(trained, converted, tmp_path):
+    config, result = trained
+    registry = Registry(config.tracking.uri)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(config.tracking.uri, config.tracking.uri)
+    run = client.create_run(client.get_run(result.run_id).info.experiment_id)
+    card = json.loads((result.output_dir / "model.json").read_text())
+    registry.register("small", run_id=run.info.run_id, folder=result.output_dir, metadata=card)
+
+    # The newest version of the only registered name is what is converted where nothing is said.
+    store = [f"tracking.uri={config.tracking.uri}", *QUICK]
+    later = convert(precision="fp16", output=tmp_path / "two", overrides=store)
+
+    assert (later.version.version, later.is_champion) == ("2", False)
+    assert later.bundle.manifest.default_variant == "fp16"
+    assert later.bundle.manifest.variants.keys() == {"fp32", "fp16"}
+    assert left_in(tmp_path / "two" / "saved_model") == ["2"]
+    assert registry.resolve("models:/small@champion").version == "1"
+    assert registry.resolve("models:/small/2").bundle_sha256 == later.bundle.sha256
+
+
+def test_a_path_is_converted_without_a_registry(run_copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    result = convert(run_copy / "model.keras", precision="fp32", overrides=QUICK)
+
+    assert (result.version, result.is_champion) == (None, False)
+    assert result.bundle.folder.resolve() == tmp_path / "bundles" / "small"
+    assert result.bundle.manifest.variants.keys() == {"fp32", "fp16"}
+    assert (result.bundle.manifest.model_name, result.bundle.manifest.model_version) == ("small", None)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+# The gate.
+
+
+def test_a_failed_gate_leaves_the_report_and_no_bundle(run_copy, tmp_path):
+    # Ranges taken from one sample are wrong for the others.
+    limits = ["conversion.calibration_samples=1", "conversion.max_accuracy_drop=0", *QUICK]
+    output = tmp_path / "out" / "bundle"
+
+    with pytest.raises(GateError) as failure:
+        convert(run_copy, output=output, overrides=limits)
+
+    assert failure.value.exit_code == 3
+    message = str(failure.value)
+    assert "small, int8: accuracy: expected at most 0.00% below fp32's" in message
+    assert message.endswith(f"The figures: {output}-report.md")
+    assert left_in(output.parent) == ["bundle-report.md"]
+    page = (output.parent / "bundle-report.md").read_text(encoding="utf-8")
+    assert "**int8 failed; no bundle was made.**" in page
+    # Both recipes were tried, and their figures are there.
+    assert "- minmax: accuracy" in page
+    assert "- percentile, depthwise convolutions kept in float32: accuracy" in page
+    assert "| int8 (asked for) |" in page
+
+
+def test_a_failed_gate_leaves_an_older_bundle_as_it_was(run_copy, folder, tmp_path):
+    older = shutil.copytree(folder, tmp_path / "bundle")
+    before = open_bundle(older).sha256
+
+    with pytest.raises(GateError):
+        convert(
+            run_copy, output=older, overrides=["conversion.calibration_samples=1", "conversion.max_accuracy_drop=0"]
+        )
+
+    assert open_bundle(older).sha256 == before
+
+
+def test_a_bundle_replaces_an_older_one_and_the_report_of_a_failure(run_copy, folder, tmp_path):
+    older = shutil.copytree(folder, tmp_path / "bundle")
+    (tmp_path / "bundle-report.md").write_text("failed")
+
+    result = convert(run_copy, precision="fp32", output=older, overrides=QUICK)
+
+    assert open_bundle(older).sha256 == result.bundle.sha256
+    assert not (older / "model.int8.onnx").exists()
+    assert left_in(tmp_path) == ["bundle", "copied-run"]
+
+
+# Data.
+
+
+def test_what_the_model_was_trained_on_may_be_gone_where_the_validation_data_are_not(
+    run_copy, shades, trained, tmp_path
+):
+    index = json.loads((run_copy / "validation.json").read_text())
+    for sample in index["samples"]:
+        target = tmp_path / "kept" / sample["id"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shades / sample["id"], target)
+    gone = [f"data.path={tmp_path / 'gone'}", f"data.validation_path={tmp_path / 'kept'}"]
+
+    result = convert(run_copy, output=tmp_path / "bundle", overrides=[*gone, *QUICK])
+
+    accuracy = result.bundle.manifest.variants["fp32"].metrics["accuracy"]
+    assert accuracy == pytest.approx(trained[1].metrics["val_accuracy"])
+
+
+def test_without_any_data_int8_is_refused_with_what_to_give(run_copy, tmp_path):
+    gone = f"data.path={tmp_path / 'gone'}"
+
+    with pytest.raises(
+        DataError, match=r"which the gate measures accuracy on, cannot be opened: .*gone.*Give their new"
+    ):
+        convert(run_copy, output=tmp_path / "bundle", overrides=[gone])
+
+    assert left_in(tmp_path) == ["copied-run"]
+
+
+def test_without_any_data_fp32_is_converted_and_says_that_no_accuracy_was_measured(run_copy, tmp_path):
+    gone = f"data.path={tmp_path / 'gone'}"
+
+    result = convert(run_copy, precision="fp32", output=tmp_path / "bundle", overrides=[gone, *QUICK])
+
+    assert [variant.metrics for variant in result.bundle.manifest.variants.values()] == [{}, {}]
+    page = (tmp_path / "bundle" / "report.md").read_text(encoding="utf-8")
+    assert "- No accuracy was measured: validation data at" in page
+
+
+def test_validation_data_that_changed_since_training_are_refused(run_copy, tmp_path):
+    other = write_class_folders(tmp_path / "other", num_samples=90, classes=("dark", "grey", "light"), seed=1)
+    next((other / "dark").iterdir()).rename(other / "dark" / "renamed.png")
+
+    with pytest.raises(
+        DataError, match=r"expected the 24 samples that training was validated on, found 23 of them and 67"
+    ):
+        convert(run_copy, output=tmp_path / "bundle", overrides=[f"data.validation_path={other}"])
+
+
+# Bad input: one sentence, nothing written.
+
+
+def test_an_output_folder_with_other_files_is_not_touched(run_copy, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(ConfigError, match=r"--output: expected a new folder or a bundle to replace, found other files"):
+        convert(run_copy, output=tmp_path / "mine")
+
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert left_in(tmp_path) == ["copied-run", "mine"]
+
+
+def test_an_output_that_is_a_file_is_not_touched(run_copy, tmp_path):
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(ConfigError, match="--output: expected a new folder"):
+        convert(run_copy, output=tmp_path / "file")
+
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ConfigError, match="--precision: expected fp32, fp16, int8, received 'int4'"):
+        convert(precision="int4")
+
+
+def test_without_a_store_there_is_no_model_to_convert(tmp_path):
+    with pytest.raises(RegistryError):
+        convert(overrides=[f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"])
+
+    assert left_in(tmp_path) == []
+
+
+def test_an_unknown_version_is_refused_with_those_that_there_are(trained):
+    with pytest.raises(RegistryError, match=r"models:/small/99: expected one of the versions of 'small' \(.*1\)"):
+        convert("models:/small/99", overrides=[f"tracking.uri={trained[0].tracking.uri}"])
