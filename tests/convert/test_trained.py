@@ -121,7 +121,7 @@ def test_a_checkpoint_of_another_model_is_refused(registry, run_copy, tmp_path):
     values["model"]["name"] = "mlp"
     (run_copy / "config.yaml").write_text(yaml.safe_dump(values))
 
-    with pytest.raises(CheckpointError, match="of another model|expected"):
+    with pytest.raises(CheckpointError, match=r"another model"):
         fetch(checkpoints_of(run_copy)[-1], registry, None, tmp_path / "model")
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfpipe.config import documented_keys
+from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.startup import run_command
 
 if TYPE_CHECKING:
     from tfpipe.convert.pipeline import ConversionResult
 
-_PRECISIONS = ("fp32", "fp16", "int8")
 _BACKENDS = ("onnx", "tftrt", "tensorrt")
 
 
@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> int:
-    # TensorFlow takes seconds to import; --help need not wait for it.
+    # TensorFlow takes seconds to import: neither --help nor a mistyped key waits for it.
+    read_settings(options.config, options.overrides)
     if options.backend != "onnx":
         from tfpipe.convert.to_tensorrt import refuse
 
@@ -46,7 +47,7 @@ def _closing_lines(result: "ConversionResult") -> str:
     variants = result.bundle.manifest.variants
     reference = variants["fp32"].size_bytes
     lines = [f"{'':6}{'size':>12}{'of fp32':>9}{'accuracy':>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
-    for name in (precision for precision in _PRECISIONS if precision in variants):
+    for name in (precision for precision in PRECISIONS if precision in variants):
         variant = variants[name]
         accuracy = variant.metrics.get("accuracy")
         shown = "–" if accuracy is None else f"{accuracy:.2%}"
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--precision", choices=_PRECISIONS, default="int8",
+        "--precision", choices=PRECISIONS, default="int8",
         help="what is served by default and judged; fp32 and fp16 are always in the bundle (default: int8)",
     )  # fmt: skip
     parser.add_argument("--backend", choices=_BACKENDS, default="onnx", help="what the model is converted for")

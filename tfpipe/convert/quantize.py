@@ -77,6 +77,7 @@ def to_int8(model: onnx.ModelProto, rows: Array, recipe: Recipe) -> onnx.ModelPr
 
     Raises:
         ConversionError: The graph cannot be quantised.
+        OSError: There is no room for temporary files.
     """
     with tempfile.TemporaryDirectory(prefix="tfpipe-int8-") as folder:
         prepared = Path(folder) / "prepared.onnx"
@@ -98,7 +99,9 @@ def to_int8(model: onnx.ModelProto, rows: Array, recipe: Recipe) -> onnx.ModelPr
             )
             quantizer.quantize_model()
             quantizer.model.topological_sort()
-        # The library raises whatever it hits, from KeyError to plain Exception.
+        except OSError:
+            raise
+        # The library raises whatever else it hits, from KeyError to plain Exception.
         except Exception as error:
             raise ConversionError(f"int8: expected a graph that can be quantised; {error}") from error
         return _with_header(quantizer.model.model, model)
@@ -123,12 +126,15 @@ class _Batches(CalibrationDataReader):
 
 def _prepare(model: onnx.ModelProto, target: Path) -> None:
     """Fold batch normalisation and constants, so that convolution, bias and activation become one INT8 kernel."""
+    content = model.SerializeToString()
+    # ONNX Runtime, which writes it again, does not say that a disk is full.
+    target.write_bytes(content)
     options = onnxruntime.SessionOptions()
     # Basic: rewrites within the ONNX standard that hold on any machine.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
-    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _calibrate(prepared: Path, rows: Array, recipe: Recipe) -> Any:

@@ -1,0 +1,188 @@
+"""`python -m tfpipe.convert` as a user starts it."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tfpipe.convert.__main__ import main
+from tfpipe.core.bundle import open_bundle
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(300)]
+
+CONVERT = [sys.executable, "-m", "tfpipe.convert"]
+ROOT = Path(__file__).parents[2]
+WAIT_S = 120.0
+
+
+def environment(scratch):
+    """That of a user who sets nothing; temporary files go to `scratch`."""
+    given = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    return {**given, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run the command in this process: (exit code, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(*arguments):
+        code = main([str(argument) for argument in arguments])
+        return code, capsys.readouterr().err
+
+    return start
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def errors_in(stderr):
+    assert "Traceback" not in stderr
+    return [line for line in stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_help_tells_options_keys_and_exit_codes(run, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run("--help")
+
+    page = capsys.readouterr().out
+    for words in ("--precision {fp32,fp16,int8}", "--backend {onnx,tftrt,tensorrt}", "--model MODEL", "--output DIR",
+                  "conversion.max_accuracy_drop", "data.validation_path", "tracking.uri",
+                  "exit codes: 0 done; 2"):  # fmt: skip
+        assert words in page
+
+
+def test_a_conversion_ends_with_its_figures_and_says_nothing_else(run_copy, scratch, tmp_path):
+    done = subprocess.run(
+        [*CONVERT, "--model", str(run_copy), "conversion.latency_runs=1"], cwd=tmp_path, env=environment(scratch),
+        capture_output=True, text=True, timeout=WAIT_S, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    bundle = open_bundle(tmp_path / "bundles" / "small")
+    lines = done.stderr.splitlines()
+    assert [line.split()[0] for line in lines[-6:-3]] == ["fp32", "fp16", "int8"]
+    assert lines[-3:] == [
+        "bundle: bundles/small",
+        "report: bundles/small/report.md",
+        "serve it: TFPIPE_SERVING_MODEL=bundles/small python -m serving",
+    ]
+    assert bundle.manifest.default_variant == "int8"
+    # No news of the libraries: each line before the table is a phase with its time, or says what begins and ends.
+    others = [line for line in lines[:-7] if not re.fullmatch(r"[^:]+: \d+\.\d s", line)]
+    assert others == ["converting small to int8", f"bundle: bundles/small ({bundle.short_id})"]
+    assert list(scratch.glob("tfpipe-*")) == []
+
+
+def test_a_missed_gate_is_exit_code_3_with_the_numbers(run, run_copy, tmp_path):
+    limits = ["conversion.calibration_samples=1", "conversion.max_accuracy_drop=0"]
+
+    code, stderr = run("--model", run_copy, "--output", "out", *limits)
+
+    assert code == 3
+    (error,) = errors_in(stderr)
+    assert re.search(r"small, int8: accuracy: expected at most 0\.00% below .* received [\d.]+%", error)
+    assert left_in(tmp_path) == ["copied-run", "out-report.md"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "gone"], "error: --model: expected models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, "),
+        (["training.epochs=3"], "error: training.epochs: conversion takes conversion.opset, "),
+        (["--config", "gone.yaml"], "error: --config: expected a YAML file, found none at 'gone.yaml'."),
+        (["--backend", "tensorrt"], "error: --backend tensorrt: TensorRT cannot be loaded here, and this version of "),
+        (["--model", "models:/gone/1", "tracking.uri=sqlite:///gone.db"], "error: expected a registry at sqlite:///"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_one_sentence(run, tmp_path, arguments, message):
+    code, stderr = run(*arguments)
+
+    assert code == 2
+    assert message in stderr
+    assert len(errors_in(stderr)) == 1
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("output", ["file/bundle", "/proc/bundle"])
+def test_an_output_that_cannot_be_written_is_one_sentence(run, run_copy, tmp_path, output):
+    (tmp_path / "file").write_text("mine")
+
+    code, stderr = run("--model", run_copy, "--output", output)
+
+    assert code == 1
+    (error,) = errors_in(stderr)
+    assert output.split("/")[-2] in error
+    assert left_in(tmp_path) == ["copied-run", "file"]
+
+
+# The first file of the bundle fits in 20 kB, all but the larger ones in 300 kB.
+@pytest.mark.parametrize("limit_bytes", [20_000, 300_000])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, run_copy, tmp_path, limit_bytes):
+    # No file may grow beyond the limit: what writing to a full disk looks like from inside.
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, unlimited[1]))
+    try:
+        code, stderr = run("--model", run_copy, "--output", "out/bundle")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+    assert code == 1
+    (error,) = errors_in(stderr)
+    assert re.search("File too large|full", error)
+    assert left_in(tmp_path / "out") == []
+
+
+def test_an_interrupted_conversion_leaves_nothing_half_written(run_copy, scratch, tmp_path):
+    process = subprocess.Popen(
+        [*CONVERT, "--model", str(run_copy), "--output", "out/bundle"],
+        cwd=tmp_path, env=environment(scratch), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + WAIT_S
+        # The first graph is written: it is in the middle of its work.
+        while not list(tmp_path.glob("out/.bundle.*.tmp/preprocess.onnx")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=WAIT_S)
+    finally:
+        process.kill()
+
+    assert process.returncode == 75
+    assert stderr.splitlines()[-1].startswith("stopped: ")
+    assert errors_in(stderr) == []
+    assert left_in(tmp_path / "out") == []
+    assert list(scratch.glob("tfpipe-*")) == []
+
+
+def test_a_registered_version_is_converted_and_the_last_line_says_how_to_serve_it(run, trained):
+    config, _ = trained
+    store = f"tracking.uri={config.tracking.uri}"
+
+    code, stderr = run("--precision", "fp32", "--model", "models:/small/1", store, "conversion.latency_runs=1")
+
+    assert code == 0
+    # Which of the two depends on whether this name had a bundle before.
+    assert re.search(
+        r"attached to models:/small/1; serve it: TFPIPE_SERVING_MODEL=models:/small/1 python -m serving$|"
+        r"models:/small/1 .* became champion: python -m serving$",
+        stderr.strip(),
+    )
+    assert open_bundle(Path("bundles/small-1")).manifest.default_variant == "fp32"
