@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from tfpipe.config import Config, load_config
+from tfpipe.config import load_config
 from tfpipe.data.pipeline import RowReader
 from tfpipe.distributed import World
 from tfpipe.models.assembly import assemble, build_network, build_preprocessing
 from tfpipe.models.zoo import IMAGENET, find_model
+from tfpipe.settings import Config
 from tfpipe.training.loop import TrainingLoop
 from tfpipe.training.signals import StopRequest
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tfpipe.config import Config, parse_config
+from tfpipe.config import parse_config
+from tfpipe.settings import Config
 
 _WORDS = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=20)
 _TEXTS = st.text(max_size=40)

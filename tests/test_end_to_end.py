@@ -1,4 +1,4 @@
-"""The whole road by its commands as users type them: workers, registry, conversion, HTTP; every answer against Keras."""
+"""The whole road by its commands as users type them: training, conversion, HTTP; each answer compared with Keras."""
 
 import json
 import os

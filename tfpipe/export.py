@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.config import PreprocessingConfig
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.parity import BOUNDS, assert_parity
 from tfpipe.core.signature import Array
 from tfpipe.models.assembly import Parts, Preprocessing, load_model, parts_of
+from tfpipe.settings import PreprocessingConfig
 
 # What the raw-bytes signature cannot do, as TensorFlow's own decoders are all it has.
 SAVED_MODEL_LIMITS = (

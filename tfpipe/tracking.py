@@ -24,9 +24,10 @@ from typing import Any, Literal, Protocol
 
 import yaml
 
-from tfpipe.config import Config, flatten, to_yaml
+from tfpipe.config import flatten, to_yaml
 from tfpipe.core.errors import RegistryError, TrackingError
 from tfpipe.outbox import PENDING_FILE, Outbox
+from tfpipe.settings import Config
 from tfpipe.store import (
     VENDOR_ERRORS,
     MlflowClient,

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tfpipe.config import Config, documented_keys, load_config, read_values, to_yaml
+from tfpipe.config import documented_keys, load_config, read_values, to_yaml
 from tfpipe.core.errors import ConfigError, TfpipeError
 from tfpipe.distributed import launched_rank
+from tfpipe.settings import Config
 from tfpipe.startup import run_command
 from tfpipe.training import workspace
 

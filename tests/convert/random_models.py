@@ -1,13 +1,15 @@
 """Models with random weights whose answers tell inputs apart, for tests of conversion that need no training."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from tfpipe.config import Config, load_config
+from tfpipe.config import load_config
 from tfpipe.models.assembly import Parts, assemble, build_network, build_preprocessing, known_normalization
 from tfpipe.models.zoo import Normalization
+from tfpipe.settings import Config
 
 LABELS = ("cat", "dog", "owl")
 # As adapting to pictures would give.
@@ -22,8 +24,8 @@ def config_of(*overrides: str) -> Config:
 def random_parts(config: Config, *, labels: Sequence[str] = LABELS, spread: float = 1.5) -> Parts:
     """A model of a configuration.
 
-    Batch normalisation gets statistics as if trained, and the last layer is scaled, so that an answer depends on every
-    layer: fresh weights give all classes about the same probability, whatever the input.
+    Batch normalisation gets the statistics of random pictures, and the last layer is scaled, so that an answer depends
+    on every layer: with fresh weights all classes are about equally probable, whatever the input.
 
     Args:
         config: Names the model and its preprocessing.
@@ -32,17 +34,24 @@ def random_parts(config: Config, *, labels: Sequence[str] = LABELS, spread: floa
     """
     keras.utils.set_random_seed(7)
     network = build_network(config, len(labels))
-    random = np.random.default_rng(7)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.gamma.assign(random.uniform(0.5, 1.5, layer.gamma.shape))
-            layer.beta.assign(random.normal(0, 0.2, layer.beta.shape))
-            layer.moving_mean.assign(random.normal(0, 0.2, layer.moving_mean.shape))
-            layer.moving_variance.assign(random.uniform(0.5, 1.5, layer.moving_variance.shape))
     preprocessing = build_preprocessing(config.preprocessing, known_normalization(config) or ADAPTED)
-    pixels = random.integers(0, 256, (16, *network.input_shape[1:]), dtype=np.uint8)
-    logits = np.asarray(network(preprocessing.rows(pixels), training=False))
+    pixels = np.random.default_rng(7).integers(0, 256, (32, *network.input_shape[1:]), dtype=np.uint8)
+    # From all dark to all light: noise alone looks the same to a convolution, wherever it is.
+    rows = preprocessing.rows(pixels // np.arange(1, 33, dtype=np.uint8)[:, None, None, None])
+    _take_statistics(network, rows)
+    logits = np.asarray(network(rows, training=False))
     kernel, bias = network.get_layer("logits").get_weights()
     scale = spread / (logits - logits.mean(axis=0)).std()
     network.get_layer("logits").set_weights([kernel * scale, bias - logits.mean(axis=0) * scale])
     return assemble(preprocessing, network, tuple(labels))
+
+
+def _take_statistics(network: keras.Model, rows: Any) -> None:
+    """Set the moving statistics of batch normalisation as training on these rows would in the end."""
+    layers = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    network(rows, training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

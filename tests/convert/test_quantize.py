@@ -4,9 +4,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.convert.onnx_graphs import answers, convolutional, graph_of, rows, stored_types
-from tfpipe.config import ConversionConfig
 from tfpipe.convert.quantize import Recipe, is_depthwise, recipes, to_int8
 from tfpipe.core.errors import ConversionError
+from tfpipe.settings import ConversionConfig
 
 MINMAX = Recipe("minmax", per_channel=True)
 

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from tests.models.assembled import config_of
-from tfpipe.config import ModelConfig
 from tfpipe.distributed import World
 from tfpipe.models.assembly import build_network
+from tfpipe.settings import ModelConfig
 from tfpipe.training.optimizer import DataParallelOptimizer
 from tfpipe.training.unfreezing import freeze, stage
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from tfpipe.config import Config, load_config
+from tfpipe.config import load_config
 from tfpipe.core.errors import ConfigError
 from tfpipe.data.pipeline import RowReader
 from tfpipe.data.splits import Splits, open_splits
@@ -18,6 +18,7 @@ from tfpipe.models.assembly import (
     load_model,
 )
 from tfpipe.provenance import git_commit, library_versions
+from tfpipe.settings import Config
 from tfpipe.training import artifacts, checkpoints
 from tfpipe.training.run import adapted_normalization
 

@@ -22,9 +22,9 @@ from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from tqdm import tqdm
 
-from tfpipe.config import ConversionConfig
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.signature import Array
+from tfpipe.settings import ConversionConfig
 
 _IN_FLOAT = ("Softmax", "Sigmoid", "HardSigmoid")
 _METHODS = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfpipe.config import Config, load_config
+from tfpipe.config import load_config
 from tfpipe.convert.checkpoint import export_checkpoint, is_checkpoint
 from tfpipe.core.errors import ConfigError, DataError, DecodeError
 from tfpipe.core.signature import Array
@@ -14,6 +14,7 @@ from tfpipe.decode import decode_image
 from tfpipe.export import load_float32
 from tfpipe.models.assembly import Parts
 from tfpipe.registry import ModelVersion, Registry
+from tfpipe.settings import Config
 
 _MODEL_URI = "models:/"
 

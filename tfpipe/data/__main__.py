@@ -7,11 +7,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tfpipe.config import Config, parse_config, read_values
+from tfpipe.config import parse_config, read_values
 from tfpipe.core.errors import ConfigError, GateError
 from tfpipe.data.pack import pack
 from tfpipe.data.validate import JSON_FILE, PAGE_FILE, validate_config
 from tfpipe.data.validation_report import ValidationReport
+from tfpipe.settings import Config
 from tfpipe.startup import run_command
 
 _KEYS = ("data.", "training.seed=")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tfpipe.config import Config
 from tfpipe.core.errors import DataError
 from tfpipe.data.arrays import ArraySource, rgb_pixels
 from tfpipe.data.labels import class_order
+from tfpipe.settings import Config
 
 # A dataset is held in memory, once in every worker; beyond this a source or TFRecord shards are the better form.
 MAX_DATASET_BYTES = 4 * 2**30

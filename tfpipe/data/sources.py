@@ -9,13 +9,14 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from tfpipe.config import Config, parse_config
+from tfpipe.config import parse_config
 from tfpipe.core.errors import DataError, DecodeError
 from tfpipe.data.arrays import open_digits, rgb_pixels
 from tfpipe.data.files import TABLE_SUFFIXES, open_class_folders, open_table
 from tfpipe.data.functions import open_function
 from tfpipe.data.shards import is_shard_name, open_shards
 from tfpipe.decode import MAX_IMAGE_PIXELS, decode_image
+from tfpipe.settings import Config
 
 # An encoded image file, or uint8 (height, width, 3).
 Sample: TypeAlias = "bytes | np.ndarray"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfpipe.config import Config
 from tfpipe.core.errors import DataError
 from tfpipe.data.sources import Relabelled, Source, Subset, is_function, open_source
+from tfpipe.settings import Config
 
 _SHOWN = 5
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tfpipe.config import Config, parse_config
+from tfpipe.config import parse_config
 from tfpipe.core import atomic
 from tfpipe.core.errors import DataError
 from tfpipe.data.findings import DataSet, Finding, Limits, find
@@ -16,6 +16,7 @@ from tfpipe.data.splits import open_sources, split_by_class
 from tfpipe.data.validation_page import render
 from tfpipe.data.validation_report import ValidationReport
 from tfpipe.decode import MAX_IMAGE_PIXELS
+from tfpipe.settings import Config
 
 JSON_FILE = "validation.json"
 PAGE_FILE = "validation.html"

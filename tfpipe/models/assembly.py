@@ -8,10 +8,10 @@ from typing import Any
 
 import keras
 
-from tfpipe.config import Config, PreprocessingConfig
 from tfpipe.core.errors import ConfigError
 from tfpipe.models.zoo import IMAGENET, Normalization, find_model
 from tfpipe.preprocessing.layers import Augmentation, Probabilities, Resize
+from tfpipe.settings import Config, PreprocessingConfig
 
 
 @dataclass(frozen=True)

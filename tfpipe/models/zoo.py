@@ -15,8 +15,8 @@ from typing import Any
 
 import keras
 
-from tfpipe.config import Config
 from tfpipe.core.errors import ConfigError
+from tfpipe.settings import Config
 
 # Small data sets have a few dozen steps an epoch: Keras's 0.99 would keep the initial statistics for several epochs.
 _BN_MOMENTUM = 0.9

@@ -11,13 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.config import Config, TrainingConfig
 from tfpipe.core.errors import StoppedError, TrainingError
 from tfpipe.core.schedule import LearningRateSchedule, scaled_learning_rate
 from tfpipe.data.pipeline import Batch, RowReader, evaluation_batches, training_batches
 from tfpipe.data.sharding import num_steps
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
+from tfpipe.settings import Config, TrainingConfig
 from tfpipe.tasks import image_classification as task
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
 from tfpipe.training.optimizer import DataParallelOptimizer

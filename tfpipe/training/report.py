@@ -10,8 +10,9 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from tfpipe.config import Config, flatten
+from tfpipe.config import flatten
 from tfpipe.core import atomic
+from tfpipe.settings import Config
 from tfpipe.tracking import value_text
 from tfpipe.training.figures import confusion_figure as confusion_figure
 from tfpipe.training.figures import loss_figure as loss_figure

@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe import tracking
-from tfpipe.config import Config
 from tfpipe.core.criteria import missed_criteria
 from tfpipe.core.errors import ConfigError, DataError, GateError, StoppedError, TfpipeError, TrainingError
 from tfpipe.data.pipeline import RowReader
@@ -30,6 +29,7 @@ from tfpipe.models.assembly import (
 from tfpipe.models.zoo import Normalization
 from tfpipe.provenance import git_commit, library_versions
 from tfpipe.registry import ModelVersion, Registry, register_if_good
+from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
 from tfpipe.training import artifacts, checkpoints, report, workspace
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from tfpipe.config import ModelConfig
+from tfpipe.settings import ModelConfig
 
 
 def stage(config: ModelConfig, epoch: int) -> int:

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from tfpipe.config import RESUMABLE_KEYS, Config, flatten, load_config, save_config
+from tfpipe.config import flatten, load_config, save_config
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, DataError, TfpipeError
+from tfpipe.settings import RESUMABLE_KEYS, Config
 
 RESULT = "result.json"
 CONFIG = "config.yaml"

@@ -1,0 +1,269 @@
+"""Every knob of a run as typed settings."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Keys that a resumed run may change; all others belong to what the checkpoint holds.
+RESUMABLE_KEYS = ("training.epochs", "tracking.", "output_dir", "conversion.")
+
+# YAML has lists only; strict mode would refuse them for a tuple.
+Pair = Annotated[tuple[int, int], Field(strict=False)]
+Floats = Annotated[tuple[float, ...], Field(strict=False)]
+Ints = Annotated[tuple[int, ...], Field(strict=False)]
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataConfig(_Section):
+    """Where samples come from and how they are read."""
+
+    path: str = Field(
+        description="Folder with one sub-folder per class, CSV or JSONL manifest (path, label), TFRecord shards "
+        "(folder, file or glob), `digits`, or package.module:function."
+    )
+    validation_path: str | None = Field(None, description="Validation data, in any of the forms of data.path.")
+    validation_fraction: float = Field(
+        0.2, ge=0, lt=1, description="Share of data.path kept for validation, by class; unused with validation_path."
+    )
+    test_path: str | None = Field(None, description="Test data, scored once, at the end.")
+    columns: Strings | None = Field(None, description="Column names of a manifest without a header.")
+    min_image_size: int = Field(1, ge=1, description="Smallest height and width in pixels; `validate` reports less.")
+    max_image_pixels: int = Field(64_000_000, ge=1, description="Larger images count as corrupt.")
+    balance_tolerance: float = Field(
+        0.2,
+        ge=0,
+        description="`validate` warns where a class differs from the mean class size by more than this share.",
+    )
+    max_corrupt_fraction: float = Field(
+        0.01, ge=0, le=1, description="Share of unreadable samples above which training stops."
+    )
+    cache: Literal["auto", "memory", "none"] = Field(
+        "auto", description="Keep decoded and resized samples in memory: where they fit (auto), always, never."
+    )
+
+
+class AugmentationConfig(_Section):
+    """Random changes to training images; every one is a function of (seed, epoch, sample)."""
+
+    horizontal_flip: bool = Field(False, description="Mirror left to right, half of the time.")
+    vertical_flip: bool = Field(False, description="Mirror top to bottom, half of the time.")
+    quarter_turns: bool = Field(False, description="Turn by 0, 90, 180 or 270 degrees; wants a square image_size.")
+    rotation: float = Field(0.0, ge=0, le=180, description="Largest rotation in degrees, either way.")
+    zoom: float = Field(0.0, ge=0, lt=1, description="Largest change of scale, as a share, either way.")
+    translation: float = Field(0.0, ge=0, lt=1, description="Largest shift, as a share of height and width.")
+    contrast: float = Field(0.0, ge=0, lt=1, description="Largest change of contrast, as a share, either way.")
+    brightness: float = Field(0.0, ge=0, lt=1, description="Largest change of brightness, as a share of full scale.")
+
+
+class PreprocessingConfig(_Section):
+    """Keras layers that travel inside the model."""
+
+    image_size: Pair = Field((32, 32), description="[height, width] of the model's input in pixels.")
+    resize: Literal["stretch", "crop", "pad"] = Field(
+        "stretch", description="How other aspect ratios are brought to image_size."
+    )
+    interpolation: Literal["bilinear", "nearest", "bicubic"] = Field("bilinear", description="Resize method.")
+    antialias: bool = Field(False, description="Low-pass filter when shrinking.")
+    normalization: Literal["auto", "imagenet", "adapt", "none", "fixed"] = Field(
+        "auto",
+        description="Mean and standard deviation per channel: those of the pretrained weights, or else adapted to the "
+        "training data (auto); ImageNet's; adapted; none (values 0..1); fixed (preprocessing.mean and .std).",
+    )
+    mean: Floats | None = Field(None, description="Per channel, on a scale of 0..1; with normalization=fixed.")
+    std: Floats | None = Field(None, description="Per channel, on a scale of 0..1; with normalization=fixed.")
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+class ModelConfig(_Section):
+    """Which network."""
+
+    name: str = Field("small_cnn", description="A name of tfpipe.models, or package.module:function.")
+    weights: str = Field(
+        "random", description="`random`, `imagenet` (fetched by Keras), or a local .keras or .weights.h5 file."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the head.")
+    freeze_backbone: bool = Field(False, description="Train the head alone until unfreeze_epochs say otherwise.")
+    unfreeze_epochs: Ints = Field(
+        (),
+        description="Epochs (from 0) at which a further equal share of the backbone, from the head down, "
+        "starts to train; the last one frees all.",
+    )
+
+
+class TrainingConfig(_Section):
+    """The optimisation."""
+
+    epochs: int = Field(10, ge=1, description="Passes over the training data.")
+    batch_size: int = Field(64, ge=1, description="Samples of one optimizer update, over all workers.")
+    reference_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="learning_rate is meant for this batch size and scales with batch_size over it; "
+        "default: no scaling.",
+    )
+    accumulation_steps: int = Field(1, ge=1, description="Micro-batches into which a worker cuts its share of a batch.")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("adamw", description="Update rule.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate at the reference batch size.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Decoupled weight decay, of adamw and sgd; biases and norms excepted."
+    )
+    schedule: Literal["constant", "cosine", "cosine_restarts"] = Field("cosine", description="Shape after warm-up.")
+    warmup_epochs: float = Field(0.0, ge=0, description="Linear ramp from zero; fractions allowed.")
+    restart_epochs: float = Field(
+        10.0, gt=0, description="Length of the first cosine_restarts cycle; each next is twice as long."
+    )
+    final_learning_rate_fraction: float = Field(
+        0.0, ge=0, le=1, description="Lowest learning rate, as a share of the peak."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
+    gradient_clip_norm: float | None = Field(None, gt=0, description="Largest global gradient norm.")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="Keras dtype policy."
+    )
+    monitor: str = Field(
+        "val_loss", description="Metric that chooses the best checkpoint; *_loss is minimised, others maximised."
+    )
+    early_stopping_epochs: int | None = Field(None, ge=1, description="Stop after so many epochs without improvement.")
+    checkpoint_steps: int | None = Field(None, ge=1, description="Also save a checkpoint every so many steps.")
+    keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept, beside the best.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of initial weights, order, augmentation and dropout.")
+    deterministic: bool = Field(
+        False, description="Bit-equal repetition and resume on one worker, at some cost in speed."
+    )
+
+
+class TrackingConfig(_Section):
+    """The MLflow run and the registry."""
+
+    uri: str = Field("sqlite:///mlflow.db", description="Tracking store and registry.")
+    experiment: str = Field("tfpipe", description="MLflow experiment.")
+    registered_model: str | None = Field(None, description="Name in the registry; none: logged, not registered.")
+    tags: dict[str, str] = Field({}, description="Tags of the run.")
+    min_metrics: dict[str, float] = Field(
+        {}, description="Least value of final metrics, e.g. {val_accuracy: 0.9}; missed: not registered, exit code 3."
+    )
+    retry_s: float = Field(60.0, ge=0, description="Seconds for which a server that is away is tried again.")
+
+
+class ConversionConfig(_Section):
+    """`python -m tfpipe.convert`."""
+
+    opset: int = Field(18, ge=17, le=18, description="ONNX operator set.")
+    max_accuracy_drop: float = Field(0.02, ge=0, le=1, description="Largest loss of validation accuracy against fp32.")
+    calibration_samples: int = Field(
+        200, ge=1, description="Training samples that set INT8 ranges; training keeps 200."
+    )
+    calibration_method: Literal["auto", "minmax", "entropy", "percentile"] = Field(
+        "auto",
+        description="How INT8 ranges are set; auto: minmax, and where that misses max_accuracy_drop, percentile with "
+        "depthwise convolutions kept in float32.",
+    )
+    per_channel: bool = Field(True, description="One INT8 scale per output channel of a weight.")
+    golden_samples: int = Field(8, ge=1, description="Raw inputs with Keras's answers that travel in the bundle.")
+    latency_runs: int = Field(50, ge=1, description="Timed runs per batch size; the median is reported.")
+
+
+class Config(_Section):
+    """One run."""
+
+    task: Literal["image_classification"] = Field("image_classification", description="What is learnt.")
+    data: DataConfig
+    preprocessing: PreprocessingConfig = PreprocessingConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    conversion: ConversionConfig = ConversionConfig()
+    output_dir: str = Field(
+        "runs/${now:%Y%m%d-%H%M%S}", description="Where the run writes; `${now:FORMAT}` gives the time."
+    )
+
+
+# (keys that take part, whether the combination is impossible, what was expected)
+COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...] = (
+    (
+        ("preprocessing.interpolation", "preprocessing.antialias"),
+        lambda c: c.preprocessing.interpolation == "bicubic" and not c.preprocessing.antialias,
+        "bicubic goes with antialias=true (without it the ONNX form cannot shrink an image)",
+    ),
+    (
+        ("preprocessing.interpolation", "preprocessing.antialias"),
+        lambda c: c.preprocessing.interpolation == "nearest" and c.preprocessing.antialias,
+        "nearest goes with antialias=false",
+    ),
+    (
+        ("preprocessing.normalization", "preprocessing.mean", "preprocessing.std"),
+        lambda c: (
+            (c.preprocessing.normalization == "fixed")
+            != (c.preprocessing.mean is not None and c.preprocessing.std is not None)
+            or (c.preprocessing.mean is None) != (c.preprocessing.std is None)
+        ),
+        "mean and std are given with normalization=fixed, and only then",
+    ),
+    (
+        ("preprocessing.mean", "preprocessing.std"),
+        lambda c: (
+            any(len(v) not in (1, 3) for v in (c.preprocessing.mean, c.preprocessing.std) if v is not None)
+            or any(v <= 0 for v in c.preprocessing.std or ())
+        ),
+        "1 or 3 numbers each, std above 0",
+    ),
+    (
+        ("preprocessing.image_size",),
+        lambda c: min(c.preprocessing.image_size) < 1,
+        "[height, width], both at least 1",
+    ),
+    (
+        ("preprocessing.image_size", "preprocessing.augmentation.quarter_turns"),
+        lambda c: (
+            c.preprocessing.augmentation.quarter_turns
+            and c.preprocessing.image_size[0] != c.preprocessing.image_size[1]
+        ),
+        "quarter_turns goes with a square image_size",
+    ),
+    (
+        ("training.batch_size", "training.accumulation_steps"),
+        lambda c: c.training.accumulation_steps > c.training.batch_size,
+        "accumulation_steps is at most batch_size",
+    ),
+    (
+        ("training.warmup_epochs", "training.epochs"),
+        lambda c: c.training.warmup_epochs > c.training.epochs,
+        "warmup_epochs is at most epochs",
+    ),
+    (
+        ("training.optimizer", "training.weight_decay"),
+        lambda c: c.training.optimizer == "adam" and c.training.weight_decay > 0,
+        "weight_decay goes with optimizer=adamw or sgd",
+    ),
+    (
+        ("model.freeze_backbone", "model.unfreeze_epochs"),
+        lambda c: bool(c.model.unfreeze_epochs) and not c.model.freeze_backbone,
+        "unfreeze_epochs goes with freeze_backbone=true",
+    ),
+    (
+        ("model.unfreeze_epochs",),
+        lambda c: list(c.model.unfreeze_epochs) != sorted({e for e in c.model.unfreeze_epochs if e > 0}),
+        "increasing epochs, from 1",
+    ),
+    (
+        ("training.monitor", "training.early_stopping_epochs", "data.validation_path", "data.validation_fraction"),
+        lambda c: (
+            c.training.early_stopping_epochs is not None
+            and c.training.monitor.startswith("val_")
+            and c.data.validation_path is None
+            and c.data.validation_fraction == 0
+        ),
+        "a val_* monitor goes with validation data",
+    ),
+    (
+        ("tracking.min_metrics", "data.test_path"),
+        lambda c: any(name.startswith("test_") for name in c.tracking.min_metrics) and c.data.test_path is None,
+        "test_* criteria go with data.test_path",
+    ),
+)
