@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -16,19 +17,23 @@ class Progress:
         epochs: Of the run.
         steps_per_epoch: Of each.
         shown: False on workers that have nothing to show.
+        clock: Seconds that only grow.
     """
 
-    def __init__(self, *, epochs: int, steps_per_epoch: int, shown: bool) -> None:
+    def __init__(
+        self, *, epochs: int, steps_per_epoch: int, shown: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._epochs, self._steps, self._shown = epochs, steps_per_epoch, shown
         self._terminal = shown and sys.stderr.isatty()
         self._bar: Any = None
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._clock()
         self._first_step = self._step = 0
         self._samples = 0.0
 
     def start_epoch(self, epoch: int, first_step: int) -> None:
         """Begin an epoch, maybe in its middle."""
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._clock()
         self._samples, self._first_step, self._step = 0.0, first_step, first_step
         self._epoch = epoch
         if self._terminal:
@@ -42,10 +47,12 @@ class Progress:
         self._samples += samples
         self._step += 1
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.4f}, {self.samples_per_second:.0f} images/s", refresh=False)
+            self._bar.set_postfix_str(
+                f"loss {loss:.4f}, {self.samples_per_second:.0f} images/s, run {self._left()} left", refresh=False
+            )
             self._bar.update()
-        elif self._shown and time.monotonic() - self._last_line > _LINE_EVERY_S:
-            self._last_line = time.monotonic()
+        elif self._shown and self._clock() - self._last_line > _LINE_EVERY_S:
+            self._last_line = self._clock()
             sys.stderr.write(
                 f"epoch {self._epoch + 1}/{self._epochs}  step {self._step}/{self._steps}  loss {loss:.4f}  "
                 f"{self.samples_per_second:.0f} images/s  {self._left()} left\n"
@@ -57,16 +64,23 @@ class Progress:
             self._bar.close()
             self._bar = None
         if self._shown:
-            sys.stderr.write(f"epoch {self._epoch + 1}/{self._epochs}  {line}\n")
+            # By the whole epoch, validation and checkpoint included.
+            to_do = self._epochs - self._epoch - 1
+            left = f"  {_duration((self._clock() - self._started) * to_do)} left" if to_do else ""
+            sys.stderr.write(f"epoch {self._epoch + 1}/{self._epochs}  {line}{left}\n")
             sys.stderr.flush()
 
     @property
     def samples_per_second(self) -> float:
         """Of this epoch so far."""
-        return self._samples / max(1e-9, time.monotonic() - self._started)
+        return self._samples / max(1e-9, self._clock() - self._started)
 
     def _left(self) -> str:
         done = max(1, self._step - self._first_step)
         to_do = self._steps - self._step + (self._epochs - self._epoch - 1) * self._steps
-        seconds = int((time.monotonic() - self._started) / done * to_do)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        return _duration((self._clock() - self._started) / done * to_do)
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
