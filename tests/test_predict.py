@@ -255,8 +255,8 @@ def test_a_job_that_was_killed_before_it_began_is_no_obstacle(bundle, images, tm
         (["images", "--output", "images"], "--output: expected a file, but 'images' is a folder"),
         (["images", "--output", "images", "--overwrite"], "--output: expected a file, but 'images' is a folder"),
         (["images", "--output", "there.jsonl"], "--output: 'there.jsonl' exists. Choose another file"),
-        (["images", "--output", "there.jsonl/out.jsonl"], "--output: expected a place that can be written"),
-        (["images", "--output", "/proc/out.jsonl"], "--output: expected a place that can be written"),
+        (["images", "--output", "there.jsonl/out.jsonl"], "--output: expected a folder that can be written, but"),
+        (["images", "--output", "/proc/out.jsonl"], "--output: expected a folder that can be written, but"),
     ],
 )
 def test_wrong_input_gives_one_sentence_and_exit_code_2(

@@ -153,17 +153,12 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def _open_partial(partial: Path, job: dict[str, Any], *, overwrite: bool) -> None:
-    try:
-        if overwrite and partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True, exist_ok=True)
-        if not (partial / _JOB).exists() and not any(partial.glob("part-*")):
-            atomic.write_file(partial / _JOB, json.dumps(job, indent=1))
-            return
-    except OSError as error:
-        raise ConfigError(
-            f"--output: expected a place that can be written, but {error.filename or partial}: {error.strerror}."
-        ) from error
+    if overwrite and partial.exists():
+        shutil.rmtree(partial)
+    atomic.writable_folder(partial, where="--output")
+    if not (partial / _JOB).exists() and not any(partial.glob("part-*")):
+        atomic.write_file(partial / _JOB, json.dumps(job, indent=1))
+        return
     try:
         before = json.loads((partial / _JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -3,6 +3,7 @@ import os
 import pytest
 
 from tfpipe.core import atomic
+from tfpipe.core.errors import ConfigError
 
 
 def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
@@ -24,6 +25,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_that_can_be_written_is_made_and_left_empty(tmp_path):
+    for _ in range(2):
+        atomic.writable_folder(tmp_path / "new" / "folder", where="--output")
+
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc", "/proc/new"])
+def test_a_folder_that_cannot_be_written_is_refused_by_the_name_of_its_setting(tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(ConfigError, match=r"^--output: expected a folder that can be written, but '.*': \w.*\.$"):
+        atomic.writable_folder(tmp_path / place, where="--output")
 
 
 def test_a_staged_folder_appears_on_success_only(tmp_path):

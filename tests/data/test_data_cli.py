@@ -100,6 +100,8 @@ def test_pack_skips_corrupt_samples_where_asked(data, capsys):
         (["validate", "--config", "absent.yaml", "--output", "report"], "expected a YAML file"),
         (["pack", "data", "--output", "data"], "expected a folder outside of the data"),
         (["pack", "data", "--output", "packed", "--shards", "100"], "expected 1 to 8"),
+        (["pack", "data", "--output", "/proc/packed"], "--output: expected a folder that can be written, but '/proc'"),
+        (["validate", "data", "--output", "/proc/x"], "--output: expected a folder that can be written, but '/proc/x'"),
     ],
 )
 def test_wrong_input_gives_exit_code_2_one_sentence_and_no_files(data, tmp_path, capsys, arguments, sentence):

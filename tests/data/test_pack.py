@@ -159,7 +159,9 @@ def test_an_existing_folder_is_left_alone(data, tmp_path):
     before = files(tmp_path / "packed")
     write_class_folders(data, {"wolf": 2}, first_seed=100)
 
-    with pytest.raises(ConfigError, match=r"expected a new folder, found an existing .* --overwrite replaces it"):
+    with pytest.raises(
+        ConfigError, match=r"expected a new folder, found an existing .* --overwrite replaces an earlier pack"
+    ):
         pack(str(data), tmp_path / "packed")
 
     assert files(tmp_path / "packed") == before

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tfpipe.core.errors import ConfigError
+
 
 def write_file(path: Path, content: bytes | str) -> None:
     """Write a file through a temporary sibling, synced and renamed into place.
@@ -34,6 +36,21 @@ def write_file(path: Path, content: bytes | str) -> None:
         staging.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def writable_folder(folder: Path, *, where: str) -> None:
+    """Make a folder if it is missing, and try whether it can be written: better known before the work than after.
+
+    Raises:
+        ConfigError: It cannot; `where` names the setting.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{where}: expected a folder that can be written, but {str(folder)!r}: {error.strerror}."
+        ) from error
 
 
 @contextlib.contextmanager

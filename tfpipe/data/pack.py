@@ -85,15 +85,16 @@ def pack(
         threads: Images checked at the same time; None means one per core.
 
     Raises:
-        ConfigError: `output_dir` exists, or `shards` does not fit the data.
+        ConfigError: `output_dir` exists or cannot be made, or `shards` does not fit the data.
         DataError: The data cannot be opened, or samples cannot be read and `skip_corrupt` is not set.
-        OSError: The disk is full or the folder not writable.
+        OSError: The disk is full.
     """
     target = Path(output_dir)
     _check_target(target, path, overwrite=overwrite)
     source = open_source(path, columns=columns)
     if source is None:
         raise DataError(f"data.path: expected {path}('train') to return data, received None.")
+    atomic.writable_folder(target.parent, where="--output")
     samples = inspect_source(source, "training", max_pixels=max_image_pixels, threads=threads)
     readable = [sample for sample in samples if not sample.fault]
     skipped = tuple(sample for sample in samples if sample.fault)
@@ -115,7 +116,7 @@ def _check_target(target: Path, path: str, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ConfigError(
-            f"--output: expected a new folder, found an existing {str(target)!r}. --overwrite replaces it."
+            f"--output: expected a new folder, found an existing {str(target)!r}. --overwrite replaces an earlier pack."
         )
     # Replacing removes what is there: a mistyped name must not cost anything but a pack.
     if not target.is_dir() or (read_manifest(target) is None and any(target.iterdir())):

@@ -61,9 +61,9 @@ def validate(
         What was found; `passed` says whether there is no error.
 
     Raises:
-        ConfigError: An argument is out of range.
+        ConfigError: An argument is out of range, or `output_dir` cannot be written.
         DataError: Nothing is there, or it cannot be opened as a data set at all.
-        OSError: The report cannot be written.
+        OSError: The disk is full.
     """
     values = {
         "path": path,
@@ -83,8 +83,7 @@ def validate_config(config: Config, *, output_dir: str | Path, threads: int | No
     """As `validate`, for the data of a run's configuration."""
     target = Path(output_dir)
     train, validation, test = open_sources(config)
-    # A report that cannot be written is better known before the data are read than after.
-    target.mkdir(parents=True, exist_ok=True)
+    atomic.writable_folder(target, where="--output")
     sources = {"training": train, "validation": validation, "test": test}
     sources_by_split = {name: source for name, source in sources.items() if source is not None}
     samples = {

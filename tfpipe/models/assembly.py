@@ -166,6 +166,8 @@ def _load_weights(network: keras.Model, path: Path) -> None:
     """Copy weights from a file; those of a head with other classes keep their initial values."""
     if not path.is_file():
         raise ConfigError(f"model.weights: expected `random`, `imagenet` or a file, found no file at {str(path)!r}.")
+    if path.suffix not in (".keras", ".h5"):
+        raise ConfigError(f"model.weights: expected a .keras or .weights.h5 file, received {str(path)!r}.")
     if path.suffix == ".h5":
         _load_h5(network, path)
         return

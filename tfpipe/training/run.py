@@ -218,8 +218,10 @@ def _reader(source: Any, config: Config, world: World) -> RowReader:
 
 
 def _build(config: Config, splits: Splits, train: RowReader, world: World) -> Parts:
-    normalization = known_normalization(config) or adapted_normalization(train, world)
+    known = known_normalization(config)
+    # A name or a file of weights that is wrong is told before samples are read.
     network = build_network(config, len(splits.train.labels))
+    normalization = known or adapted_normalization(train, world)
     return assemble(build_preprocessing(config.preprocessing, normalization), network, splits.train.labels)
 
 

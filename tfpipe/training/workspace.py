@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tfpipe.config import flatten, load_config, save_config
 from tfpipe.core import atomic
@@ -64,7 +64,8 @@ def opened(config: Config, *, resume: bool, overwrite: bool) -> Iterator[Path]:
         raise ConfigError(f"output_dir: expected a folder, but {str(folder)!r} is a file.")
     if resume and not folder.exists():
         raise ConfigError(f"--resume: expected an unfinished run in {str(folder)!r}, found no such folder.")
-    with _lock_file(folder) as lock:
+    atomic.writable_folder(folder, where="output_dir")
+    with open(folder / _LOCK, "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -91,16 +92,6 @@ def save_status(folder: Path, error: TfpipeError | None) -> None:
     status = {"exit_code": error.exit_code if error else 0, "reason": str(error) if error else "done"}
     if folder.is_dir():
         atomic.write_file(folder / STATUS, json.dumps(status, indent=2, ensure_ascii=False) + "\n")
-
-
-def _lock_file(folder: Path) -> TextIO:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return open(folder / _LOCK, "w", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir: expected a folder that can be written, but {error.filename or folder}: {error.strerror}."
-        ) from error
 
 
 def _prepare(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
