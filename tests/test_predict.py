@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.full_disk import files_of_at_most
 from tests.serving.bundles import BLUE, GREEN, LABELS, RED, make_bundle, reference
 from tfpipe.core.errors import ConfigError
 from tfpipe.predict import main, predict
@@ -286,6 +287,25 @@ def test_a_path_that_no_file_can_have_is_an_error_in_its_place(bundle, images, t
     predict(bundle, [tmp_path / "list.jsonl"], tmp_path / "out.jsonl")
 
     assert ["error" in line for line in lines_of(tmp_path / "out.jsonl")] == [True, False]
+
+
+def test_on_a_full_disk_what_is_done_is_kept(bundle, tmp_path, capsys):
+    folder = many_images(tmp_path / "images", 20)
+    command = ["--model", bundle, "--output", str(tmp_path / "out.jsonl"), "--batch-size", "2", str(folder)]
+
+    with files_of_at_most(3000):
+        full = main(command)
+    error = capsys.readouterr().err.splitlines()[-1]
+    done = lines_in(tmp_path / "out.jsonl.partial")
+    room = main(command)
+
+    assert (full, room) == (1, 0)
+    assert error == (
+        f"error: --output: File too large. What is done is kept in {tmp_path}/out.jsonl.partial; "
+        "the same command goes on."
+    )
+    assert 0 < done < 20
+    assert f"20 predictions in {tmp_path}/out.jsonl, {done} of them from an earlier call" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Batch prediction: `python -m tfpipe.predict --model MODEL --output predictions.jsonl INPUT...`."""
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import json
@@ -74,6 +75,7 @@ def predict(
         ConfigError: Nothing to score, or `output` exists already, cannot be written, or belongs to another job.
         RegistryError: Unknown model, version or alias.
         BundleError: A bundle that is incomplete or changed.
+        TfpipeError: The disk is full; the next call goes on.
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size: expected at least 1, received {batch_size}.")
@@ -184,7 +186,7 @@ def _score(
     scorer: Scorer, files: Sequence[str], mine: Sequence[int], part: Path, batch_size: int, world: World
 ) -> None:
     bar = tqdm(total=len(mine), desc="predict", unit="image", disable=None if world.is_chief else True)
-    with open(part, "a", encoding="utf-8") as out, ThreadPoolExecutor() as pool, bar:
+    with _kept_in(part.parent), open(part, "a", encoding="utf-8") as out, ThreadPoolExecutor() as pool, bar:
         _end_cut_line(part, out)
         for start in range(0, len(mine), batch_size):
             indices = mine[start : start + batch_size]
@@ -227,11 +229,23 @@ def _read(file: str) -> np.ndarray | str:
 
 def _merge(partial: Path, target: Path, num_inputs: int) -> int:
     """Put the parts together in input order; gives the number of errors."""
-    answers = dict(_finished_lines(partial))
-    ordered = [answers[index] for index in range(num_inputs)]
-    atomic.write_file(target, "".join(ordered))
+    with _kept_in(partial):
+        answers = dict(_finished_lines(partial))
+        ordered = [answers[index] for index in range(num_inputs)]
+        atomic.write_file(target, "".join(ordered))
     shutil.rmtree(partial)
     return sum("error" in json.loads(answer) for answer in ordered)
+
+
+@contextlib.contextmanager
+def _kept_in(partial: Path) -> Iterator[None]:
+    """Say of a disk that is full that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        raise TfpipeError(
+            f"--output: {error.strerror or error}. What is done is kept in {partial}; the same command goes on."
+        ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

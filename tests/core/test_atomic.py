@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from tests.full_disk import files_of_at_most
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError
 
@@ -40,6 +41,20 @@ def test_a_folder_that_cannot_be_written_is_refused_by_the_name_of_its_setting(t
 
     with pytest.raises(ConfigError, match=r"^--output: expected a folder that can be written, but '.*': \w.*\.$"):
         atomic.writable_folder(tmp_path / place, where="--output")
+
+
+def write_in_a_folder(target):
+    with atomic.staged_folder(target) as staging:
+        (staging / "file").write_bytes(bytes(100_000))
+
+
+@pytest.mark.parametrize("write", [lambda target: atomic.write_file(target, bytes(100_000)), write_in_a_folder])
+def test_a_full_disk_is_told_with_what_was_being_written(tmp_path, write):
+    with pytest.raises(OSError) as failed, files_of_at_most(1000):
+        write(tmp_path / "made")
+
+    assert failed.value.filename == str(tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_staged_folder_appears_on_success_only(tmp_path):

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.full_disk import files_of_at_most
 from tests.samples import ArraySource
 from tfpipe.config import parse_config
-from tfpipe.core.errors import CheckpointError
+from tfpipe.core.errors import CheckpointError, TrainingError
 from tfpipe.data.pipeline import RowReader, training_batches
 from tfpipe.distributed import World
 from tfpipe.models.assembly import assemble, build_network, build_preprocessing
@@ -193,6 +194,22 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path):
         folder.save({"model": [object()]}, TrainingState(step=2))
 
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.parametrize("limit_bytes", [100, 1500])
+def test_a_full_disk_is_one_sentence_and_leaves_the_earlier_checkpoints(tmp_path, limit_bytes):
+    loop, _ = loops("sgd", 1)[0]
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(loop.variables(), TrainingState(step=1))
+
+    with (
+        pytest.raises(TrainingError, match=r"the checkpoint of step 2 cannot be written: .*(too large|No space)"),
+        files_of_at_most(limit_bytes),
+    ):
+        folder.save(loop.variables(), TrainingState(step=2))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert load(tmp_path / "step-00000001")[1].step == 1
 
 
 def assert_same(first, second):

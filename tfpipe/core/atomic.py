@@ -25,13 +25,14 @@ def write_file(path: Path, content: bytes | str) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     staging = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes 0600; a reader under another user must be able to read it.
-        staging.chmod(0o666 & ~_umask())
-        staging.replace(path)
+        with _naming(path):
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes 0600; a reader under another user must be able to read it.
+            staging.chmod(0o666 & ~_umask())
+            staging.replace(path)
     except BaseException:
         staging.unlink(missing_ok=True)
         raise
@@ -72,7 +73,8 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
     try:
-        yield staging
+        with _naming(target):
+            yield staging
         staging.chmod(0o777 & ~_umask())
         for folder, _, names in os.walk(staging):
             for name in names:
@@ -98,6 +100,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Give an error of the system the name of what was being written: that of a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(target)
+        raise
 
 
 def _sync_file(path: Path) -> None:

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from tfpipe.core import atomic
 from tfpipe.core.bundle import file_sha256
-from tfpipe.core.errors import CheckpointError
+from tfpipe.core.errors import CheckpointError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,17 @@ class CheckpointFolder:
             The checkpoint's folder.
 
         Raises:
-            OSError: The disk is full; earlier checkpoints are untouched.
+            TrainingError: The disk is full; earlier checkpoints are untouched.
         """
+        try:
+            return self._save(variables, state, best=best)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise TrainingError(
+                f"{self.folder}: the checkpoint of step {state.step} cannot be written: {error}. Make room, then give "
+                "--resume to go on from the one before."
+            ) from error
+
+    def _save(self, variables: Mapping[str, Sequence[Any]], state: TrainingState, *, best: bool) -> Path:
         target = self.folder / f"step-{state.step:08d}"
         arrays = named_arrays(variables)
         with atomic.staged_folder(target, replace=True) as staging:
