@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.full_disk import files_of_at_most
 from tfpipe.convert.__main__ import main
 from tfpipe.core.bundle import open_bundle
 
@@ -118,28 +118,25 @@ def test_wrong_usage_is_exit_code_2_and_one_sentence(run, tmp_path, arguments, m
     assert left_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("output", ["file/bundle", "/proc/bundle"])
+@pytest.mark.parametrize("output", ["file/bundle", "/proc/folder/bundle"])
 def test_an_output_that_cannot_be_written_is_one_sentence(run, run_copy, tmp_path, output):
     (tmp_path / "file").write_text("mine")
 
     code, stderr = run("--model", run_copy, "--output", output)
 
-    assert code == 1
+    assert code == 2
     (error,) = errors_in(stderr)
-    assert output.split("/")[-2] in error
+    assert error.startswith(
+        f"error: --output: expected a folder that can be written, but '{output.removesuffix('/bundle')}': "
+    )
     assert left_in(tmp_path) == ["copied-run", "file"]
 
 
 # The first file of the bundle fits in 20 kB, all but the larger ones in 300 kB.
 @pytest.mark.parametrize("limit_bytes", [20_000, 300_000])
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, run_copy, tmp_path, limit_bytes):
-    # No file may grow beyond the limit: what writing to a full disk looks like from inside.
-    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, unlimited[1]))
-    try:
+    with files_of_at_most(limit_bytes):
         code, stderr = run("--model", run_copy, "--output", "out/bundle")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
     assert code == 1
     (error,) = errors_in(stderr)

@@ -115,6 +115,7 @@ def _write(trained: TrainedModel, precision: str, title: str, target: Path) -> N
         raise ConfigError(
             f"--output: expected a new folder or a bundle to replace, found other files at {str(target)!r}."
         )
+    atomic.writable_folder(target.parent, where="--output")
     failed_report = target.with_name(f"{target.name}-report.md")
     findings = report.Findings(title, precision, trained.config.conversion.max_accuracy_drop)
     try:
