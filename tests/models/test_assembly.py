@@ -4,11 +4,13 @@ import keras
 import numpy as np
 import pytest
 
+from tests.full_disk import files_of_at_most
 from tests.image_files import picture
 from tests.models.assembled import assembled, config_of
 from tfpipe.core.errors import ConfigError
 from tfpipe.models.assembly import build_network, build_preprocessing, known_normalization, load_model
 from tfpipe.models.zoo import Normalization
+from tfpipe.training.artifacts import save_model
 
 pytestmark = pytest.mark.tensorflow
 
@@ -93,6 +95,14 @@ def test_a_saved_model_is_read_back_into_its_parts(tmp_path):
     np.testing.assert_array_equal(again.model(image, training=False), parts.model(image, training=False))
     np.testing.assert_array_equal(again.preprocessing.rows(image), parts.preprocessing.rows(image))
     assert equal(weights_of(again.network), weights_of(parts.network))
+
+
+def test_on_a_full_disk_no_half_model_is_left(tmp_path):
+    with pytest.raises(OSError) as failed, files_of_at_most(3000):
+        save_model(assembled(), tmp_path / "model.keras")
+
+    assert failed.value.filename == str(tmp_path / "model.keras")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04 half a zip"])

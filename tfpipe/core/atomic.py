@@ -25,7 +25,7 @@ def write_file(path: Path, content: bytes | str) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     staging = Path(name)
     try:
-        with _naming(path):
+        with naming(path):
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
@@ -73,7 +73,7 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
     try:
-        with _naming(target):
+        with naming(target):
             yield staging
         staging.chmod(0o777 & ~_umask())
         for folder, _, names in os.walk(staging):
@@ -103,7 +103,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _naming(target: Path) -> Iterator[None]:
+def naming(target: Path) -> Iterator[None]:
     """Give an error of the system the name of what was being written: that of a full disk has none."""
     try:
         yield

@@ -33,7 +33,7 @@ def save_model(parts: Parts, path: Path) -> None:
     Raises:
         OSError: The disk is full or the folder not writable.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".model.") as staging:
+    with atomic.naming(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".model.") as staging:
         staged = Path(staging) / path.name
         parts.model.save(staged)
         with open(staged, "rb") as file:
