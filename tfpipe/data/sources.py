@@ -214,4 +214,6 @@ def _nearest(place: Path) -> str:
         return ""
     names = [entry.name for entry in missing.parent.iterdir()]
     close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.5)
-    return f" Did you mean {str(missing.parent / close[0])!r}?" if close else f" {str(missing)!r} does not exist."
+    if close:
+        return f" Did you mean {str(missing.parent / close[0])!r}?"
+    return "" if missing == place else f" {str(missing)!r} does not exist."
