@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def converted(tmp_path_factory, trained):
     config, _ = trained
     output = tmp_path_factory.mktemp("bundles") / "small-1"
     return convert("models:/small/1", output=output, overrides=[f"tracking.uri={config.tracking.uri}"])
+
+
+@pytest.fixture
+def later_version(trained, converted):
+    """A further version of `small`, without a bundle: the same model, registered by a run of its own."""
+    from mlflow import MlflowClient
+
+    from tfpipe.registry import Registry
+
+    config, result = trained
+    client = MlflowClient(config.tracking.uri)
+    run = client.create_run(client.get_run(result.run_id).info.experiment_id)
+    card = json.loads((result.output_dir / "model.json").read_text())
+    return Registry(config.tracking.uri).register(
+        "small", run_id=run.info.run_id, folder=result.output_dir, metadata=card
+    )
 
 
 @pytest.fixture

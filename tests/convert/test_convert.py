@@ -185,26 +185,18 @@ def test_the_first_bundle_of_a_name_is_attached_and_becomes_champion(trained, co
     assert open_bundle(registry.download_bundle(version, tmp_path)).sha256 == converted.bundle.sha256
 
 
-def test_a_bundle_of_a_later_version_waits_to_be_promoted(trained, converted, tmp_path):
-    config, result = trained
-    registry = Registry(config.tracking.uri)
-    from mlflow import MlflowClient
-
-    client = MlflowClient(config.tracking.uri, config.tracking.uri)
-    run = client.create_run(client.get_run(result.run_id).info.experiment_id)
-    card = json.loads((result.output_dir / "model.json").read_text())
-    registry.register("small", run_id=run.info.run_id, folder=result.output_dir, metadata=card)
-
+def test_a_bundle_of_a_later_version_waits_to_be_promoted(trained, later_version, tmp_path):
     # The newest version of the only registered name is what is converted where nothing is said.
-    store = [f"tracking.uri={config.tracking.uri}", *QUICK]
-    later = convert(precision="fp16", output=tmp_path / "two", overrides=store)
+    store = [f"tracking.uri={trained[0].tracking.uri}", *QUICK]
+    later = convert(precision="fp16", output=tmp_path / "later", overrides=store)
 
-    assert (later.version.version, later.is_champion) == ("2", False)
+    registry, number = Registry(trained[0].tracking.uri), later_version.version
+    assert (later.version.version, later.is_champion) == (number, False)
     assert later.bundle.manifest.default_variant == "fp16"
     assert later.bundle.manifest.variants.keys() == {"fp32", "fp16"}
-    assert left_in(tmp_path / "two" / "saved_model") == ["2"]
+    assert left_in(tmp_path / "later" / "saved_model") == [number]
     assert registry.resolve("models:/small@champion").version == "1"
-    assert registry.resolve("models:/small/2").bundle_sha256 == later.bundle.sha256
+    assert registry.resolve(f"models:/small/{number}").bundle_sha256 == later.bundle.sha256
 
 
 def test_a_path_is_converted_without_a_registry(run_copy, tmp_path, monkeypatch):

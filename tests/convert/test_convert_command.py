@@ -13,6 +13,7 @@ import pytest
 from tests.full_disk import files_of_at_most
 from tfpipe.convert.__main__ import main
 from tfpipe.core.bundle import open_bundle
+from tfpipe.registry import Registry
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -169,17 +170,27 @@ def test_an_interrupted_conversion_leaves_nothing_half_written(run_copy, scratch
     assert list(scratch.glob("tfpipe-*")) == []
 
 
-def test_a_registered_version_is_converted_and_the_last_line_says_how_to_serve_it(run, trained):
-    config, _ = trained
-    store = f"tracking.uri={config.tracking.uri}"
+def test_a_registered_version_ends_with_the_command_that_promotes_it(run, trained, later_version):
+    uri = trained[0].tracking.uri
+    registry = Registry(uri)
 
-    code, stderr = run("--precision", "fp32", "--model", "models:/small/1", store, "conversion.latency_runs=1")
+    code, stderr = run("--precision", "fp32", f"tracking.uri={uri}", "conversion.latency_runs=1")
 
     assert code == 0
-    # Which of the two depends on whether this name had a bundle before.
-    assert re.search(
-        r"attached to models:/small/1; serve it: TFPIPE_SERVING_MODEL=models:/small/1 python -m serving$|"
-        r"models:/small/1 .* became champion: python -m serving$",
-        stderr.strip(),
-    )
-    assert open_bundle(Path("bundles/small-1")).manifest.default_variant == "fp32"
+    attached, promotion = stderr.splitlines()[-2:]
+    name = later_version.uri
+    assert attached == f"attached to {name}; serve it: TFPIPE_SERVING_MODEL={name} python -m serving"
+    code_of_it = promotion.removeprefix('make it champion, which is served by default: python -c "').removesuffix('"')
+    exec(code_of_it, {})
+    assert registry.resolve("models:/small@champion").version == later_version.version
+    # Others expect the first.
+    exec(code_of_it.replace(repr(later_version.version), "'1'"), {})
+
+
+def test_the_champion_is_said_to_be_served_by_default(run, trained, converted):
+    store = f"tracking.uri={trained[0].tracking.uri}"
+
+    code, stderr = run("--model", "models:/small@champion", "--output", "bundle", store, "conversion.latency_runs=1")
+
+    assert code == 0
+    assert stderr.splitlines()[-1] == "models:/small/1 is champion, which is served by default: python -m serving"

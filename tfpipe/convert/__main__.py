@@ -56,17 +56,24 @@ def _closing_lines(result: "ConversionResult") -> str:
             f"{variant.latency_ms['1']:14.3f}{variant.latency_ms['8']:14.3f}"
         )
     folder = result.bundle.folder
-    lines += [f"bundle: {folder}", f"report: {folder / 'report.md'}", _serving_line(result)]
+    lines += [f"bundle: {folder}", f"report: {folder / 'report.md'}", *_serving_lines(result)]
     return "\n".join(lines) + "\n"
 
 
-def _serving_line(result: "ConversionResult") -> str:
+def _serving_lines(result: "ConversionResult") -> list[str]:
     version = result.version
     if version is None:
-        return f"serve it: TFPIPE_SERVING_MODEL={result.bundle.folder} python -m serving"
+        return [f"serve it: TFPIPE_SERVING_MODEL={result.bundle.folder} python -m serving"]
     if result.is_champion:
-        return f"{version.uri} is the first of its name with a bundle, and became champion: python -m serving"
-    return f"attached to {version.uri}; serve it: TFPIPE_SERVING_MODEL={version.uri} python -m serving"
+        return [f"{version.uri} is champion, which is served by default: python -m serving"]
+    promotion = (
+        f"from mlflow import MlflowClient; MlflowClient({result.tracking_uri!r})"
+        f".set_registered_model_alias({version.name!r}, 'champion', {version.version!r})"
+    )
+    return [
+        f"attached to {version.uri}; serve it: TFPIPE_SERVING_MODEL={version.uri} python -m serving",
+        f'make it champion, which is served by default: python -c "{promotion}"',
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -45,12 +45,14 @@ class ConversionResult:
     Attributes:
         bundle: The bundle, opened and checked; `bundle.manifest` holds every figure.
         version: The registered version it was attached to; None for a model from a path.
-        is_champion: Whether that version became `champion` by it.
+        is_champion: Whether that version is `champion` now; the first of its name with a bundle becomes it.
+        tracking_uri: The store it is registered in.
     """
 
     bundle: Bundle
     version: ModelVersion | None
     is_champion: bool
+    tracking_uri: str
 
 
 def convert(
@@ -106,7 +108,7 @@ def convert(
     bundle = open_bundle(target)
     logger.info("bundle: %s (%s)", target, bundle.short_id)
     is_champion = registry.attach_bundle(version, target) if version else False
-    return ConversionResult(bundle, version, is_champion)
+    return ConversionResult(bundle, version, is_champion, registry.uri)
 
 
 def _write(trained: TrainedModel, precision: str, title: str, target: Path) -> None:
