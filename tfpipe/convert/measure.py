@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,10 @@ class Scores:
     def agreement(self, variant: str, reference: str = "fp32") -> float:
         """Share of answers that are the reference's, 0..1."""
         return float(np.mean(self.predictions[variant] == self.predictions[reference]))
+
+    def joined(self, other: "Scores") -> "Scores":
+        """These and what further variants answered on the same data."""
+        return replace(self, predictions={**self.predictions, **other.predictions})
 
 
 def open_validation(trained: TrainedModel) -> Source | None:

@@ -162,8 +162,8 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
     }
 
     # 4. Accuracy, and INT8 by the first recipe that keeps it.
-    scores = _score(graphs, preprocess, validation, trained)
-    if precision == "int8":
+    scores = None if validation is None else _score(graphs, preprocess, validation, trained)
+    if precision == "int8" and validation is not None and scores is not None:
         graphs["int8"], chosen, scores = _quantize(trained, graphs["fp32"], preprocess, validation, scores, findings)
         recipe["int8"] = chosen.describe() | {"calibration_samples": _calibration_count(trained)}
         answers["int8"] = comparison.check_model("int8", _session(graphs["int8"]), rows)
@@ -235,42 +235,32 @@ def _quantize(
     trained: TrainedModel,
     fp32: onnx.ModelProto,
     preprocess: OnnxModel,
-    validation: Source | None,
-    scores: measure.Scores | None,
+    validation: Source,
+    scores: measure.Scores,
     findings: report.Findings,
-) -> tuple[onnx.ModelProto, quantize.Recipe, measure.Scores | None]:
+) -> tuple[onnx.ModelProto, quantize.Recipe, measure.Scores]:
     """The first recipe whose accuracy the gate accepts, else the most accurate one; with the scores that include it."""
     config = trained.config.conversion
     used = trained.samples[: _calibration_count(trained)]
     rows = np.stack([preprocess.run({"image": sample.pixels})["input"] for sample in used])
-    best: tuple[float, onnx.ModelProto, quantize.Recipe, measure.Scores | None] | None = None
+    attempts = []
     for recipe in quantize.recipes(config):
         with _phase(f"onnx int8 ({recipe.calibration_method}, {len(rows)} samples)"):
             graph = quantize.to_int8(fp32, rows, recipe)
-        if scores is None or validation is None:
-            return graph, recipe, scores
-        own = _score({"int8": graph}, preprocess, validation, trained)
-        merged = measure.Scores(scores.labels, {**scores.predictions, **own.predictions}, scores.num_corrupt)  # type: ignore[union-attr]
-        drop = merged.accuracy("fp32") - merged.accuracy("int8")
+        both = scores.joined(_score({"int8": graph}, preprocess, validation, trained))
+        attempts.append((graph, recipe, both))
         kept = ", depthwise convolutions kept in float32" if recipe.keep_depthwise else ""
         findings.attempts.append(
-            f"{recipe.calibration_method}{kept}: accuracy {merged.accuracy('int8'):.2%}, "
-            f"fp32 {merged.accuracy('fp32'):.2%}"
+            f"{recipe.calibration_method}{kept}: accuracy {both.accuracy('int8'):.2%}, fp32 {both.accuracy('fp32'):.2%}"
         )
-        if best is None or drop < best[0]:
-            best = (drop, graph, recipe, merged)
-        if drop <= config.max_accuracy_drop:
+        if both.accuracy("fp32") - both.accuracy("int8") <= config.max_accuracy_drop:
             break
-    if best is None:
-        raise ConfigError("conversion.calibration_method: expected at least one recipe.")
-    return best[1:]
+    return max(attempts, key=lambda attempt: attempt[2].accuracy("int8"))
 
 
 def _score(
-    graphs: dict[str, onnx.ModelProto], preprocess: OnnxModel, validation: Source | None, trained: TrainedModel
-) -> measure.Scores | None:
-    if validation is None:
-        return None
+    graphs: dict[str, onnx.ModelProto], preprocess: OnnxModel, validation: Source, trained: TrainedModel
+) -> measure.Scores:
     with _phase(f"accuracy of {', '.join(graphs)} on {len(validation)} samples"):
         sessions = {name: _session(graph) for name, graph in graphs.items()}
         return measure.predict(sessions, preprocess, validation, trained.config.data)
