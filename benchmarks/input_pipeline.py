@@ -49,8 +49,6 @@ def main() -> None:
         feed()
         consume()
         figures = alternate({"feed": feed, "consume": consume}, repeats=TURNS)
-    for name, values in figures.items():
-        print(f"{name}: {', '.join(f'{value:.0f}' for value in values)} images/s")
     conclude("input_pipeline_vs_training", ratios(figures, "feed", "consume"), goal=2.0, unit="ratio of images/s")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 
 def alternate(contenders: Mapping[str, Callable[[], float]], *, repeats: int) -> dict[str, list[float]]:
-    """Run the contenders in turn, so that a busy minute of the machine meets all of them.
+    """Run the contenders in turn, so that a busy minute of the machine meets all of them; prints each figure.
 
     Args:
         contenders: By name, what runs once and gives its figure.
@@ -16,9 +16,10 @@ def alternate(contenders: Mapping[str, Callable[[], float]], *, repeats: int) ->
         Figures by name, one a turn.
     """
     figures: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
+    for turn in range(repeats):
         for name, run in contenders.items():
             figures[name].append(run())
+            print(f"turn {turn + 1}/{repeats}  {name}: {figures[name][-1]:.6g}", flush=True)
     return figures
 
 

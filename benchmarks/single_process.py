@@ -51,8 +51,6 @@ def main() -> None:
     ours()
     fit()
     figures = alternate({"tfpipe": ours, "fit": fit}, repeats=TURNS)
-    for name, values in figures.items():
-        print(f"{name}: {', '.join(f'{value:.0f}' for value in values)} images/s")
     conclude("single_process_vs_fit", ratios(figures, "tfpipe", "fit"), goal=0.97, unit="ratio of images/s")
 
 

@@ -1,0 +1,47 @@
+"""The documentation names what is there."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tfpipe.config import documented_keys
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    ROOT / "horovod" / "README.md",
+    ROOT / "benchmarks" / "README.md",
+]
+KEYS = set(re.findall(r"^  ([\w.]+):", documented_keys(), re.MULTILINE))
+SECTIONS = sorted({key.partition(".")[0] for key in KEYS if "." in key})
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def page(request):
+    return request.param
+
+
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_configuration_keys_exist(page):
+    # Overrides as typed, and keys in code marks; files have names of the same form.
+    sections = "|".join(SECTIONS)
+    named = re.findall(rf"(?<![\w./-])((?:{sections})\.[a-z_.]+)=", page.read_text())
+    named += re.findall(rf"`((?:{sections})\.(?!keras|json|py|fit)[a-z_]+(?:\.[a-z_]+)?)`", page.read_text())
+
+    assert {name for name in named if not any(f"{key}.".startswith(f"{name}.") for key in KEYS)} == set()
+
+
+@pytest.mark.tensorflow
+def test_imports_in_examples_work(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        for module, names in re.findall(r"^from (tfpipe[\w.]*) import (.+)$", block, re.MULTILINE):
+            imported = importlib.import_module(module)
+            for name in names.split(","):
+                assert hasattr(imported, name.strip()), f"{module}.{name.strip()}"
