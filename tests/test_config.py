@@ -21,6 +21,18 @@ def test_the_resolved_yaml_gives_the_same_configuration(tmp_path_factory, config
     assert load_config(path) == config
 
 
+@pytest.mark.parametrize(
+    "name", ["a\x85b", "\u2028", "\u2029 ", "\ufeff", "1e-3", "-.5E+7", "1.e3", "null", " x", "ö 猫"]
+)
+def test_any_text_comes_back_from_the_resolved_yaml(tmp_path, name):
+    config = parse_config(
+        {"data": {"path": name}, "tracking": {"tags": {name: name}}, "output_dir": "run"}, where="test"
+    )
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+
+    assert load_config(tmp_path / "config.yaml") == config
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_loads(path):
     load_config(path)

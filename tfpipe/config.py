@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from tfpipe.core.errors import ConfigError
 from tfpipe.settings import COMBINATIONS, Config
 
 DEFAULT_CONFIG = "image_classification_digits.yaml"
+_UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -81,7 +83,32 @@ def parse_config(values: dict[str, Any], *, where: str) -> Config:
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML; `load_config` reads it back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml_text(config.model_dump(mode="json"), sort_keys=False)
+
+
+def yaml_text(value: Any, **options: Any) -> str:
+    """A value as YAML that reads back to an equal one, by `load_config` too, in readable Unicode where that holds.
+
+    Args:
+        value: Of plain types.
+        options: As `yaml.dump` takes them.
+    """
+    text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, **options)
+    if _UNICODE_BREAKS.search(text):
+        # Unicode's own line breaks, written plainly, come back as blanks or line feeds.
+        text = yaml.dump(value, Dumper=_Dumper, **options)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that OmegaConf takes for numbers, as YAML 1.2 does and PyYAML does not: 1e-3."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+"),
+    list("-+.0123456789"),
+)
 
 
 def save_config(config: Config, path: Path) -> None:

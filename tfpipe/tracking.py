@@ -22,9 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import yaml
-
-from tfpipe.config import flatten, to_yaml
+from tfpipe.config import flatten, to_yaml, yaml_text
 from tfpipe.core.errors import RegistryError, TrackingError
 from tfpipe.outbox import PENDING_FILE, Outbox
 from tfpipe.settings import Config
@@ -49,7 +47,6 @@ SEE_PARAMS = "see params.yaml"
 
 _MAX_PARAM_LENGTH = 6000
 _METRIC_NAME = re.compile(r"[\w.\- :/]{1,250}")
-_UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")
 _SYSTEM_SAMPLING_S = 5.0
 # After an attempt that failed, training is left alone for so many times the time that it took: a server that hangs
 # costs a tenth of the training time at most.
@@ -299,10 +296,7 @@ def _check_metric_name(name: str) -> None:
 
 def value_text(value: Any) -> str:
     """A configuration value as MLflow keeps it; `yaml.safe_load` gives the value back."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
-    if _UNICODE_BREAKS.search(text):
-        # Written plainly, they come back as line feeds.
-        text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=False, width=float("inf"))
+    text = yaml_text(value, default_flow_style=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")
 
 
@@ -353,7 +347,7 @@ def _describe_run(
     )
     client.log_text(run_id, to_yaml(config), "config.yaml")
     if SEE_PARAMS in short.values():
-        client.log_text(run_id, yaml.safe_dump(dict(texts), allow_unicode=True), "params.yaml")
+        client.log_text(run_id, yaml_text(dict(texts)), "params.yaml")
 
 
 def _send_patiently(outbox: Outbox, output_dir: Path, retry_s: float) -> None:

@@ -1,6 +1,7 @@
 """Models by name."""
 
 import sys
+import urllib.request
 
 import keras
 import numpy as np
@@ -133,6 +134,8 @@ def test_the_same_seed_gives_the_same_weights():
 def test_weights_that_cannot_be_fetched_say_what_to_do(tmp_path, monkeypatch):
     # An address where nobody answers, and a cache that is empty.
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    # urllib reads the proxies once a process; neither may an earlier reading hold here, nor this one afterwards.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
 
