@@ -1,5 +1,6 @@
 """The workers of a run. The only file that imports Horovod."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from tfpipe.core.errors import ConfigError, TfpipeError, TrainingError
 
 T = TypeVar("T")
 
+# Gradients of the last layers are sent while those of the first are still computed; with one group all would wait.
+_GROUPS = 5
 # What each launcher tells its workers.
 _SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
@@ -47,7 +50,9 @@ class World:
             return list(tensors)
         import horovod.tensorflow as hvd
 
-        return list(hvd.grouped_allreduce(list(tensors), op=hvd.Sum))
+        size = math.ceil(len(tensors) / _GROUPS) or 1
+        groups = [list(tensors[start : start + size]) for start in range(0, len(tensors), size)]
+        return [total for group in groups for total in hvd.grouped_allreduce(group, op=hvd.Sum)]
 
     def broadcast_variables(self, variables: Sequence[Any]) -> None:
         """Give every worker the chief's values of Keras variables."""
