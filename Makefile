@@ -34,7 +34,7 @@ serve: setup  ## serve the champion on http://127.0.0.1:8000
 	@$(VENV)/python -m serving
 
 bench: setup  ## one benchmark: make bench NAME=conversion; the last line is its result as JSON
-	@test -n "$(NAME)" || { echo "expected NAME=, one of: $(basename $(notdir $(wildcard benchmarks/*.py)))"; exit 2; }
+	@test -n "$(NAME)" || { echo "expected NAME=, one of: $$(grep -l "make bench NAME=" benchmarks/*.py | xargs -n 1 basename -s .py | xargs)"; exit 2; }
 	@$(VENV)/python -m benchmarks.$(NAME)
 
 clean:  ## remove caches; environments, runs and the tracking store stay

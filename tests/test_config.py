@@ -35,7 +35,7 @@ def test_any_text_comes_back_from_the_resolved_yaml(tmp_path, name):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_loads(path):
-    load_config(path)
+    assert load_config(path).task in path.stem
 
 
 def test_without_a_file_the_digits_classifier_is_configured():

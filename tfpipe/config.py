@@ -51,12 +51,28 @@ def read_values(path: str | Path | None, overrides: Sequence[str], *, resolve: b
         raise ConfigError(f"{file}: expected YAML; {' '.join(str(error).split())}.") from error
     if not OmegaConf.is_dict(base):
         raise ConfigError(f"{file}: expected a YAML mapping of keys to values, received something else.")
+    return override_values(base, overrides, where=str(file), resolve=resolve)
+
+
+def override_values(base: Any, overrides: Sequence[str], *, where: str, resolve: bool = True) -> dict[str, Any]:
+    """Raw values with overrides applied, before validation.
+
+    Args:
+        base: A mapping of keys to values; not changed.
+        overrides: Each key=value.
+        where: What `base` is from, for messages.
+        resolve: Whether interpolations are replaced by what they mean.
+
+    Raises:
+        ConfigError: An override is not key=value, or an interpolation fails.
+    """
+    merged = OmegaConf.create(base)
     for override in overrides:
-        _apply(override, base)
+        _apply(override, merged)
     try:
-        values = OmegaConf.to_container(base, resolve=resolve)
+        values = OmegaConf.to_container(merged, resolve=resolve)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{file}: {str(error).splitlines()[0]}.") from error
+        raise ConfigError(f"{where}: {str(error).splitlines()[0]}.") from error
     return values  # type: ignore[return-value]  # to_container of a DictConfig is a dict
 
 

@@ -178,13 +178,12 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
     golden = min(config.golden_samples, len(trained.samples))
     with _phase("latency"):
         for name, graph in graphs.items():
-            file = f"model.{name}.onnx"
             onnx.helper.set_model_props(graph, metadata | {"graph": "model", "precision": name})
-            _save(graph, staging / file)
-            findings.figures[name] = _figures(name, graph, staging / file, scores)
+            _save(graph, staging / _model_file(name))
+            findings.figures[name] = _figures(name, graph, staging / _model_file(name), scores)
             findings.variants[name] = Variant(
                 precision=name,
-                file=file,
+                file=_model_file(name),
                 recipe=recipe[name],
                 size_bytes=findings.figures[name].size_bytes,
                 metrics=_metrics(name, scores),
@@ -206,8 +205,12 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
     # 8. Everything else that the bundle holds; the manifest last.
     samples = zip(trained.samples[:golden], comparison.probabilities[:golden], strict=True)
     write_golden(staging, [(sample.name, sample.content, answer) for sample, answer in samples])
+    _complete(staging, trained, precision, findings)
+
+
+def _complete(staging: Path, trained: TrainedModel, precision: str, findings: report.Findings) -> None:
     (staging / "preprocessing.json").write_text(
-        preprocessing_to_json(parts.preprocessing, trained.config.preprocessing), encoding="utf-8"
+        preprocessing_to_json(trained.parts.preprocessing, trained.config.preprocessing), encoding="utf-8"
     )
     (staging / "report.md").write_text(report.render(findings, usage=_usage(trained)), encoding="utf-8")
     seal(staging, _manifest(trained, precision, findings))
@@ -264,6 +267,10 @@ def _score(
     with _phase(f"accuracy of {', '.join(graphs)} on {len(validation)} samples"):
         sessions = {name: _session(graph) for name, graph in graphs.items()}
         return measure.predict(sessions, preprocess, validation, trained.config.data)
+
+
+def _model_file(precision: str) -> str:
+    return f"model.{precision}.onnx"
 
 
 def _metrics(name: str, scores: measure.Scores | None) -> dict[str, float]:

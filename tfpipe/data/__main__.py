@@ -5,9 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from tfpipe.config import parse_config, read_values
+from tfpipe.config import override_values, parse_config, read_values
 from tfpipe.core.errors import ConfigError, GateError
 from tfpipe.data.pack import pack
 from tfpipe.data.validate import JSON_FILE, PAGE_FILE, validate_config
@@ -103,13 +101,12 @@ def _split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _config(path: str | None, overrides: Sequence[str], options: argparse.Namespace) -> Config:
     config_file = getattr(options, "config", None)
-    values: Any
+    where = config_file or "command line"
     if config_file is not None:
         values = read_values(config_file, overrides)
     else:
         # No split of its own, unlike a run: only what is asked for is compared.
-        base = {"data": {"validation_fraction": 0.0}}
-        values = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))))
+        values = override_values({"data": {"validation_fraction": 0.0}}, overrides, where=where)
     given = {
         "path": path,
         "validation_path": getattr(options, "validation", None),
@@ -120,7 +117,7 @@ def _config(path: str | None, overrides: Sequence[str], options: argparse.Namesp
         raise ConfigError(
             "expected a PATH, received none. Example: python -m tfpipe.data validate photos --output report."
         )
-    return parse_config(values, where=config_file or "command line")
+    return parse_config(values, where=where)
 
 
 def _summary(report: ValidationReport) -> str:
