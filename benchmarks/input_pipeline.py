@@ -26,7 +26,7 @@ def main() -> None:
     config = run_config("small_cnn", size=32, batch_size=BATCH_SIZE, optimizer="adamw")
     pixels = RandomPixels(SAMPLES, 64)
     loop, cached = build_loop(config, pixels, World())
-    step = loop._step_function(0)
+    step = loop.training_step.at(0)
     with tempfile.TemporaryDirectory() as folder:
         for index in range(SAMPLES):
             path = Path(folder) / pixels.labels[pixels.label(index)] / f"{index}.jpg"

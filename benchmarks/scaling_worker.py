@@ -21,7 +21,7 @@ def main(steps: int) -> None:
     source = RandomPixels(LOCAL_BATCH, SIZE)
     loop, _ = build_loop(config, source, world)
     loop.start_together()
-    step = loop._step_function(0)
+    step = loop.training_step.at(0)
     batch = Batch(
         source.pixels.astype(np.float32),
         np.arange(LOCAL_BATCH, dtype=np.int32) % 10,

@@ -26,7 +26,7 @@ def main() -> None:
     source = RandomPixels(SAMPLES, 32)
     config = run_config("small_cnn", size=32, batch_size=BATCH_SIZE, optimizer="adamw")
     loop, reader = build_loop(config, source, World())
-    step = loop._step_function(0)
+    step = loop.training_step.at(0)
 
     bare = build_loop(config, source, World())[0].parts
     inputs = keras.Input((32, 32, 3))

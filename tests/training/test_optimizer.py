@@ -218,7 +218,7 @@ def loop_of(accumulation_steps, name="mlp"):
     parts = assemble(build_preprocessing(config.preprocessing, Normalization((0.5,), (0.2,))), network, ("a", "b", "c"))
     reader = RowReader(ArraySource(NUM_SAMPLES, size=(4, 4)), parts.preprocessing.resize, max_pixels=100, cache="none")
     loop = TrainingLoop(parts, config, World(), reader, None, StopRequest())
-    return loop, [v.numpy() for v in loop.variables()["model"]], loop._step_function(0)
+    return loop, [v.numpy() for v in loop.variables()["model"]], loop.training_step.at(0)
 
 
 LOOPS = {}

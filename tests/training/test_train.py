@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -189,3 +190,11 @@ def test_mixed_precision_trains_and_saves_a_model_that_answers_alike(tmp_path, d
     probabilities = np.asarray(parts.model(np.full((1, 9, 9, 3), 250, np.uint8), training=False))
     assert probabilities.dtype == np.float32
     assert probabilities.argmax() == 1
+
+
+def test_a_run_leaves_keras_with_the_precision_that_it_had(tmp_path, data):
+    before = keras.config.dtype_policy().name
+
+    train(small_config(tmp_path, data, ["training.precision=mixed_bfloat16", "training.epochs=1"]))
+
+    assert keras.config.dtype_policy().name == before == "float32"

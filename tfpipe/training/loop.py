@@ -3,40 +3,28 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfpipe.core.errors import StoppedError, TrainingError
-from tfpipe.core.schedule import LearningRateSchedule, scaled_learning_rate
-from tfpipe.data.pipeline import Batch, RowReader, evaluation_batches, training_batches
+from tfpipe.data.pipeline import Batch, RowReader, training_batches
 from tfpipe.data.sharding import num_steps
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
-from tfpipe.settings import Config, TrainingConfig
+from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
-from tfpipe.training.optimizer import DataParallelOptimizer
+from tfpipe.training.evaluation import Evaluation, Evaluator
+from tfpipe.training.observers import Observer, StepRecord
 from tfpipe.training.progress import Progress
+from tfpipe.training.recipe import build_optimizer, build_schedule
 from tfpipe.training.signals import StopRequest
-from tfpipe.training.unfreezing import freeze, stage
+from tfpipe.training.step import CORRUPT, STOP, TrainingStep
 
 logger = logging.getLogger(__name__)
-
-# Entries of a step's reduced sums, after those of task.counts.
-_CORRUPT, _STOP = 3, 4
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of a data set and its confusion matrix (classes, classes), true class by row."""
-
-    metrics: dict[str, float]
-    confusion: np.ndarray
 
 
 class TrainingLoop:
@@ -65,8 +53,8 @@ class TrainingLoop:
         self.steps_per_epoch = num_steps(len(train.source), config.training.batch_size)
         self.schedule = build_schedule(config.training, self.steps_per_epoch)
         self.optimizer = build_optimizer(config.training, parts.network, world)
-        self._steps: dict[int, Callable[..., Any]] = {}
-        self._evaluate = tf.function(self._evaluate_batch, input_signature=self._signature()[:3])
+        self.training_step = TrainingStep(parts, config, self.optimizer, train.row_shape)
+        self._evaluator = Evaluator(parts, config.training, world, train.row_shape, stop)
 
     def variables(self) -> dict[str, Sequence[Any]]:
         """Everything a checkpoint holds, by group."""
@@ -81,15 +69,13 @@ class TrainingLoop:
                 state[0] += self.world.rank
                 variable.assign(state)
 
-    def run(
-        self, state: TrainingState, checkpoints: CheckpointFolder, on_epoch: Callable[[int, dict[str, float]], None]
-    ) -> None:
+    def run(self, state: TrainingState, checkpoints: CheckpointFolder, observers: Sequence[Observer]) -> None:
         """Train from `state` to the end.
 
         Args:
             state: Brought up to date in place.
             checkpoints: Where the chief saves.
-            on_epoch: Called on every worker with the epoch and its metrics.
+            observers: Told what happens, on every worker.
 
         Raises:
             StoppedError: A signal came; a checkpoint was saved.
@@ -97,10 +83,12 @@ class TrainingLoop:
         """
         epochs = self.config.training.epochs
         progress = Progress(epochs=epochs, steps_per_epoch=self.steps_per_epoch, shown=self.world.is_chief)
+        for observer in observers:
+            observer.on_train_begin()
         while state.epoch < epochs and not self._should_stop_early(state):
             started, samples = time.monotonic(), state.samples_seen
             progress.start_epoch(state.epoch, state.step_in_epoch)
-            norm = self._train_epoch(state, checkpoints, progress)
+            norm = self._train_epoch(state, checkpoints, progress, observers)
             rate = progress.samples_per_second
             self._average_moving_statistics()
             metrics = self._epoch_metrics(state, checkpoints) | {
@@ -109,6 +97,8 @@ class TrainingLoop:
                 "samples_per_second": rate if state.samples_seen > samples else math.nan,
                 "corrupt_samples": state.corrupt_samples,
             }
+            for observer in observers:
+                metrics |= observer.figures()
             state.wall_time_s += time.monotonic() - started
             improved = self._note_best(state, metrics)
             finished = state.epoch
@@ -117,48 +107,57 @@ class TrainingLoop:
             state.epoch_totals, state.corrupt_samples = [], 0.0
             self._save(state, checkpoints, best=improved)
             progress.end_epoch(_epoch_line(metrics) + ("  *" if improved else ""))
-            on_epoch(finished, metrics)
+            for observer in observers:
+                observer.on_epoch_end(finished, metrics)
+        for observer in observers:
+            observer.on_train_end()
 
     def evaluate(self, reader: RowReader) -> Evaluation | None:
-        """Score a data set, each worker its share; None where a stop was asked for meanwhile."""
-        classes = len(self.parts.labels)
-        totals, matrix = np.zeros(3, np.float64), np.zeros((classes, classes), np.float64)
-        for batch in evaluation_batches(reader, batch_size=self._evaluation_batch_size(), world=self.world):
-            counts, confusion = self._evaluate(batch.images, batch.labels, batch.weights)
-            totals += counts.numpy()
-            matrix += confusion.numpy()
-            if self._stop:
-                break
-        stopped = float(bool(self._stop))
-        sums, matrix_sum = self.world.allreduce_sum(
-            [tf.constant([*totals, stopped], tf.float64), tf.constant(matrix, tf.float64)]
-        )
-        if float(sums[3]) > 0:
-            return None
-        return Evaluation(task.metrics(sums.numpy()), matrix_sum.numpy())
+        """Score a data set; None where a stop was asked for meanwhile."""
+        return self._evaluator.evaluate(reader)
 
-    def _train_epoch(self, state: TrainingState, checkpoints: CheckpointFolder, progress: Progress) -> float:
+    def _train_epoch(
+        self,
+        state: TrainingState,
+        checkpoints: CheckpointFolder,
+        progress: Progress,
+        observers: Sequence[Observer],
+    ) -> float:
         """Steps until the epoch is done; gives the mean gradient norm."""
-        step_function = self._step_function(state.epoch)
+        for observer in observers:
+            observer.on_epoch_begin(state.epoch)
+        step_function = self.training_step.at(state.epoch)
         norms = []
         totals = np.array(state.epoch_totals or [0.0, 0.0, 0.0])
         batches = training_batches(
             self._train, batch_size=self.config.training.batch_size, seed=self.config.training.seed,
             epoch=state.epoch, world=self.world, first_step=state.step_in_epoch,
         )  # fmt: skip
-        for batch in batches:
+        for batch, input_s in _timed(batches):
+            started = time.perf_counter()
             state.learning_rate = self.schedule.at(state.step)
             sums, norm = step_function(*batch, float(bool(self._stop)), state.learning_rate)
             sums = sums.numpy().astype(np.float64)
             totals += sums[:3]
             state.epoch_totals = totals.tolist()
-            state.corrupt_samples += sums[_CORRUPT]
+            state.corrupt_samples += sums[CORRUPT]
             state.samples_seen += sums[0]
             state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
             norms.append(float(norm))
             self._check_step(state, sums)
             progress.step(loss=task.metrics(totals)["loss"], samples=sums[0])
-            self._save_between_epochs(state, checkpoints, stopped=sums[_STOP] > 0)
+            record = StepRecord(
+                step=state.step,
+                loss=task.metrics(sums)["loss"],
+                samples=float(sums[0]),
+                gradient_norm=norms[-1],
+                learning_rate=state.learning_rate,
+                input_s=input_s,
+                step_s=time.perf_counter() - started,
+            )
+            for observer in observers:
+                observer.on_step(record)
+            self._save_between_epochs(state, checkpoints, stopped=sums[STOP] > 0)
         return float(np.mean(norms)) if norms else math.nan
 
     def _save_between_epochs(self, state: TrainingState, checkpoints: CheckpointFolder, *, stopped: bool) -> None:
@@ -244,115 +243,13 @@ class TrainingLoop:
         for variable, total in zip(variables, sums, strict=True):
             variable.assign(total / self.world.size)
 
-    def _step_function(self, epoch: int) -> Callable[..., Any]:
-        """The compiled step for the layers that train in this epoch."""
-        key = stage(self.config.model, epoch)
-        if key not in self._steps:
-            variables = freeze(self.parts.network, self.config.model, epoch)
-            # Traced anew for each stage: which layers train is fixed when the graph is made.
-            self._steps[key] = tf.function(
-                lambda *inputs: self._step(variables, Batch(*inputs[:5]), *inputs[5:]),
-                input_signature=[*self._signature(), tf.TensorSpec(()), tf.TensorSpec(())],
-            )
-        return self._steps[key]
 
-    def _step(self, variables: list[Any], batch: Batch, stop: Any, learning_rate: Any) -> tuple[Any, Any]:
-        pieces = self.config.training.accumulation_steps
-        if pieces == 1:
-            gradients, counts = self._gradients(variables, batch)
-        else:
-            gradients, counts = self._accumulated_gradients(variables, batch, pieces)
-        sums = tf.concat([counts, [batch.num_corrupt, stop]], axis=0)
-        self.optimizer.learning_rate.assign(learning_rate)
-        return self.optimizer.apply_sums(gradients, variables, sums)
-
-    def _gradients(self, variables: list[Any], batch: Batch) -> tuple[list[Any], Any]:
-        """Sums over examples: gradients of the scaled loss, and task.counts."""
-        preprocessing, network = self.parts.preprocessing, self.parts.network
-        images = preprocessing.augmentation(batch.images, batch.draws, training=True)
-        rows = preprocessing.normalized(images)
-        with tf.GradientTape() as tape:
-            logits = network(rows, training=True)
-            losses = task.losses(batch.labels, logits, label_smoothing=self.config.training.label_smoothing)
-            loss = tf.reduce_sum(losses * batch.weights)
-            if network.losses:
-                # A regularisation term stands once in the mean, so once per unit of weight in the sum.
-                loss += tf.add_n(network.losses) * tf.reduce_sum(batch.weights)
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(
-            scaled, [variable.value for variable in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
-        return gradients, task.counts(batch.labels, logits, losses, batch.weights)
-
-    def _accumulated_gradients(self, variables: list[Any], batch: Batch, pieces: int) -> tuple[list[Any], Any]:
-        """As `_gradients`, over micro-batches one after the other; nothing is communicated in between."""
-        size = tf.shape(batch.images)[0]
-        pieces = tf.minimum(pieces, size)
-
-        def accumulate(piece: Any, gradients: list[Any], counts: Any) -> tuple[Any, list[Any], Any]:
-            start, end = piece * size // pieces, (piece + 1) * size // pieces
-            images, labels, weights, draws = (tensor[start:end] for tensor in batch[:4])
-            part = Batch(images, labels, weights, draws, batch.num_corrupt)
-            more, more_counts = self._gradients(variables, part)
-            return (
-                piece + 1,
-                [a + tf.convert_to_tensor(b) for a, b in zip(gradients, more, strict=True)],
-                counts + more_counts,
-            )
-
-        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
-        _, gradients, counts = tf.while_loop(
-            lambda piece, *_: piece < pieces, accumulate, (tf.constant(0), zeros, tf.zeros(3)), parallel_iterations=1
-        )
-        return gradients, counts
-
-    def _evaluate_batch(self, images: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
-        logits = self.parts.network(self.parts.preprocessing.normalized(images), training=False)
-        losses = task.losses(labels, logits, label_smoothing=0.0)
-        return task.counts(labels, logits, losses, weights), task.confusion(labels, logits, weights)
-
-    def _evaluation_batch_size(self) -> int:
-        return max(self.world.size, self.config.training.batch_size // self.config.training.accumulation_steps)
-
-    def _signature(self) -> list[Any]:
-        draws = tf.TensorSpec((None, None), tf.float32)
-        images = tf.TensorSpec((None, *self._train.row_shape), tf.float32)
-        return [images, tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float32), draws, tf.TensorSpec(())]
-
-
-def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> LearningRateSchedule:
-    """The learning rate of a run."""
-    return LearningRateSchedule(
-        peak=scaled_learning_rate(
-            config.learning_rate, batch_size=config.batch_size, reference_batch_size=config.reference_batch_size
-        ),
-        shape=config.schedule,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
-        total_steps=config.epochs * steps_per_epoch,
-        restart_steps=round(config.restart_epochs * steps_per_epoch),
-        final_fraction=config.final_learning_rate_fraction,
-    )
-
-
-def build_optimizer(config: TrainingConfig, network: keras.Model, world: World) -> DataParallelOptimizer:
-    """The optimizer of a run, built for every variable of the network that can train."""
-    if config.optimizer == "sgd":
-        inner = keras.optimizers.SGD(
-            config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay or None
-        )
-    elif config.optimizer == "adam":
-        inner = keras.optimizers.Adam(config.learning_rate)
-    else:
-        inner = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
-    variables = network.trainable_variables
-    if config.weight_decay:
-        # Biases, scales and shifts are left alone. Source: He et al. 2019, arXiv:1812.01187, section 3.1.
-        inner.exclude_from_weight_decay(var_list=[variable for variable in variables if len(variable.shape) <= 1])
-    optimizer = DataParallelOptimizer(
-        inner, world, clip_norm=config.gradient_clip_norm, scale_loss=config.precision == "mixed_float16"
-    )
-    optimizer.build(variables)
-    return optimizer
+def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch with the seconds that it was waited for."""
+    started = time.perf_counter()
+    for batch in batches:
+        yield batch, time.perf_counter() - started
+        started = time.perf_counter()
 
 
 def _epoch_line(metrics: dict[str, float]) -> str:

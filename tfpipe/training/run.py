@@ -33,7 +33,9 @@ from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
 from tfpipe.training import artifacts, checkpoints, report, workspace
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
-from tfpipe.training.loop import Evaluation, TrainingLoop
+from tfpipe.training.evaluation import Evaluation
+from tfpipe.training.loop import TrainingLoop
+from tfpipe.training.observers import Observer
 from tfpipe.training.signals import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,16 @@ class TrainingResult:
     wall_time_s: float
 
 
+class _Tracked(Observer):
+    """Logs each epoch."""
+
+    def __init__(self, tracker: tracking.Tracker) -> None:
+        self._tracker = tracker
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        tracking.log_epoch(self._tracker, epoch, metrics)
+
+
 def run(config: Config, *, resume: bool, overwrite: bool) -> TrainingResult:
     """Train, evaluate, save and register; see `tfpipe.train.train`."""
     world = join()
@@ -81,6 +93,8 @@ def run(config: Config, *, resume: bool, overwrite: bool) -> TrainingResult:
             lambda: _nothing(held.enter_context(workspace.opened(config, resume=resume, overwrite=overwrite)))
         )
         stop = held.enter_context(StopRequest())
+        # A notebook goes on with the policy that it had.
+        held.callback(keras.mixed_precision.set_global_policy, keras.mixed_precision.global_policy())
         try:
             result = _run(config, world, folder, stop)
         except tf.errors.OpError as error:
@@ -141,7 +155,7 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> Train
         if state.history:
             # Its metrics may have been on their way when the earlier sitting ended.
             tracking.log_epoch(tracker, len(state.history) - 1, state.history[-1])
-        loop.run(state, saved, on_epoch=lambda epoch, metrics: tracking.log_epoch(tracker, epoch, metrics))
+        loop.run(state, saved, [_Tracked(tracker)])
         # 6. The best weights are the model.
         world.on_chief(lambda: _restore_best(loop, saved))
         world.broadcast_variables(parts.model.variables)

@@ -1,0 +1,52 @@
+"""What may watch a run: figures, tracking, a user's own callbacks."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer update, as a worker saw it.
+
+    Attributes:
+        step: Updates of the run so far, this one included.
+        loss: Mean over the samples of the step, of all workers.
+        samples: Samples of the step, of all workers.
+        gradient_norm: Global norm of the averaged gradients before clipping; not finite where they overflowed.
+        learning_rate: Of this update.
+        input_s: Seconds that this worker waited for its part of the batch.
+        step_s: Seconds that it then computed and communicated.
+    """
+
+    step: int
+    loss: float
+    samples: float
+    gradient_norm: float
+    learning_rate: float
+    input_s: float
+    step_s: float
+
+
+class Observer:
+    """Is told of a run on every worker, and overrides what it wants to know. What it raises ends the run.
+
+    A method that communicates must do so on every worker alike.
+    """
+
+    def on_train_begin(self) -> None:
+        """Before the first step of this sitting."""
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Before the first step of an epoch, or of the rest of one that is resumed."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """After an update."""
+
+    def figures(self) -> dict[str, float]:
+        """After the last step of an epoch: what this observer adds to the epoch's metrics."""
+        return {}
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        """After validation and the checkpoint."""
+
+    def on_train_end(self) -> None:
+        """After the last epoch; not where the run was stopped or failed."""

@@ -1,0 +1,108 @@
+"""One optimizer update, compiled: augmentation, forward, loss, gradients over micro-batches, reduction."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfpipe.data.pipeline import Batch
+from tfpipe.models.assembly import Parts
+from tfpipe.preprocessing.layers import DRAWS
+from tfpipe.settings import Config
+from tfpipe.tasks import image_classification as task
+from tfpipe.training.optimizer import DataParallelOptimizer
+from tfpipe.training.unfreezing import freeze, stage
+
+# Entries of a step's reduced sums, after those of task.counts.
+CORRUPT, STOP = 3, 4
+
+
+class TrainingStep:
+    """The updates of a run.
+
+    Args:
+        parts: The model; its network is changed in place.
+        config: The run.
+        optimizer: Reduces over the workers and updates.
+        row_shape: (height, width, 3) of a resized image.
+    """
+
+    def __init__(
+        self, parts: Parts, config: Config, optimizer: DataParallelOptimizer, row_shape: tuple[int, int, int]
+    ) -> None:
+        self.parts, self.config, self.optimizer = parts, config, optimizer
+        self._row_shape = row_shape
+        self._compiled: dict[int, Callable[..., Any]] = {}
+
+    def at(self, epoch: int) -> Callable[..., Any]:
+        """The compiled step for the layers that train in this epoch.
+
+        Returns:
+            A function of the five parts of a `Batch`, whether this worker wants to stop (1.0 or 0.0) and the learning
+            rate. It gives the sums over all workers, (5,) float32: those of `task.counts`, corrupt samples, workers
+            that want to stop; and the global norm of the averaged gradients.
+        """
+        key = stage(self.config.model, epoch)
+        if key not in self._compiled:
+            variables = freeze(self.parts.network, self.config.model, epoch)
+            # Traced anew for each stage: which layers train is fixed when the graph is made.
+            self._compiled[key] = tf.function(
+                lambda *inputs: self._step(variables, Batch(*inputs[:5]), *inputs[5:]),
+                input_signature=[*self._signature(), tf.TensorSpec(()), tf.TensorSpec(())],
+            )
+        return self._compiled[key]
+
+    def _step(self, variables: list[Any], batch: Batch, stop: Any, learning_rate: Any) -> tuple[Any, Any]:
+        pieces = self.config.training.accumulation_steps
+        if pieces == 1:
+            gradients, counts = self._gradients(variables, batch)
+        else:
+            gradients, counts = self._accumulated_gradients(variables, batch, pieces)
+        sums = tf.concat([counts, [batch.num_corrupt, stop]], axis=0)
+        self.optimizer.learning_rate.assign(learning_rate)
+        return self.optimizer.apply_sums(gradients, variables, sums)
+
+    def _gradients(self, variables: list[Any], batch: Batch) -> tuple[list[Any], Any]:
+        """Sums over examples: gradients of the scaled loss, and task.counts."""
+        preprocessing, network = self.parts.preprocessing, self.parts.network
+        images = preprocessing.augmentation(batch.images, batch.draws, training=True)
+        rows = preprocessing.normalized(images)
+        with tf.GradientTape() as tape:
+            logits = network(rows, training=True)
+            losses = task.losses(batch.labels, logits, label_smoothing=self.config.training.label_smoothing)
+            loss = tf.reduce_sum(losses * batch.weights)
+            if network.losses:
+                # A regularisation term stands once in the mean, so once per unit of weight in the sum.
+                loss += tf.add_n(network.losses) * tf.reduce_sum(batch.weights)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(
+            scaled, [variable.value for variable in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return gradients, task.counts(batch.labels, logits, losses, batch.weights)
+
+    def _accumulated_gradients(self, variables: list[Any], batch: Batch, pieces: int) -> tuple[list[Any], Any]:
+        """As `_gradients`, over micro-batches one after the other; nothing is communicated in between."""
+        size = tf.shape(batch.images)[0]
+        pieces = tf.minimum(pieces, size)
+
+        def accumulate(piece: Any, gradients: list[Any], counts: Any) -> tuple[Any, list[Any], Any]:
+            start, end = piece * size // pieces, (piece + 1) * size // pieces
+            images, labels, weights, draws = (tensor[start:end] for tensor in batch[:4])
+            part = Batch(images, labels, weights, draws, batch.num_corrupt)
+            more, more_counts = self._gradients(variables, part)
+            return (
+                piece + 1,
+                [a + tf.convert_to_tensor(b) for a, b in zip(gradients, more, strict=True)],
+                counts + more_counts,
+            )
+
+        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+        _, gradients, counts = tf.while_loop(
+            lambda piece, *_: piece < pieces, accumulate, (tf.constant(0), zeros, tf.zeros(3)), parallel_iterations=1
+        )
+        return gradients, counts
+
+    def _signature(self) -> list[Any]:
+        draws = tf.TensorSpec((None, len(DRAWS)), tf.float32)
+        images = tf.TensorSpec((None, *self._row_shape), tf.float32)
+        return [images, tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float32), draws, tf.TensorSpec(())]
