@@ -54,6 +54,34 @@ class World:
         groups = [list(tensors[start : start + size]) for start in range(0, len(tensors), size)]
         return [total for group in groups for total in hvd.grouped_allreduce(group, op=hvd.Sum)]
 
+    def allreduce_max(self, values: Any) -> Any:
+        """The largest of all workers' values, element by element; a NumPy array, for use between steps."""
+        if self.size == 1:
+            return values
+        import horovod.tensorflow as hvd
+
+        return hvd.allreduce(values, op=hvd.Max).numpy()
+
+    def alltoall(self, tensor: Any) -> Any:
+        """Send the r-th of equal parts of a tensor to worker r, and put together what the others send, in rank order.
+
+        Args:
+            tensor: (n, ...), n a multiple of the number of workers, the same shape on every worker.
+        """
+        if self.size == 1:
+            return tensor
+        import horovod.tensorflow as hvd
+
+        return hvd.alltoall(tensor)
+
+    def allgather(self, tensor: Any) -> Any:
+        """Every worker's tensor in rank order, along the first axis, which may differ in length."""
+        if self.size == 1:
+            return tensor
+        import horovod.tensorflow as hvd
+
+        return hvd.allgather(tensor)
+
     def broadcast_variables(self, variables: Sequence[Any]) -> None:
         """Give every worker the chief's values of Keras variables."""
         if self.size == 1:
@@ -77,6 +105,13 @@ class World:
         import horovod.tensorflow as hvd
 
         return hvd.allgather_object(value)  # type: ignore[no-any-return]
+
+    def leave(self) -> None:
+        """End this worker's part, so that `join` can find the workers that are there then."""
+        if self.size > 1 or launched_elastic():
+            import horovod.tensorflow as hvd
+
+            hvd.shutdown()
 
     def together(self, action: Callable[[], T]) -> T:
         """Run something that can fail on some workers only, and fail on all if it failed on one.
@@ -110,26 +145,83 @@ class World:
         return self.broadcast_object(result)  # type: ignore[return-value]  # every rank gets the chief's T
 
 
+class Regroup(Exception):  # noqa: N818  # a turn that an elastic run takes, not a failure
+    """The workers have changed; those that are there train on from the last commit."""
+
+
+class WorldChanges:
+    """Listens to the launcher of an elastic run: have workers come, or are some to go?
+
+    Attributes:
+        pending: Whether they have since this was made; known to the chief alone.
+    """
+
+    def __init__(self) -> None:
+        self.pending = False
+        if not launched_elastic():
+            return
+        from horovod.common.elastic import notification_manager
+
+        notification_manager.init()
+        notification_manager.register_listener(self)
+
+    def on_hosts_updated(self, timestamp: float, result: Any) -> None:
+        """Horovod's entry."""
+        self.pending = True
+
+    def close(self) -> None:
+        """Listen no more."""
+        if launched_elastic():
+            from horovod.common.elastic import notification_manager
+
+            notification_manager.remove_listener(self)
+
+
+def launched() -> bool:
+    """Whether a launcher started this process as one of several workers."""
+    return any(name in os.environ for name in _SIZE_VARIABLES)
+
+
+def launched_elastic() -> bool:
+    """Whether `horovodrun` can replace workers of this run."""
+    return os.environ.get("HOROVOD_ELASTIC") == "1"
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether an error means that another worker is gone."""
+    import tensorflow as tf
+
+    if any(kind.__name__ == "HorovodInternalError" for kind in type(error).__mro__):
+        return True
+    # Not by operation: horovod.tensorflow.elastic looks for some of them, and takes the loss of a grouped allreduce
+    # for the end of training.
+    return isinstance(error, tf.errors.OpError) and "Horovod" in str(error)
+
+
 def launched_rank() -> int:
     """This worker's rank before anything is imported, as the launcher tells it; 0 where there is none."""
     return int(os.environ.get("HOROVOD_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))))
 
 
-def join() -> World:
+def join(*, again: bool = False) -> World:
     """Join the other workers of `horovodrun`; alone where the process was started without it.
 
     Call it before TensorFlow starts its threads: each worker of a machine is bound to its own share of the cores, since
     workers left to the scheduler lose a quarter of their speed.
 
+    Args:
+        again: After `World.leave`; the process keeps its cores and its GPU.
+
     Raises:
         ConfigError: Started by horovodrun, but Horovod cannot be imported: never N separate trainings.
     """
-    if not any(name in os.environ for name in _SIZE_VARIABLES):
+    if not launched():
         return World()
-    _bind_to_cores(
-        int(os.environ.get("HOROVOD_LOCAL_RANK", os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0"))),
-        int(os.environ.get("HOROVOD_LOCAL_SIZE", os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))),
-    )
+    if not again:
+        _bind_to_cores(
+            int(os.environ.get("HOROVOD_LOCAL_RANK", os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0"))),
+            int(os.environ.get("HOROVOD_LOCAL_SIZE", os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))),
+        )
     # The default wakes a thread every millisecond, which cost a step about 6 % on two cores.
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
     # Fewer entries than tensors, and Horovod negotiates anew each step.
@@ -143,7 +235,11 @@ def join() -> World:
             f"but Horovod cannot be imported ({error}). Install it with `make setup`, or start one process without it."
         ) from error
     hvd.init()
-    _one_gpu_each(hvd.local_rank())
+    if again:
+        # The launcher's word is from the start; what asks for the rank before `join` must get the present one.
+        os.environ["HOROVOD_RANK"] = str(hvd.rank())
+    else:
+        _one_gpu_each(hvd.local_rank())
     return World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
 
 

@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 # Keys that a resumed run may change; all others belong to what the checkpoint holds.
-RESUMABLE_KEYS = ("training.epochs", "tracking.", "output_dir", "conversion.")
+RESUMABLE_KEYS = (
+    "training.epochs",
+    "training.sentinel_steps",
+    "training.elastic",
+    "training.elastic_commit_steps",
+    "training.stall_s",
+    "tracking.",
+    "output_dir",
+    "conversion.",
+)
 
 # YAML has lists only; strict mode would refuse them for a tuple.
 Pair = Annotated[tuple[int, int], Field(strict=False)]
@@ -122,6 +131,33 @@ class TrainingConfig(_Section):
         0.0, ge=0, le=1, description="Lowest learning rate, as a share of the peak."
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
+    gradient_reduction: Literal["mean", "adasum"] = Field(
+        "mean",
+        description="How workers' gradients become one: their mean over all examples, or Adasum of each worker's mean "
+        "(then the result depends on the number of workers).",
+    )
+    gradient_compression: Literal["none", "fp16", "bf16"] = Field(
+        "none", description="Gradients travel in 16 bits and are added up in 32; pays where the network is slow."
+    )
+    elastic: bool = Field(
+        False,
+        description="Go on when workers are lost or join; start with horovodrun --min-np, --max-np and "
+        "--host-discovery-script.",
+    )
+    elastic_commit_steps: int = Field(
+        10,
+        ge=1,
+        description="Steps between two copies of the state in memory; a lost worker costs at most so many.",
+    )
+    stall_s: float = Field(
+        30.0, gt=0, description="Seconds after which a worker of an elastic run that does not run is given up."
+    )
+    sync_batch_norm: bool = Field(
+        False, description="BatchNormalization over the samples of all workers, rather than of each by itself."
+    )
+    sentinel_steps: int | None = Field(
+        100, ge=1, description="Steps between two checks that all workers hold the same weights; null: never."
+    )
     gradient_clip_norm: float | None = Field(None, gt=0, description="Largest global gradient norm.")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32", description="Keras dtype policy."
@@ -230,6 +266,16 @@ COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...] 
         ("training.batch_size", "training.accumulation_steps"),
         lambda c: c.training.accumulation_steps > c.training.batch_size,
         "accumulation_steps is at most batch_size",
+    ),
+    (
+        ("training.gradient_reduction", "training.gradient_compression"),
+        lambda c: c.training.gradient_reduction == "adasum" and c.training.gradient_compression != "none",
+        "gradient_compression goes with gradient_reduction=mean",
+    ),
+    (
+        ("training.sync_batch_norm", "training.accumulation_steps"),
+        lambda c: c.training.sync_batch_norm and c.training.accumulation_steps > 1,
+        "sync_batch_norm goes with accumulation_steps=1 (micro-batches of different workers do not meet)",
     ),
     (
         ("training.warmup_epochs", "training.epochs"),

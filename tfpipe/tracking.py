@@ -75,6 +75,9 @@ class Tracker(Protocol):
     def finish(self, status: Status) -> None:
         """End the run. Nothing is recorded after it."""
 
+    def suspend(self) -> None:
+        """Stop recording without ending the run."""
+
     def ui_hint(self) -> str:
         """What to type or open to look at the run."""
 
@@ -97,6 +100,9 @@ class NoTracker:
         """Nothing."""
 
     def finish(self, status: Status) -> None:
+        """Nothing."""
+
+    def suspend(self) -> None:
         """Nothing."""
 
     def ui_hint(self) -> str:
@@ -211,6 +217,12 @@ class MlflowTracker:
         self._monitor.finish()
         if not sent:
             _send_patiently(self._outbox, self._output_dir, self._retry_s)
+
+    def suspend(self) -> None:
+        """Stop recording without ending the run; `start` with its run_id goes on with it."""
+        if not self._try_to_send():
+            self._outbox.save(self._output_dir)
+        self._monitor.finish()
 
     def ui_hint(self) -> str:
         """What to type or open to look at the run."""

@@ -15,7 +15,8 @@ from tfpipe.models.assembly import assemble, build_network, build_preprocessing
 from tfpipe.models.zoo import Normalization
 from tfpipe.preprocessing.layers import DRAWS
 from tfpipe.training.loop import TrainingLoop
-from tfpipe.training.optimizer import DataParallelOptimizer, reduce_gradients
+from tfpipe.training.optimizer import DataParallelOptimizer
+from tfpipe.training.reduction import reduce_gradients
 from tfpipe.training.signals import StopRequest
 
 pytestmark = pytest.mark.tensorflow

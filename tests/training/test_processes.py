@@ -16,12 +16,12 @@ import yaml
 from tests.training.small_runs import small_values, write_class_folders
 from tfpipe.training.checkpoints import load
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(900)]
 
 HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
 TRAIN = [sys.executable, "-m", "tfpipe.train"]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 @pytest.fixture(scope="module")

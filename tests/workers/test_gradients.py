@@ -7,7 +7,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfpipe.training.optimizer import DataParallelOptimizer, reduce_gradients
+from tfpipe.training.optimizer import DataParallelOptimizer
+from tfpipe.training.reduction import reduce_gradients
 
 SHAPES = st.lists(st.lists(st.integers(1, 5), max_size=3).map(tuple), min_size=1, max_size=6)
 
@@ -78,5 +79,98 @@ def test_a_gradient_that_overflows_on_one_worker_makes_all_skip_the_step(world, 
 
     def assertions():
         assert all(rank == ([1.0, 1.0, 1.0], 2.0**14) for rank in everyone)
+
+    agreed(assertions)
+
+
+def gradients_of_all(world, shapes, *, seed):
+    """What every rank has, so that each can tell what the reduction must give."""
+    return [
+        [np.random.default_rng([seed, rank, i]).normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)]
+        for rank in range(world.size)
+    ]
+
+
+@pytest.mark.parametrize(("compression", "rounding"), [("fp16", 2.0**-10), ("bf16", 2.0**-7)])
+def test_compressed_gradients_are_equal_on_all_workers_and_near_the_exact_ones(world, agreed, compression, rounding):
+    everybodys = gradients_of_all(world, [(7,), (3, 5), ()], seed=1)
+    mine = [tf.constant(gradient) for gradient in everybodys[world.rank]]
+
+    reduced, total = reduce_gradients(mine, tf.constant([2.0]), world, compression=compression)
+    everyone = world.gather_objects([gradient.numpy() for gradient in reduced])
+
+    def assertions():
+        assert float(total[0]) == 2.0 * world.size
+        for i, values in enumerate(zip(*everybodys, strict=True)):
+            expected, largest = sum(values) / (2.0 * world.size), max(np.abs(value).max() for value in values)
+            assert all(rank[i].tobytes() == everyone[0][i].tobytes() for rank in everyone)
+            # Each value is rounded once where it is sent, and their sum once more.
+            np.testing.assert_allclose(everyone[0][i], expected, atol=2 * largest * rounding)
+
+    agreed(assertions)
+
+
+def test_sparse_gradients_of_an_embedding_are_summed_row_by_row(world, agreed):
+    """Workers look up other rows, some twice, and other numbers of them."""
+    rng = np.random.default_rng(world.rank)
+    indices = rng.integers(0, 6, 3 + world.rank)
+    values = rng.normal(size=(len(indices), 4)).astype(np.float32)
+    sparse = tf.IndexedSlices(tf.constant(values), tf.constant(indices), tf.constant([6, 4]))
+
+    (reduced,), _ = reduce_gradients([sparse], tf.constant([1.0]), world)
+    dense = tf.convert_to_tensor(reduced).numpy()
+    everyone = world.gather_objects((indices, values, dense))
+
+    def assertions():
+        expected = np.zeros((6, 4), np.float32)
+        for rows, numbers, _ in everyone:
+            np.add.at(expected, rows, numbers)
+        assert isinstance(reduced, tf.IndexedSlices)
+        assert len(set(reduced.indices.numpy())) == len(reduced.indices)
+        assert all(given.tobytes() == everyone[0][2].tobytes() for *_, given in everyone)
+        np.testing.assert_allclose(dense, expected / world.size, rtol=1e-5, atol=1e-6)
+
+    agreed(assertions)
+
+
+def adasum_of(first, second):
+    product = float((first * second).sum())
+    return (1 - product / (2 * (first**2).sum())) * first + (1 - product / (2 * (second**2).sum())) * second
+
+
+def test_adasum_combines_the_workers_means_tensor_by_tensor_over_a_tree(world, agreed):
+    shapes = [(5,), (2, 3), (11,)]
+    everybodys = gradients_of_all(world, shapes, seed=3)
+    weight = 2.0 + world.rank
+    mine = [tf.constant(gradient * weight) for gradient in everybodys[world.rank]]
+
+    reduced, total = reduce_gradients(mine, tf.constant([weight]), world, reduction="adasum")
+    everyone = world.gather_objects([gradient.numpy() for gradient in reduced])
+
+    def assertions():
+        assert float(total[0]) == sum(2.0 + rank for rank in range(world.size))
+        for i, shape in enumerate(shapes):
+            level = [rank[i].astype(np.float64) for rank in everybodys]
+            while len(level) > 1:
+                combined = [adasum_of(a, b) for a, b in zip(level[::2], level[1::2], strict=False)]
+                level = combined + level[2 * len(combined) :]
+            assert everyone[0][i].shape == shape
+            assert all(rank[i].tobytes() == everyone[0][i].tobytes() for rank in everyone)
+            np.testing.assert_allclose(everyone[0][i], level[0], rtol=1e-4, atol=1e-5)
+
+    agreed(assertions)
+
+
+def test_adasum_adds_orthogonal_gradients_and_averages_equal_ones(world, agreed):
+    own = np.eye(world.size, dtype=np.float32)[world.rank] * 3
+
+    (orthogonal, equal, nothing), _ = reduce_gradients(
+        [tf.constant(own), tf.ones(4), tf.zeros(2)], tf.constant([1.0]), world, reduction="adasum"
+    )
+
+    def assertions():
+        np.testing.assert_allclose(orthogonal, np.full(world.size, 3.0), rtol=1e-6)
+        np.testing.assert_allclose(equal, np.ones(4), rtol=1e-6)
+        np.testing.assert_allclose(nothing, np.zeros(2))
 
     agreed(assertions)

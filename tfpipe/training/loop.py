@@ -11,7 +11,7 @@ import numpy as np
 
 from tfpipe.core.errors import StoppedError, TrainingError
 from tfpipe.data.pipeline import Batch, RowReader, training_batches
-from tfpipe.data.sharding import num_steps
+from tfpipe.data.sharding import epoch_order, num_steps, rank_epoch
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
 from tfpipe.settings import Config
@@ -21,6 +21,7 @@ from tfpipe.training.evaluation import Evaluation, Evaluator
 from tfpipe.training.observers import Observer, StepRecord
 from tfpipe.training.progress import Progress
 from tfpipe.training.recipe import build_optimizer, build_schedule
+from tfpipe.training.sentinel import check_shares
 from tfpipe.training.signals import StopRequest
 from tfpipe.training.step import CORRUPT, STOP, TrainingStep
 
@@ -60,6 +61,10 @@ class TrainingLoop:
         """Everything a checkpoint holds, by group."""
         return {"model": self.parts.model.variables, "optimizer": self.optimizer.variables}
 
+    def synchronized_variables(self) -> list[Any]:
+        """What must be equal on every worker after each step; moving statistics are averaged later, seeds differ."""
+        return [*self.parts.network.trainable_variables, *self.optimizer.variables]
+
     def start_together(self) -> None:
         """Give every worker the chief's variables, and each its own dropout."""
         self.world.broadcast_variables([v for group in self.variables().values() for v in group])
@@ -90,7 +95,7 @@ class TrainingLoop:
             progress.start_epoch(state.epoch, state.step_in_epoch)
             norm = self._train_epoch(state, checkpoints, progress, observers)
             rate = progress.samples_per_second
-            self._average_moving_statistics()
+            self.average_moving_statistics()
             metrics = self._epoch_metrics(state, checkpoints) | {
                 "learning_rate": state.learning_rate,
                 "gradient_norm": norm,
@@ -126,6 +131,7 @@ class TrainingLoop:
         """Steps until the epoch is done; gives the mean gradient norm."""
         for observer in observers:
             observer.on_epoch_begin(state.epoch)
+        self._check_shares(state)
         step_function = self.training_step.at(state.epoch)
         norms = []
         totals = np.array(state.epoch_totals or [0.0, 0.0, 0.0])
@@ -160,16 +166,26 @@ class TrainingLoop:
             self._save_between_epochs(state, checkpoints, stopped=sums[STOP] > 0)
         return float(np.mean(norms)) if norms else math.nan
 
+    def _check_shares(self, state: TrainingState) -> None:
+        config, num_samples = self.config.training, len(self._train.source)
+        plan = {"batch_size": config.batch_size, "seed": config.seed, "epoch": state.epoch}
+        indices, weights, share = rank_epoch(
+            num_samples, **plan, rank=self.world.rank, world_size=self.world.size, first_step=state.step_in_epoch
+        )
+        order = epoch_order(num_samples, seed=config.seed, epoch=state.epoch)
+        left = order[state.step_in_epoch * config.batch_size :]
+        check_shares(indices[weights > 0], -(-len(indices) // share), left, self.world, epoch=state.epoch)
+
     def _save_between_epochs(self, state: TrainingState, checkpoints: CheckpointFolder, *, stopped: bool) -> None:
         every = self.config.training.checkpoint_steps
         if stopped:
             self._save_and_stop(state, checkpoints)
         if every is not None and state.step % every == 0 and state.step_in_epoch < self.steps_per_epoch:
-            self._average_moving_statistics()
+            self.average_moving_statistics()
             self._save(state, checkpoints)
 
     def _save_and_stop(self, state: TrainingState, checkpoints: CheckpointFolder) -> None:
-        self._average_moving_statistics()
+        self.average_moving_statistics()
         self._save(state, checkpoints)
         cause = self._stop.signal_name or "a signal to another worker"
         raise StoppedError(
@@ -229,7 +245,7 @@ class TrainingLoop:
         logger.info("early stopping: no better %s for %d epochs", self.config.training.monitor, patience)
         return True
 
-    def _average_moving_statistics(self) -> None:
+    def average_moving_statistics(self) -> None:
         """Bring the workers' BatchNormalization statistics together; each saw its own samples."""
         variables = [
             variable

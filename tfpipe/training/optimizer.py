@@ -7,30 +7,11 @@ import keras
 import tensorflow as tf
 
 from tfpipe.distributed import World
+from tfpipe.training.reduction import Compression, Reduction, reduce_gradients, scaled
 
 # Source: defaults of tf.keras.mixed_precision.LossScaleOptimizer.
 _INITIAL_SCALE = 2.0**15
 _STEPS_TO_DOUBLE = 2000
-
-
-def reduce_gradients(gradients: Sequence[Any], sums: Any, world: World) -> tuple[list[Any], Any]:
-    """Average gradients over all examples of all workers.
-
-    Weighted by examples rather than by worker: shares of a batch differ by one, and corrupt samples weigh nothing.
-
-    Args:
-        gradients: Each the sum of this worker's per-example gradients.
-        sums: (n,) float32 to be summed over the workers with them; the first is the weight of this worker's examples.
-        world: The workers.
-
-    Returns:
-        The gradients divided by the weight of all, and the reduced sums; bit-equal on every worker.
-    """
-    dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
-    *reduced, total = world.allreduce_sum([*dense, sums])
-    # Every example of a step corrupt: nothing to learn from, rather than a division by zero.
-    divisor = tf.maximum(total[0], tf.cast(total[0] <= 0.0, tf.float32))
-    return [gradient / tf.cast(divisor, gradient.dtype) for gradient in reduced], total
 
 
 @keras.saving.register_keras_serializable(package="tfpipe")
@@ -45,6 +26,8 @@ class DataParallelOptimizer(keras.optimizers.Optimizer):
         world: The workers.
         clip_norm: Largest global norm of the averaged gradients; None: no clipping.
         scale_loss: Dynamic loss scaling, for float16.
+        reduction: How the workers' gradients become one; see `reduce_gradients`.
+        compression: How dense gradients travel; see `reduce_gradients`.
     """
 
     def __init__(
@@ -54,10 +37,13 @@ class DataParallelOptimizer(keras.optimizers.Optimizer):
         *,
         clip_norm: float | None = None,
         scale_loss: bool = False,
+        reduction: Reduction = "mean",
+        compression: Compression = "none",
     ) -> None:
         super().__init__(learning_rate=0.0, name="data_parallel")
         self.inner, self.world, self.max_norm = inner, world, clip_norm
         self.scaled = scale_loss
+        self._reduction, self._compression = reduction, compression
         self.loss_scale = keras.Variable(
             _INITIAL_SCALE if scale_loss else 1.0, dtype="float32", trainable=False, name="scale"
         )
@@ -97,7 +83,8 @@ class DataParallelOptimizer(keras.optimizers.Optimizer):
         """Reduce gradient sums and update.
 
         Args:
-            gradients: Sums of per-example gradients of the scaled loss; None for a variable that took no part.
+            gradients: Sums of per-example gradients of the scaled loss, dense or `tf.IndexedSlices`; None for a
+                variable that took no part.
             variables: What they are the gradients of.
             sums: (n,) float32, the first being the weight of this worker's examples; see `reduce_gradients`.
 
@@ -106,9 +93,11 @@ class DataParallelOptimizer(keras.optimizers.Optimizer):
         """
         self.build(variables)
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        averaged, total = reduce_gradients([g for g, _ in pairs], sums, self.world)
+        averaged, total = reduce_gradients(
+            [g for g, _ in pairs], sums, self.world, reduction=self._reduction, compression=self._compression
+        )
         if self.scaled:
-            averaged = [g / tf.cast(self.loss_scale.value, g.dtype) for g in averaged]
+            averaged = [scaled(g, 1.0 / self.loss_scale.value) for g in averaged]
         norm = tf.linalg.global_norm(averaged)
         if self.max_norm is not None:
             averaged, _ = tf.clip_by_global_norm(averaged, self.max_norm, use_norm=norm)

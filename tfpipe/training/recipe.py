@@ -37,7 +37,12 @@ def build_optimizer(config: TrainingConfig, network: keras.Model, world: World) 
         # Biases, scales and shifts are left alone. Source: He et al. 2019, arXiv:1812.01187, section 3.1.
         inner.exclude_from_weight_decay(var_list=[variable for variable in variables if len(variable.shape) <= 1])
     optimizer = DataParallelOptimizer(
-        inner, world, clip_norm=config.gradient_clip_norm, scale_loss=config.precision == "mixed_float16"
+        inner,
+        world,
+        clip_norm=config.gradient_clip_norm,
+        scale_loss=config.precision == "mixed_float16",
+        reduction=config.gradient_reduction,
+        compression=config.gradient_compression,
     )
     optimizer.build(variables)
     return optimizer

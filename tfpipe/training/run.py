@@ -1,6 +1,7 @@
 """One training run from a configuration to a registered model; what `tfpipe.train.train` does."""
 
 import contextlib
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from tfpipe.core.criteria import missed_criteria
 from tfpipe.core.errors import ConfigError, DataError, GateError, StoppedError, TfpipeError, TrainingError
 from tfpipe.data.pipeline import RowReader
 from tfpipe.data.splits import Splits, open_splits
-from tfpipe.distributed import World, join
+from tfpipe.distributed import Regroup, World, WorldChanges, is_lost_worker, join, launched, launched_elastic
 from tfpipe.models.assembly import (
     Parts,
     assemble,
@@ -33,9 +34,11 @@ from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
 from tfpipe.training import artifacts, checkpoints, report, workspace
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
+from tfpipe.training.elastic import Commit, CommitEverySteps, Watchdog
 from tfpipe.training.evaluation import Evaluation
 from tfpipe.training.loop import TrainingLoop
 from tfpipe.training.observers import Observer
+from tfpipe.training.sentinel import DesyncSentinel
 from tfpipe.training.signals import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -84,39 +87,85 @@ class _Tracked(Observer):
 
 def run(config: Config, *, resume: bool, overwrite: bool) -> TrainingResult:
     """Train, evaluate, save and register; see `tfpipe.train.train`."""
-    world = join()
-    # Every worker read the file; the chief's reading counts, as the time in output_dir differs.
-    config = world.broadcast_object(config)
+    _check_elastic(config)
+    commit = Commit()
     with contextlib.ExitStack() as held:
-        folder = Path(config.output_dir)
-        world.on_chief(
-            lambda: _nothing(held.enter_context(workspace.opened(config, resume=resume, overwrite=overwrite)))
-        )
         stop = held.enter_context(StopRequest())
         # A notebook goes on with the policy that it had.
         held.callback(keras.mixed_precision.set_global_policy, keras.mixed_precision.global_policy())
-        try:
-            result = _run(config, world, folder, stop)
-        except tf.errors.OpError as error:
+        if launched_elastic():
+            held.enter_context(contextlib.closing(Watchdog(config.training.stall_s)))
+        world = join()
+        while True:
+            try:
+                return _sitting(config, world, commit, stop, resume=resume, overwrite=overwrite)
+            except Regroup as change:
+                # The warning goes to every worker's output: which of them is the chief changes too.
+                logger.warning("worker %d: %s; going on with those that are there.", world.rank, change)
+            world.leave()
+            keras.backend.clear_session()
+            world = join(again=True)
+
+
+def _sitting(
+    config: Config, world: World, commit: Commit, stop: StopRequest, *, resume: bool, overwrite: bool
+) -> TrainingResult:
+    """The run with the workers that are there, to its end or until they change."""
+    folder = Path(config.output_dir)
+    try:
+        # Every worker read the file; the chief's reading counts, as the time in output_dir differs.
+        config = world.broadcast_object(config)
+        folder = Path(config.output_dir)
+        again = commit.state is not None
+        with contextlib.ExitStack() as held:
+            world.on_chief(
+                lambda: _nothing(
+                    held.enter_context(
+                        workspace.opened(config, resume=resume or again, overwrite=overwrite and not again)
+                    )
+                )
+            )
+            result = _run(config, world, folder, stop, commit)
+            missed = missed_criteria(result.metrics, config.tracking.min_metrics)
+            if missed:
+                raise GateError(f"tracking.min_metrics: {' '.join(missed)} The model was logged, not registered.")
+            _note_status(world, folder, None)
+            return result
+    except TfpipeError as error:
+        _note_status(world, folder, error)
+        raise
+    except (tf.errors.OpError, RuntimeError) as error:
+        if is_lost_worker(error):
+            if launched_elastic():
+                raise Regroup("a worker was lost") from error
+            failure = TrainingError(
+                "another worker was lost, so this one ends too. Go on from the last checkpoint with: "
+                f"python -m tfpipe.train --config {config.output_dir}/config.yaml --resume"
+            )
+        elif isinstance(error, tf.errors.OpError):
             failure = _explain(error, config)
-            _note_status(world, folder, failure)
-            raise failure from error
-        except TfpipeError as error:
-            _note_status(world, folder, error)
+        else:
             raise
-        missed = missed_criteria(result.metrics, config.tracking.min_metrics)
-        gate = (
-            GateError(f"tracking.min_metrics: {' '.join(missed)} The model was logged, not registered.")
-            if missed
-            else None
+        _note_status(world, folder, failure)
+        raise failure from error
+
+
+def _check_elastic(config: Config) -> None:
+    """Horovod replaces workers only where it was started so, and only those that know what to do then.
+
+    Raises:
+        ConfigError: The launcher and the configuration disagree.
+    """
+    if launched_elastic() and not config.training.elastic:
+        raise ConfigError("training.elastic: expected true under horovodrun with --min-np, received false.")
+    if config.training.elastic and launched() and not launched_elastic():
+        raise ConfigError(
+            "training.elastic: expected horovodrun with --min-np, --max-np and --host-discovery-script, received a "
+            "fixed number of workers. Start it so, or set training.elastic=false."
         )
-        _note_status(world, folder, gate)
-        if gate:
-            raise gate
-        return result
 
 
-def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> TrainingResult:
+def _run(config: Config, world: World, folder: Path, stop: StopRequest, commit: Commit) -> TrainingResult:
     # 1. Data: the same on every worker.
     _check_metric_names(config)
     splits = _open_data(config, world)
@@ -143,7 +192,7 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> Train
 
     # 3. Where an earlier sitting stopped.
     saved = CheckpointFolder(folder / workspace.CHECKPOINTS, keep=config.training.keep_checkpoints)
-    state = world.on_chief(lambda: _restore(loop, saved))
+    state = world.on_chief(lambda: _restore(loop, saved, commit))
     loop.start_together()
 
     # 4. Tracking: the chief owns the run.
@@ -155,7 +204,12 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> Train
         if state.history:
             # Its metrics may have been on their way when the earlier sitting ended.
             tracking.log_epoch(tracker, len(state.history) - 1, state.history[-1])
-        loop.run(state, saved, [_Tracked(tracker)])
+        with contextlib.closing(WorldChanges()) as changes:
+            observers = _observers(config, loop, tracker)
+            if launched_elastic():
+                every = config.training.elastic_commit_steps
+                observers.insert(0, CommitEverySteps(loop, state, commit, world, changes, every_steps=every))
+            loop.run(state, saved, observers)
         # 6. The best weights are the model.
         world.on_chief(lambda: _restore_best(loop, saved))
         world.broadcast_variables(parts.model.variables)
@@ -165,6 +219,9 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> Train
             lambda: _finish(config, folder, parts, splits, state, metrics, evaluations, tracker, world)
         )
     except BaseException as error:
+        if launched_elastic() and (isinstance(error, Regroup) or is_lost_worker(error)):
+            tracker.suspend()
+            raise
         with contextlib.suppress(TfpipeError):
             tracker.finish("KILLED" if isinstance(error, StoppedError | KeyboardInterrupt) else "FAILED")
         raise
@@ -185,6 +242,14 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest) -> Train
         document.pop("output_dir")
         workspace.save_result(folder, document)
     return result
+
+
+def _observers(config: Config, loop: TrainingLoop, tracker: tracking.Tracker) -> list[Observer]:
+    observers: list[Observer] = []
+    if config.training.sentinel_steps is not None:
+        every = config.training.sentinel_steps
+        observers.append(DesyncSentinel(loop.synchronized_variables, loop.world, every_steps=every))
+    return [*observers, _Tracked(tracker)]
 
 
 def _check_metric_names(config: Config) -> None:
@@ -263,7 +328,11 @@ def adapted_normalization(reader: RowReader, world: World) -> Normalization:
     return Normalization(tuple(np.round(mean, 6).tolist()), tuple(np.round(std, 6).tolist()))
 
 
-def _restore(loop: TrainingLoop, saved: CheckpointFolder) -> TrainingState:
+def _restore(loop: TrainingLoop, saved: CheckpointFolder, commit: Commit) -> TrainingState:
+    if commit.state is not None:
+        checkpoints.restore(loop.variables(), commit.arrays, where="the last commit")
+        logger.info("going on from the last commit: epoch %d, step %d", commit.state.epoch + 1, commit.state.step)
+        return copy.deepcopy(commit.state)
     newest = saved.load_newest()
     if newest is None:
         return TrainingState()
@@ -379,13 +448,15 @@ def _report(
 
 
 def _explain(error: tf.errors.OpError, config: Config) -> TrainingError:
-    text = str(error)
-    if "Horovod" in text:
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        training = config.training
         return TrainingError(
-            "another worker was lost, so this one ends too. Go on from the last checkpoint with: "
-            f"python -m tfpipe.train --config {config.output_dir}/config.yaml --resume"
+            f"out of memory with training.batch_size={training.batch_size} and training.accumulation_steps="
+            f"{training.accumulation_steps}. Try training.accumulation_steps={2 * training.accumulation_steps}, which "
+            f"trains the same in smaller pieces, or training.batch_size={max(1, training.batch_size // 2)}. "
+            f"TensorFlow says: {str(error).splitlines()[0]}"
         )
-    return TrainingError(f"TensorFlow failed: {text.splitlines()[0]}")
+    return TrainingError(f"TensorFlow failed: {str(error).splitlines()[0]}")
 
 
 def _note_status(world: World, folder: Path, error: TfpipeError | None) -> None:

@@ -10,6 +10,7 @@ from tfpipe.models.assembly import Parts
 from tfpipe.preprocessing.layers import DRAWS
 from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
+from tfpipe.training.batch_norm import SynchronizedStatistics
 from tfpipe.training.optimizer import DataParallelOptimizer
 from tfpipe.training.unfreezing import freeze, stage
 
@@ -32,6 +33,8 @@ class TrainingStep:
     ) -> None:
         self.parts, self.config, self.optimizer = parts, config, optimizer
         self._row_shape = row_shape
+        synchronized = config.training.sync_batch_norm and optimizer.world.size > 1
+        self._statistics = SynchronizedStatistics(parts.network, optimizer.world) if synchronized else None
         self._compiled: dict[int, Callable[..., Any]] = {}
 
     def at(self, epoch: int) -> Callable[..., Any]:
@@ -67,6 +70,8 @@ class TrainingStep:
         preprocessing, network = self.parts.preprocessing, self.parts.network
         images = preprocessing.augmentation(batch.images, batch.draws, training=True)
         rows = preprocessing.normalized(images)
+        if self._statistics is not None:
+            self._statistics.weigh(batch.weights)
         with tf.GradientTape() as tape:
             logits = network(rows, training=True)
             losses = task.losses(batch.labels, logits, label_smoothing=self.config.training.label_smoothing)
