@@ -10,14 +10,15 @@ import pytest
 pytestmark = [pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parent.parent
-# Not a power of two, so that shares of a batch differ.
-WORKERS = 3
+EQUIVALENCE = "tests/workers/test_equivalence.py"
 
 
-def test_properties_over_workers_hold():
+# Three are no power of two, so that shares of a batch differ; what must hold on any number is tried on others too.
+@pytest.mark.parametrize(("workers", "tests"), [(3, "tests/workers"), (2, EQUIVALENCE), (4, EQUIVALENCE)])
+def test_properties_over_workers_hold(workers, tests):
     command = [
-        str(Path(sys.executable).with_name("horovodrun")), "-np", str(WORKERS),
-        sys.executable, "-m", "pytest", "tests/workers", "-q", "-p", "no:cacheprovider", "--timeout=800",
+        str(Path(sys.executable).with_name("horovodrun")), "-np", str(workers),
+        sys.executable, "-m", "pytest", tests, "-q", "-p", "no:cacheprovider", "--timeout=800",
     ]  # fmt: skip
 
     done = subprocess.run(
@@ -26,4 +27,4 @@ def test_properties_over_workers_hold():
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    assert done.stdout.count(" passed") >= WORKERS
+    assert done.stdout.count(" passed") >= workers

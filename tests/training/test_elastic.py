@@ -1,7 +1,7 @@
 """Elastic runs as a user starts them, disturbed by losing, freezing and adding workers.
 
-All workers are on this machine. Horovod gives up the whole host of a lost worker, so each has a host name of its own; all
-are spellings of the loopback address.
+All workers are on this machine. Horovod gives up the whole host of a lost worker, so each has a host name of its own;
+all are spellings of the loopback address.
 """
 
 import json
@@ -59,7 +59,7 @@ class ElasticJob:
         self.offer(workers)
         script.write_text(f"#!/bin/sh\ncat {self.hosts}\n")
         script.chmod(0o755)
-        self._log = open(folder / "log", "w")
+        self._log = open(folder / "log", "w")  # noqa: SIM115  # closed by end()
         self.launcher = subprocess.Popen(
             [HOROVODRUN, "-np", str(workers), "--min-np", "2", "--max-np", "3", "--network-interface", "lo",
              "--host-discovery-script", str(script), sys.executable, "-m", "tfpipe.train", "--config", str(config)],

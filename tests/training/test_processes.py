@@ -161,6 +161,30 @@ def test_ctrl_c_under_horovodrun_saves_and_leaves_no_worker_behind(tmp_path, dat
     assert newest(tmp_path)[1].step > 0
 
 
+@pytest.mark.horovod
+def test_a_worker_that_is_killed_ends_the_others_who_name_it_and_say_how_to_go_on(tmp_path, data):
+    config = write_config(tmp_path, data, epochs=2000)
+    command = [HOROVODRUN, "-np", "2", *TRAIN, "--config", str(config)]
+    launcher = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: any((tmp_path / "run").glob("checkpoints/step-*")), launcher)
+    workers = {
+        process.environ()["HOROVOD_RANK"]: process
+        for process in psutil.Process(launcher.pid).children(recursive=True)
+        if process.cmdline()[1:3] == ["-m", "tfpipe.train"]
+    }
+
+    workers["1"].kill()
+    killed_s = time.monotonic()
+    output, _ = launcher.communicate(timeout=WAIT_S)
+
+    assert time.monotonic() - killed_s < 30
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["exit_code"] == 1, output
+    assert status["reason"].startswith(f"worker 1 (process {workers['1'].pid} on "), output
+    assert "has ended, so worker 0 ends too" in status["reason"]
+    assert status["reason"].endswith(f"--config {tmp_path}/run/config.yaml --resume")
+
+
 def test_workers_without_horovod_are_an_error_never_separate_trainings(tmp_path, data):
     config = write_config(tmp_path, data)
     blocked = "import sys; sys.modules['horovod.tensorflow'] = None; from tfpipe.train import main; sys.exit(main())"

@@ -38,6 +38,7 @@ from tfpipe.training.elastic import Commit, CommitEverySteps, Watchdog
 from tfpipe.training.evaluation import Evaluation
 from tfpipe.training.loop import TrainingLoop
 from tfpipe.training.observers import Observer
+from tfpipe.training.peers import Peer, describe_lost, introduce
 from tfpipe.training.sentinel import DesyncSentinel
 from tfpipe.training.signals import StopRequest
 
@@ -112,7 +113,9 @@ def _sitting(
 ) -> TrainingResult:
     """The run with the workers that are there, to its end or until they change."""
     folder = Path(config.output_dir)
+    peers: list[Peer] = []
     try:
+        peers = introduce(world)
         # Every worker read the file; the chief's reading counts, as the time in output_dir differs.
         config = world.broadcast_object(config)
         folder = Path(config.output_dir)
@@ -136,10 +139,11 @@ def _sitting(
         raise
     except (tf.errors.OpError, RuntimeError) as error:
         if is_lost_worker(error):
+            lost = describe_lost(peers)
             if launched_elastic():
-                raise Regroup("a worker was lost") from error
+                raise Regroup(lost) from error
             failure = TrainingError(
-                "another worker was lost, so this one ends too. Go on from the last checkpoint with: "
+                f"{lost}, so worker {world.rank} ends too. Go on from the last checkpoint with: "
                 f"python -m tfpipe.train --config {config.output_dir}/config.yaml --resume"
             )
         elif isinstance(error, tf.errors.OpError):
