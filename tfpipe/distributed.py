@@ -2,10 +2,12 @@
 
 import math
 import os
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tfpipe import launcher
 from tfpipe.core.errors import ConfigError, TfpipeError, TrainingError
 
 T = TypeVar("T")
@@ -14,6 +16,8 @@ T = TypeVar("T")
 _GROUPS = 5
 # What each launcher tells its workers.
 _SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+# Between the first worker that is ready and the last: importing TensorFlow from a cold network disk takes minutes.
+_START_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class World:
         """Run something that can fail on some workers only, and fail on all if it failed on one.
 
         Raises:
-            TfpipeError: This worker's own error; on a worker that had none, that of the lowest rank.
+            TfpipeError: This worker's own error; on a worker that had none, that of the lowest rank, with its name.
         """
         result: list[T] = []
         mine: TfpipeError | None = None
@@ -127,12 +131,13 @@ class World:
             mine = error
         except OSError as error:
             mine = TrainingError(f"{error.filename or 'input/output'}: {error.strerror or error}.")
-        failures = [failure for failure in self.gather_objects(_portable(mine)) if failure]
+        verdicts = self.gather_objects((host_name(), _portable(mine)))
         if mine is not None:
             raise mine
-        if failures:
-            kind, message = failures[0]
-            raise kind(message)
+        for rank, (host, failure) in enumerate(verdicts):
+            if failure is not None:
+                kind, message = failure
+                raise kind(f"worker {rank} ({host}): {message}")
         return result[0]
 
     def on_chief(self, action: Callable[[], T]) -> T:
@@ -203,6 +208,16 @@ def launched_rank() -> int:
     return int(os.environ.get("HOROVOD_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))))
 
 
+def launched_local_rank() -> int:
+    """Its number on its machine before anything is imported, as the launcher tells it; 0 where there is none."""
+    return int(os.environ.get("HOROVOD_LOCAL_RANK", os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")))
+
+
+def host_name() -> str:
+    """This machine, by the name that the launcher was given."""
+    return os.environ.get("HOROVOD_HOSTNAME", platform.node())
+
+
 def join(*, again: bool = False) -> World:
     """Join the other workers of `horovodrun`; alone where the process was started without it.
 
@@ -213,13 +228,20 @@ def join(*, again: bool = False) -> World:
         again: After `World.leave`; the process keeps its cores and its GPU.
 
     Raises:
-        ConfigError: Started by horovodrun, but Horovod cannot be imported: never N separate trainings.
+        ConfigError: Started by horovodrun, but Horovod cannot be imported: never N separate trainings; or
+            this machine's host name cannot be reached by the others.
+        TrainingError: Other workers did not start, or the launcher cannot be reached.
     """
     if not launched():
         return World()
+    joined: list[World] = []
+    server = _launcher_server()
     if not again:
+        launcher.end_with_launcher(lambda: bool(joined))
+        if server is not None:
+            launcher.check_host_name(platform.node(), server)
         _bind_to_cores(
-            int(os.environ.get("HOROVOD_LOCAL_RANK", os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0"))),
+            launched_local_rank(),
             int(os.environ.get("HOROVOD_LOCAL_SIZE", os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))),
         )
     # The default wakes a thread every millisecond, which cost a step about 6 % on two cores.
@@ -234,13 +256,28 @@ def join(*, again: bool = False) -> World:
             f"started by horovodrun as one of {os.environ.get('HOROVOD_SIZE', 'several')} workers, "
             f"but Horovod cannot be imported ({error}). Install it with `make setup`, or start one process without it."
         ) from error
+    if server is not None and not launched_elastic():
+        launcher.meet(
+            server,
+            rank=launched_rank(),
+            size=int(os.environ["HOROVOD_SIZE"]),
+            host=host_name(),
+            patience_s=_START_PATIENCE_S,
+        )
     hvd.init()
     if again:
         # The launcher's word is from the start; what asks for the rank before `join` must get the present one.
         os.environ["HOROVOD_RANK"] = str(hvd.rank())
     else:
         _one_gpu_each(hvd.local_rank())
-    return World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    joined.append(World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()))
+    return joined[0]
+
+
+def _launcher_server() -> tuple[str, int] | None:
+    """Where horovodrun keeps its keys; None under MPI."""
+    address, port = (os.environ.get(f"HOROVOD_GLOO_RENDEZVOUS_{name}") for name in ("ADDR", "PORT"))
+    return None if address is None or port is None else (address, int(port))
 
 
 def _bind_to_cores(local_rank: int, local_size: int) -> None:

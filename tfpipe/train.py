@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tfpipe.config import documented_keys, load_config, read_values, to_yaml
 from tfpipe.core.errors import ConfigError, TfpipeError
-from tfpipe.distributed import launched_rank
+from tfpipe.distributed import launched_local_rank, launched_rank
 from tfpipe.settings import Config
 from tfpipe.startup import run_command
 from tfpipe.training import workspace
@@ -53,8 +53,8 @@ def _command(options: argparse.Namespace) -> int:
     try:
         config = _read_config(options)
     except TfpipeError:
-        if launched_rank() != 0:
-            # Every worker read the same file; the chief says what is wrong with it.
+        if launched_local_rank() != 0:
+            # The workers of a machine read the same file; one of them says what is wrong with it.
             return ConfigError.exit_code
         raise
     if options.print_config:
@@ -69,7 +69,8 @@ def _command(options: argparse.Namespace) -> int:
 
 def _read_config(options: argparse.Namespace) -> Config:
     overrides = list(options.overrides)
-    if options.resume:
+    # The chief's output folder counts; another machine may not have it.
+    if options.resume and launched_rank() == 0:
         pattern = read_values(options.config, overrides, resolve=False).get("output_dir")
         if isinstance(pattern, str):
             overrides.append(f"output_dir={workspace.newest_unfinished(pattern)}")

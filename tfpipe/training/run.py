@@ -32,7 +32,7 @@ from tfpipe.provenance import git_commit, library_versions
 from tfpipe.registry import ModelVersion, Registry, register_if_good
 from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
-from tfpipe.training import artifacts, checkpoints, report, workspace
+from tfpipe.training import agreement, artifacts, checkpoints, report, workspace
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
 from tfpipe.training.elastic import Commit, CommitEverySteps, Watchdog
 from tfpipe.training.evaluation import Evaluation
@@ -117,7 +117,7 @@ def _sitting(
     try:
         peers = introduce(world)
         # Every worker read the file; the chief's reading counts, as the time in output_dir differs.
-        config = world.broadcast_object(config)
+        mine, config = config, world.broadcast_object(config)
         folder = Path(config.output_dir)
         again = commit.state is not None
         with contextlib.ExitStack() as held:
@@ -128,6 +128,7 @@ def _sitting(
                     )
                 )
             )
+            agreement.check_same_configuration(mine, world)
             result = _run(config, world, folder, stop, commit)
             missed = missed_criteria(result.metrics, config.tracking.min_metrics)
             if missed:
@@ -276,11 +277,8 @@ def _check_metric_names(config: Config) -> None:
 
 def _open_data(config: Config, world: World) -> Splits:
     splits = world.together(lambda: open_splits(config))
-    prints = world.gather_objects(splits.fingerprint)
-    if differing := [rank for rank, value in enumerate(prints) if value != prints[0]]:
-        raise DataError(
-            f"data.path: expected the same data on every worker, but worker(s) {differing} differ from worker 0."
-        )
+    agreement.check_same_data(splits, world)
+    agreement.check_enough_for_all(config, len(splits.train), world)
     return splits
 
 
