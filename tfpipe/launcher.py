@@ -143,7 +143,7 @@ def _wait(server: tuple[str, int], key: str, deadline: float) -> str | None:
         time.sleep(_POLL_S)
 
 
-def _request(server: tuple[str, int], method: str, scope: str, key: str, body: bytes | None = None) -> str | None:
+def _request(server: tuple[str, int], method: str, key: str, body: bytes | None = None) -> str | None:
     # Not urllib: a proxy from the environment has no way to the launcher.
     connection = http.client.HTTPConnection(*server, timeout=_REQUEST_TIMEOUT_S)
     try:
