@@ -112,7 +112,10 @@ def _watch(output: int, joined: Callable[[], bool]) -> None:
     poll = select.poll()
     # Without events to wait for: errors and hang-ups are always reported.
     poll.register(output, 0)
-    poll.poll()
+    [(_, event)] = poll.poll()
+    if event & select.POLLNVAL:
+        # Closed on this side: by whoever started the process, or at its end.
+        return
     _silence()
     if not joined():
         # In Horovod's start no signal would be heard.
