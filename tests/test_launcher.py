@@ -108,3 +108,14 @@ def test_a_worker_whose_output_goes_to_a_file_runs_to_its_end(tmp_path):
         )
 
     assert (done.returncode, (tmp_path / "file").exists()) == (0, False)
+
+
+def test_a_worker_without_standard_error_runs_to_its_end(tmp_path):
+    program = WORKER.format(joined=True, seconds=0.3)
+
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", program, str(tmp_path / "file")],
+        stdout=subprocess.DEVNULL, timeout=30, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, (tmp_path / "file").exists()) == (0, False)

@@ -103,7 +103,7 @@ def end_with_launcher(joined: Callable[[], bool]) -> None:
     """
     try:
         output = sys.stderr.fileno()
-    except (OSError, ValueError):
+    except (AttributeError, OSError, ValueError):  # none, or no file
         return
     threading.Thread(target=_watch, args=(output, joined), daemon=True, name="launcher").start()
 
