@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from tfpipe.distributed import Regroup, World, WorldChanges
+from tfpipe.settings import Config
 from tfpipe.training.checkpoints import TrainingState, named_arrays
 from tfpipe.training.observers import Observer, StepRecord
 
@@ -33,11 +34,13 @@ class Commit:
     """The newest state to go back to, in this worker's memory; empty at first.
 
     Attributes:
+        config: The run, as the first chief read it: the time in `output_dir` is its.
         arrays: Every variable, as in a checkpoint.
         state: The rest.
     """
 
     def __init__(self) -> None:
+        self.config: Config | None = None
         self.arrays: dict[str, np.ndarray] = {}
         self.state: TrainingState | None = None
 

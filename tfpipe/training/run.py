@@ -117,7 +117,8 @@ def _sitting(
     try:
         peers = introduce(world)
         # Every worker read the file; the chief's reading counts, as the time in output_dir differs.
-        mine, config = config, world.broadcast_object(config)
+        mine, config = config, world.broadcast_object(commit.config or config)
+        commit.config = config
         folder = Path(config.output_dir)
         again = commit.state is not None
         with contextlib.ExitStack() as held:
