@@ -190,8 +190,8 @@ def _yaml_word(value: Any) -> str:
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        # tags and min_metrics are values of their own, not sections.
-        if isinstance(value, dict) and key not in ("tags", "min_metrics"):
+        # These are values of their own, not sections.
+        if isinstance(value, dict) and key not in ("tags", "min_metrics", "class_weights"):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -1,9 +1,10 @@
 """Every knob of a run as typed settings."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 # Keys that a resumed run may change; all others belong to what the checkpoint holds.
 RESUMABLE_KEYS = (
@@ -12,6 +13,7 @@ RESUMABLE_KEYS = (
     "training.elastic",
     "training.elastic_commit_steps",
     "training.stall_s",
+    "training.max_time",
     "tracking.",
     "output_dir",
     "conversion.",
@@ -22,6 +24,28 @@ Pair = Annotated[tuple[int, int], Field(strict=False)]
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
 Ints = Annotated[tuple[int, ...], Field(strict=False)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _class_weights(value: object) -> object:
+    """`balanced` as the mapping that stands for it, and labels as text: YAML reads the class `3` as a number."""
+    if value == BALANCED:
+        return {BALANCED: 1.0}
+    return {str(label): weight for label, weight in value.items()} if isinstance(value, dict) else value
+
+
+def _seconds(value: object) -> object:
+    """Seconds of `hours:minutes:seconds`, which YAML 1.1 may have read as a number already."""
+    if isinstance(value, str) and (parts := re.fullmatch(r"(\d+):([0-5]?\d):([0-5]?\d)", value.strip())):
+        hours, minutes, seconds = (int(part) for part in parts.groups())
+        return float(3600 * hours + 60 * minutes + seconds)
+    if isinstance(value, str):
+        raise ValueError("seconds, or hours:minutes:seconds like '01:30:00'")
+    return value
+
+
+BALANCED = "balanced"
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+ClassWeights = Annotated[dict[str, Annotated[float, Field(ge=0)]], BeforeValidator(_class_weights)]
 
 
 class _Section(BaseModel):
@@ -158,7 +182,27 @@ class TrainingConfig(_Section):
     sentinel_steps: int | None = Field(
         100, ge=1, description="Steps between two checks that all workers hold the same weights; null: never."
     )
+    loss: str | None = Field(
+        None, description="Your loss, package.module:function: (labels, logits) -> one loss an example."
+    )
+    class_weights: ClassWeights = Field(
+        {},
+        description="How much the examples of a class count in the gradient, {label: weight}, 1 where not named; or "
+        "`balanced`: samples / (classes * samples of the class). Metrics stay as they are.",
+    )
     gradient_clip_norm: float | None = Field(None, gt=0, description="Largest global gradient norm.")
+    ema_momentum: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Keep an exponential moving average of the weights, of about 1 / (1 - ema_momentum) updates; it is "
+        "what is validated and saved as the model.",
+    )
+    rematerialization: Literal["none", "segments"] = Field(
+        "none",
+        description="segments: keep the activations at a few cuts through the network only and compute the others "
+        "again for the gradients; less memory, about a third more computation, the same gradients.",
+    )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32", description="Keras dtype policy."
     )
@@ -166,6 +210,31 @@ class TrainingConfig(_Section):
         "val_loss", description="Metric that chooses the best checkpoint; *_loss is minimised, others maximised."
     )
     early_stopping_epochs: int | None = Field(None, ge=1, description="Stop after so many epochs without improvement.")
+    max_time: Seconds | None = Field(
+        None,
+        description="Time of training over all sittings, in seconds or as hours:minutes:seconds; then the run ends as "
+        "after its last epoch, with validation, best weights and registration.",
+    )
+    callbacks: Strings = Field(
+        (), description="Your Keras callbacks, each package.module:name of a class or function that gives one."
+    )
+    metrics: Strings = Field(
+        (),
+        description="Your metrics of validation and test data, each package.module:name of a keras.metrics.Metric "
+        "class, of a function that gives one, or of a function (labels, probabilities) -> one value an example.",
+    )
+    limit_train_batches: int | None = Field(
+        None, ge=1, description="Steps of an epoch at most; each epoch takes the first so many of its own order."
+    )
+    limit_validation_batches: int | None = Field(
+        None, ge=1, description="Validate on so many times batch_size samples at most, picked once by the seed."
+    )
+    overfit_batches: int | None = Field(
+        None,
+        ge=1,
+        description="Train on the samples of the first so many batches only, again and again, and validate on the "
+        "same: a model that can learn brings its loss to zero.",
+    )
     checkpoint_steps: int | None = Field(None, ge=1, description="Also save a checkpoint every so many steps.")
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept, beside the best.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of initial weights, order, augmentation and dropout.")
@@ -286,6 +355,24 @@ COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...] 
         ("training.optimizer", "training.weight_decay"),
         lambda c: c.training.optimizer == "adam" and c.training.weight_decay > 0,
         "weight_decay goes with optimizer=adamw or sgd",
+    ),
+    (
+        ("training.loss", "training.label_smoothing"),
+        lambda c: c.training.loss is not None and c.training.label_smoothing > 0,
+        "label_smoothing goes with the built-in loss",
+    ),
+    (
+        ("training.overfit_batches", "training.limit_train_batches", "training.limit_validation_batches"),
+        lambda c: (
+            c.training.overfit_batches is not None
+            and (c.training.limit_train_batches is not None or c.training.limit_validation_batches is not None)
+        ),
+        "overfit_batches goes without limits: it is one for training and for validation",
+    ),
+    (
+        ("training.class_weights",),
+        lambda c: bool(c.training.class_weights) and not any(c.training.class_weights.values()),
+        "at least one weight is above 0",
     ),
     (
         ("model.freeze_backbone", "model.unfreeze_epochs"),

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from tfpipe.training.run import TrainingResult
 
 
-def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> "TrainingResult":
+def train(
+    config: Config, *, resume: bool = False, overwrite: bool = False, fast_dev_run: bool = False
+) -> "TrainingResult":
     """Train, evaluate, save and register one model.
 
     Example:
@@ -28,6 +30,8 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> "
         config: The run; see `tfpipe.config.load_config`.
         resume: Go on with the unfinished run in `config.output_dir`, from its newest checkpoint that is whole.
         overwrite: Remove the run that `config.output_dir` holds.
+        fast_dev_run: One batch of training, validation and test data through everything; nothing is tracked or
+            registered. Written to a folder `fast-dev-run` beside `config.output_dir`, replaced by the next.
 
     Raises:
         ConfigError: The configuration cannot be used, or `output_dir` holds another run.
@@ -40,7 +44,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> "
     # TensorFlow takes seconds to import; --help and a mistyped key need not wait for it.
     from tfpipe.training.run import run
 
-    return run(config, resume=resume, overwrite=overwrite)
+    return run(config, resume=resume, overwrite=overwrite, fast_dev_run=fast_dev_run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,9 +65,9 @@ def _command(options: argparse.Namespace) -> int:
         if launched_rank() == 0:
             sys.stdout.write(to_yaml(config))
         return 0
-    result = train(config, resume=options.resume, overwrite=options.overwrite)
+    result = train(config, resume=options.resume, overwrite=options.overwrite, fast_dev_run=options.fast_dev_run)
     if launched_rank() == 0:
-        sys.stderr.write(_closing_lines(result, config))
+        sys.stderr.write(_closing_lines(result, config, fast_dev_run=options.fast_dev_run))
     return 0
 
 
@@ -77,10 +81,12 @@ def _read_config(options: argparse.Namespace) -> Config:
     return load_config(options.config, overrides)
 
 
-def _closing_lines(result: "TrainingResult", config: Config) -> str:
+def _closing_lines(result: "TrainingResult", config: Config, *, fast_dev_run: bool) -> str:
     scores = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if name != "epoch")
     lines = [f"best epoch {int(result.metrics['epoch']) + 1}: {scores}", f"report: {result.output_dir}/report.html"]
-    if result.model_version is not None:
+    if fast_dev_run:
+        lines.append("one batch of each went through everything; nothing was tracked or registered")
+    elif result.model_version is not None:
         lines.append(f"registered: models:/{result.registered_model}/{result.model_version} in {config.tracking.uri}")
     else:
         lines.append("not registered: tracking.registered_model is not set")
@@ -97,8 +103,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="one YAML file: the whole run")
-    parser.add_argument("--resume", action="store_true", help="go on with an unfinished run in output_dir")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on with an unfinished run in output_dir")
     parser.add_argument("--overwrite", action="store_true", help="remove the run that output_dir holds")
+    how.add_argument(
+        "--fast-dev-run",
+        action="store_true",
+        help="try everything on one batch of training, validation and test data; nothing is tracked or registered, and "
+        "the files go to a folder fast-dev-run beside output_dir, which the next replaces",
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and end")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="like training.epochs=3")
     return parser

@@ -133,15 +133,22 @@ class RowReader:
 
 
 def training_batches(
-    reader: RowReader, *, batch_size: int, seed: int, epoch: int, world: World, first_step: int = 0
+    reader: RowReader,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    world: World,
+    first_step: int = 0,
+    steps: int | None = None,
 ) -> Iterator[Batch]:
-    """This worker's part of every step of an epoch, from `first_step` on.
+    """This worker's part of every step of an epoch, from `first_step` up to `steps` (None: all).
 
     Read ahead by background threads while the model computes.
     """
     indices, weights, share = rank_epoch(
         len(reader.source), batch_size=batch_size, seed=seed, epoch=epoch, rank=world.rank, world_size=world.size,
-        first_step=first_step,
+        first_step=first_step, steps=steps,
     )  # fmt: skip
     return _batches(
         reader, indices, weights, share, draws=lambda i: uniforms(i, seed=seed, epoch=epoch, num_draws=len(DRAWS))

@@ -43,9 +43,17 @@ def rank_share(batch: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
 
 
 def rank_epoch(
-    num_samples: int, *, batch_size: int, seed: int, epoch: int, rank: int, world_size: int, first_step: int = 0
+    num_samples: int,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int,
+    world_size: int,
+    first_step: int = 0,
+    steps: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """All that one worker reads in an epoch, step after step.
+    """All that one worker reads in an epoch, step after step, from `first_step` up to `steps` (None: all).
 
     Returns:
         (indices int64, weights float32, share): to be cut into pieces of `share`, one a step; the last may be smaller.
@@ -54,7 +62,7 @@ def rank_epoch(
     order = epoch_order(num_samples, seed=seed, epoch=epoch)
     share = -(-(batch_size - rank) // world_size)
     pieces, weights = [], []
-    for step in range(first_step, num_steps(num_samples, batch_size)):
+    for step in range(first_step, num_steps(num_samples, batch_size) if steps is None else steps):
         batch = order[step * batch_size : (step + 1) * batch_size]
         piece = rank_share(batch, rank=rank, world_size=world_size)
         weight = np.ones(len(piece), np.float32)

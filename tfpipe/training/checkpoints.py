@@ -4,6 +4,7 @@ checkpoints/step-00001234/variables.safetensors   every variable of model and op
 checkpoints/step-00001234/state.json              step, epoch, best metric, run id, ...; sha256 of the other
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -46,6 +47,9 @@ class TrainingState:
         history: Metrics of the epochs done.
         wall_time_s: Seconds of training, over all sittings.
         samples_seen: Samples trained on, over all sittings.
+        ended: Why the run ended before its last epoch; None while it goes on.
+        learning_rate_factor: By which a callback multiplied the schedule.
+        callbacks: Of each Keras callback, the numbers and texts among its attributes.
     """
 
     epoch: int = 0
@@ -61,6 +65,9 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     wall_time_s: float = 0.0
     samples_seen: float = 0.0
+    ended: str | None = None
+    learning_rate_factor: float = 1.0
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
 
 
 class CheckpointFolder:
@@ -122,6 +129,14 @@ class CheckpointFolder:
                 return (path, *load(path))
             except CheckpointError as error:
                 logger.warning("%s Falling back to the one before it.", error)
+        return None
+
+    def newest_finite(self) -> Path | None:
+        """The newest checkpoint that is whole and holds only finite numbers, or None."""
+        for path in reversed(self._paths()):
+            with contextlib.suppress(CheckpointError):
+                if all(np.isfinite(array).all() for array in load(path)[0].values()):
+                    return path
         return None
 
     def load_best(self) -> tuple[dict[str, np.ndarray], TrainingState] | None:

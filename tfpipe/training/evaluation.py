@@ -11,6 +11,8 @@ from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
 from tfpipe.settings import TrainingConfig
 from tfpipe.tasks import image_classification as task
+from tfpipe.training import user_metrics
+from tfpipe.training.recipe import build_losses
 from tfpipe.training.signals import StopRequest
 
 
@@ -27,7 +29,7 @@ class Evaluator:
 
     Args:
         parts: The model.
-        config: Of the run; gives the batch size.
+        config: Of the run; gives the batch size, the loss and the user's metrics.
         world: The workers.
         row_shape: (height, width, 3) of a resized image.
         stop: Asked after each batch.
@@ -42,6 +44,8 @@ class Evaluator:
         stop: StopRequest,
     ) -> None:
         self._parts, self._world, self._stop = parts, world, stop
+        self._losses = build_losses(config, smoothing=0.0)
+        self._metrics = user_metrics.build_metrics(config)
         # As much as a step of training holds in memory.
         self._batch_size = max(world.size, config.batch_size // config.accumulation_steps)
         rows = tf.TensorSpec((None, *row_shape), tf.float32)
@@ -53,6 +57,8 @@ class Evaluator:
     def evaluate(self, reader: RowReader) -> Evaluation | None:
         """Score a data set, each worker its share; None where a stop was asked for meanwhile."""
         classes = len(self._parts.labels)
+        for metric in self._metrics:
+            metric.reset_state()
         totals, matrix = np.zeros(3, np.float64), np.zeros((classes, classes), np.float64)
         for batch in evaluation_batches(reader, batch_size=self._batch_size, world=self._world):
             counts, confusion = self._evaluate(batch.images, batch.labels, batch.weights)
@@ -66,9 +72,11 @@ class Evaluator:
         )
         if float(sums[3]) > 0:
             return None
-        return Evaluation(task.metrics(sums.numpy()), matrix_sum.numpy())
+        metrics = task.metrics(sums.numpy()) | user_metrics.results(self._metrics, self._world)
+        return Evaluation(metrics, matrix_sum.numpy())
 
     def _evaluate_batch(self, images: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
         logits = self._parts.network(self._parts.preprocessing.normalized(images), training=False)
-        losses = task.losses(labels, logits, label_smoothing=0.0)
+        losses = self._losses(labels, logits)
+        user_metrics.update(self._metrics, labels, logits, weights)
         return task.counts(labels, logits, losses, weights), task.confusion(labels, logits, weights)

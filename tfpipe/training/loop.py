@@ -11,21 +11,27 @@ import numpy as np
 
 from tfpipe.core.errors import StoppedError, TrainingError
 from tfpipe.data.pipeline import Batch, RowReader, training_batches
-from tfpipe.data.sharding import epoch_order, num_steps, rank_epoch
+from tfpipe.data.sharding import epoch_order, rank_epoch, rank_share
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
 from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
+from tfpipe.training.averaging import averaged
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
+from tfpipe.training.class_weights import class_weights
 from tfpipe.training.evaluation import Evaluation, Evaluator
+from tfpipe.training.limits import steps_of_epoch
 from tfpipe.training.observers import Observer, StepRecord
 from tfpipe.training.progress import Progress
 from tfpipe.training.recipe import build_optimizer, build_schedule
 from tfpipe.training.sentinel import check_shares
 from tfpipe.training.signals import StopRequest
-from tfpipe.training.step import CORRUPT, STOP, TrainingStep
+from tfpipe.training.step import CORRUPT, END, STOP, TrainingStep
 
 logger = logging.getLogger(__name__)
+
+# Of a worker's part of a step that went wrong; a message with a thousand names is read by nobody.
+_NAMED_SAMPLES = 3
 
 
 class TrainingLoop:
@@ -51,10 +57,13 @@ class TrainingLoop:
     ) -> None:
         self.parts, self.config, self.world = parts, config, world
         self._train, self._validation, self._stop = train, validation, stop
-        self.steps_per_epoch = num_steps(len(train.source), config.training.batch_size)
+        self.steps_per_epoch = steps_of_epoch(len(train.source), config)
         self.schedule = build_schedule(config.training, self.steps_per_epoch)
         self.optimizer = build_optimizer(config.training, parts.network, world)
-        self.training_step = TrainingStep(parts, config, self.optimizer, train.row_shape)
+        weights = class_weights(config.training, parts.labels, train.labels(np.arange(len(train.source))))
+        self.training_step = TrainingStep(parts, config, self.optimizer, train.row_shape, weights)
+        self._since = time.monotonic()
+        self._ended: str | None = None
         self._evaluator = Evaluator(parts, config.training, world, train.row_shape, stop)
 
     def variables(self) -> dict[str, Sequence[Any]]:
@@ -90,8 +99,9 @@ class TrainingLoop:
         progress = Progress(epochs=epochs, steps_per_epoch=self.steps_per_epoch, shown=self.world.is_chief)
         for observer in observers:
             observer.on_train_begin()
-        while state.epoch < epochs and not self._should_stop_early(state):
-            started, samples = time.monotonic(), state.samples_seen
+        self._since, self._ended = time.monotonic(), None
+        while state.epoch < epochs and state.ended is None and not self._should_stop_early(state):
+            samples = state.samples_seen
             progress.start_epoch(state.epoch, state.step_in_epoch)
             norm = self._train_epoch(state, checkpoints, progress, observers)
             rate = progress.samples_per_second
@@ -104,21 +114,25 @@ class TrainingLoop:
             }
             for observer in observers:
                 metrics |= observer.figures()
-            state.wall_time_s += time.monotonic() - started
             improved = self._note_best(state, metrics)
             finished = state.epoch
             state.history.append({"epoch": float(finished), **metrics})
             state.epoch, state.step_in_epoch = finished + 1, 0
             state.epoch_totals, state.corrupt_samples = [], 0.0
+            for observer in observers:
+                observer.before_checkpoint(finished, metrics, state)
+            state.ended = self._ended or self._agreed_reason(observers)
             self._save(state, checkpoints, best=improved)
             progress.end_epoch(_epoch_line(metrics) + ("  *" if improved else ""))
             for observer in observers:
                 observer.on_epoch_end(finished, metrics)
+        if state.ended is not None and self.world.is_chief:
+            logger.info("ended after %d steps: %s", state.step, state.ended)
         for observer in observers:
             observer.on_train_end()
 
     def evaluate(self, reader: RowReader) -> Evaluation | None:
-        """Score a data set; None where a stop was asked for meanwhile."""
+        """Score a data set with the weights as they are; None where a stop was asked for meanwhile."""
         return self._evaluator.evaluate(reader)
 
     def _train_epoch(
@@ -129,6 +143,8 @@ class TrainingLoop:
         observers: Sequence[Observer],
     ) -> float:
         """Steps until the epoch is done; gives the mean gradient norm."""
+        # What a callback finds as the rate is that of the step to come.
+        self.optimizer.learning_rate.assign(self.schedule.at(state.step) * state.learning_rate_factor)
         for observer in observers:
             observer.on_epoch_begin(state.epoch)
         self._check_shares(state)
@@ -137,12 +153,15 @@ class TrainingLoop:
         totals = np.array(state.epoch_totals or [0.0, 0.0, 0.0])
         batches = training_batches(
             self._train, batch_size=self.config.training.batch_size, seed=self.config.training.seed,
-            epoch=state.epoch, world=self.world, first_step=state.step_in_epoch,
+            epoch=state.epoch, world=self.world, first_step=state.step_in_epoch, steps=self.steps_per_epoch,
         )  # fmt: skip
         for batch, input_s in _timed(batches):
             started = time.perf_counter()
-            state.learning_rate = self.schedule.at(state.step)
-            sums, norm = step_function(*batch, float(bool(self._stop)), state.learning_rate)
+            state.learning_rate = self.schedule.at(state.step) * state.learning_rate_factor
+            for observer in observers:
+                observer.on_step_begin(state.step)
+            wishes = [float(bool(self._stop)), float(_end_reason(observers) is not None)]
+            sums, norm = step_function(*batch, wishes, state.learning_rate)
             sums = sums.numpy().astype(np.float64)
             totals += sums[:3]
             state.epoch_totals = totals.tolist()
@@ -150,7 +169,7 @@ class TrainingLoop:
             state.samples_seen += sums[0]
             state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
             norms.append(float(norm))
-            self._check_step(state, sums)
+            self._check_step(state, sums, norms[-1], checkpoints)
             progress.step(loss=task.metrics(totals)["loss"], samples=sums[0])
             record = StepRecord(
                 step=state.step,
@@ -164,16 +183,24 @@ class TrainingLoop:
             for observer in observers:
                 observer.on_step(record)
             self._save_between_epochs(state, checkpoints, stopped=sums[STOP] > 0)
+            if sums[END] > 0:
+                self._ended = self._agreed_reason(observers)
+                break
         return float(np.mean(norms)) if norms else math.nan
 
     def _check_shares(self, state: TrainingState) -> None:
         config, num_samples = self.config.training, len(self._train.source)
         plan = {"batch_size": config.batch_size, "seed": config.seed, "epoch": state.epoch}
         indices, weights, share = rank_epoch(
-            num_samples, **plan, rank=self.world.rank, world_size=self.world.size, first_step=state.step_in_epoch
+            num_samples,
+            **plan,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            first_step=state.step_in_epoch,
+            steps=self.steps_per_epoch,
         )
         order = epoch_order(num_samples, seed=config.seed, epoch=state.epoch)
-        left = order[state.step_in_epoch * config.batch_size :]
+        left = order[state.step_in_epoch * config.batch_size : self.steps_per_epoch * config.batch_size]
         check_shares(indices[weights > 0], -(-len(indices) // share), left, self.world, epoch=state.epoch)
 
     def _save_between_epochs(self, state: TrainingState, checkpoints: CheckpointFolder, *, stopped: bool) -> None:
@@ -194,16 +221,19 @@ class TrainingLoop:
         )
 
     def _save(self, state: TrainingState, checkpoints: CheckpointFolder, *, best: bool = False) -> None:
+        now = time.monotonic()
+        state.wall_time_s, self._since = state.wall_time_s + now - self._since, now
         if self.world.is_chief:
             checkpoints.save(self.variables(), state, best=best)
 
-    def _check_step(self, state: TrainingState, sums: np.ndarray) -> None:
+    def _agreed_reason(self, observers: Sequence[Observer]) -> str | None:
+        """The lowest rank's reason to end; None where no worker has one."""
+        return next((reason for reason in self.world.gather_objects(_end_reason(observers)) if reason), None)
+
+    def _check_step(self, state: TrainingState, sums: np.ndarray, norm: float, checkpoints: CheckpointFolder) -> None:
         # Under loss scaling a step that overflows is skipped, not an error.
-        if not math.isfinite(sums[1]) and not self.optimizer.scaled:
-            raise TrainingError(
-                f"step {state.step}: expected a finite loss, received {sums[1]}. Lower training.learning_rate "
-                f"({state.learning_rate:g} here), set training.gradient_clip_norm, or lengthen training.warmup_epochs."
-            )
+        if not (math.isfinite(sums[1]) and math.isfinite(norm)) and not self.optimizer.scaled:
+            raise TrainingError(self._not_finite(state, sums, norm, checkpoints))
         limit = self.config.data.max_corrupt_fraction * len(self._train.source)
         if state.corrupt_samples > limit:
             raise TrainingError(
@@ -212,11 +242,29 @@ class TrainingLoop:
                 "`python -m tfpipe.data validate` lists them."
             )
 
+    def _not_finite(self, state: TrainingState, sums: np.ndarray, norm: float, checkpoints: CheckpointFolder) -> str:
+        training, source = self.config.training, self._train.source
+        order = epoch_order(len(source), seed=training.seed, epoch=state.epoch)
+        batch = order[(state.step_in_epoch - 1) * training.batch_size : state.step_in_epoch * training.batch_size]
+        samples = [
+            f"{', '.join(map(source.identifier, share[:_NAMED_SAMPLES]))}{', ...' * (len(share) > _NAMED_SAMPLES)}"
+            for rank in range(self.world.size)
+            if len(share := rank_share(batch, rank=rank, world_size=self.world.size).tolist())
+        ]
+        good = checkpoints.newest_finite()
+        what = f"a finite loss, received {sums[1]}" if not math.isfinite(sums[1]) else f"finite gradients, norm {norm}"
+        return (
+            f"step {state.step}: expected {what}. Lower training.learning_rate ({state.learning_rate:g} here), set "
+            f"training.gradient_clip_norm, or lengthen training.warmup_epochs. Samples of the step, by worker: "
+            f"{'; '.join(samples)}. Last good checkpoint: {good or 'none'}."
+        )
+
     def _epoch_metrics(self, state: TrainingState, checkpoints: CheckpointFolder) -> dict[str, float]:
         metrics = task.metrics(np.array(state.epoch_totals))
         if self._validation is None:
             return metrics
-        evaluation = self.evaluate(self._validation)
+        with averaged(self.optimizer):
+            evaluation = self.evaluate(self._validation)
         if evaluation is None:
             self._save_and_stop(state, checkpoints)
             raise AssertionError  # _save_and_stop raises
@@ -258,6 +306,10 @@ class TrainingLoop:
         sums = self.world.allreduce_sum([variable.value for variable in variables])
         for variable, total in zip(variables, sums, strict=True):
             variable.assign(total / self.world.size)
+
+
+def _end_reason(observers: Sequence[Observer]) -> str | None:
+    return next((reason for observer in observers if (reason := observer.end_reason())), None)
 
 
 def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tfpipe.training.checkpoints import TrainingState
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -38,12 +40,25 @@ class Observer:
     def on_epoch_begin(self, epoch: int) -> None:
         """Before the first step of an epoch, or of the rest of one that is resumed."""
 
+    def end_reason(self) -> str | None:
+        """Before each step and at the end of each epoch: why the run shall end here, as after its last epoch.
+
+        One worker's reason is enough: all end after the same step, with validation and a checkpoint.
+        """
+        return None
+
+    def on_step_begin(self, step: int) -> None:
+        """Before an update; `step` updates of the run are done."""
+
     def on_step(self, record: StepRecord) -> None:
         """After an update."""
 
     def figures(self) -> dict[str, float]:
         """After the last step of an epoch: what this observer adds to the epoch's metrics."""
         return {}
+
+    def before_checkpoint(self, epoch: int, metrics: dict[str, float], state: TrainingState) -> None:
+        """After validation: what this changes, of `state` too, is saved with the epoch."""
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """After validation and the checkpoint."""

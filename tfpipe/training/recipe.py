@@ -1,10 +1,17 @@
-"""The learning-rate schedule and the optimizer that a configuration asks for."""
+"""The learning-rate schedule, the loss and the optimizer that a configuration asks for."""
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
+import tensorflow as tf
 
+from tfpipe.core.errors import ConfigError
 from tfpipe.core.schedule import LearningRateSchedule, scaled_learning_rate
 from tfpipe.distributed import World
+from tfpipe.models.zoo import import_function
 from tfpipe.settings import TrainingConfig
+from tfpipe.tasks import image_classification as task
 from tfpipe.training.optimizer import DataParallelOptimizer
 
 
@@ -22,16 +29,54 @@ def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> LearningRate
     )
 
 
+def build_losses(config: TrainingConfig, *, smoothing: float) -> Callable[[Any, Any], Any]:
+    """The loss of each example, (B,) float32, from (B,) int32 labels and (B, classes) logits.
+
+    Args:
+        config: Of the run.
+        smoothing: Label smoothing of the built-in loss.
+
+    Raises:
+        ConfigError: `training.loss` cannot be imported.
+    """
+    if config.loss is None:
+        return lambda labels, logits: task.losses(labels, logits, label_smoothing=smoothing)
+    given = import_function(config.loss, key="training.loss")
+    return lambda labels, logits: tf.cast(given(labels, tf.cast(logits, tf.float32)), tf.float32)
+
+
+def check_loss(config: TrainingConfig, num_classes: int) -> None:
+    """Try `training.loss` on two examples, before hours depend on it.
+
+    Raises:
+        ConfigError: It fails, or gives something else than one loss an example.
+    """
+    if config.loss is None:
+        return
+    where = f"training.loss: expected {config.loss!r} to give one loss an example, (2,) for 2 examples"
+    losses = build_losses(config, smoothing=0.0)
+    try:
+        shape = tuple(losses(tf.constant([0, 1]), tf.zeros((2, num_classes))).shape)
+    # Whatever the user's function may raise.
+    except Exception as error:
+        raise ConfigError(f"{where}, but it fails: {type(error).__name__}: {error}") from error
+    if shape != (2,):
+        raise ConfigError(f"{where}, received shape {shape}. Leave the mean over the batch out.")
+
+
 def build_optimizer(config: TrainingConfig, network: keras.Model, world: World) -> DataParallelOptimizer:
     """The optimizer of a run, built for every variable of the network that can train."""
+    average: dict[str, Any] = {}
+    if config.ema_momentum is not None:
+        average = {"use_ema": True, "ema_momentum": config.ema_momentum}
     if config.optimizer == "sgd":
         inner = keras.optimizers.SGD(
-            config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay or None
+            config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay or None, **average
         )
     elif config.optimizer == "adam":
-        inner = keras.optimizers.Adam(config.learning_rate)
+        inner = keras.optimizers.Adam(config.learning_rate, **average)
     else:
-        inner = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
+        inner = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, **average)
     variables = network.trainable_variables
     if config.weight_decay:
         # Biases, scales and shifts are left alone. Source: He et al. 2019, arXiv:1812.01187, section 3.1.

@@ -32,15 +32,20 @@ from tfpipe.provenance import git_commit, library_versions
 from tfpipe.registry import ModelVersion, Registry, register_if_good
 from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
-from tfpipe.training import agreement, artifacts, checkpoints, report, workspace
+from tfpipe.training import agreement, artifacts, checkpoints, limits, report, workspace
+from tfpipe.training.averaging import adopt_average
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
 from tfpipe.training.elastic import Commit, CommitEverySteps, Watchdog
 from tfpipe.training.evaluation import Evaluation
+from tfpipe.training.keras_callbacks import KerasCallbacks, build_callbacks
 from tfpipe.training.loop import TrainingLoop
 from tfpipe.training.observers import Observer
 from tfpipe.training.peers import Peer, describe_lost, introduce
+from tfpipe.training.recipe import check_loss
 from tfpipe.training.sentinel import DesyncSentinel
 from tfpipe.training.signals import StopRequest
+from tfpipe.training.time_limit import TimeLimit
+from tfpipe.training.user_metrics import build_metrics, check_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +91,7 @@ class _Tracked(Observer):
         tracking.log_epoch(self._tracker, epoch, metrics)
 
 
-def run(config: Config, *, resume: bool, overwrite: bool) -> TrainingResult:
+def run(config: Config, *, resume: bool, overwrite: bool, fast_dev_run: bool = False) -> TrainingResult:
     """Train, evaluate, save and register; see `tfpipe.train.train`."""
     _check_elastic(config)
     commit = Commit()
@@ -99,7 +104,9 @@ def run(config: Config, *, resume: bool, overwrite: bool) -> TrainingResult:
         world = join()
         while True:
             try:
-                return _sitting(config, world, commit, stop, resume=resume, overwrite=overwrite)
+                return _sitting(
+                    config, world, commit, stop, resume=resume, overwrite=overwrite, fast_dev_run=fast_dev_run
+                )
             except Regroup as change:
                 # The warning goes to every worker's output: which of them is the chief changes too.
                 logger.warning("worker %d: %s; going on with those that are there.", world.rank, change)
@@ -109,7 +116,14 @@ def run(config: Config, *, resume: bool, overwrite: bool) -> TrainingResult:
 
 
 def _sitting(
-    config: Config, world: World, commit: Commit, stop: StopRequest, *, resume: bool, overwrite: bool
+    config: Config,
+    world: World,
+    commit: Commit,
+    stop: StopRequest,
+    *,
+    resume: bool,
+    overwrite: bool,
+    fast_dev_run: bool,
 ) -> TrainingResult:
     """The run with the workers that are there, to its end or until they change."""
     folder = Path(config.output_dir)
@@ -119,6 +133,8 @@ def _sitting(
         # Every worker read the file; the chief's reading counts, as the time in output_dir differs.
         mine, config = config, world.broadcast_object(commit.config or config)
         commit.config = config
+        if fast_dev_run:
+            config, overwrite = limits.fast_dev_run(config), True
         folder = Path(config.output_dir)
         again = commit.state is not None
         with contextlib.ExitStack() as held:
@@ -130,7 +146,7 @@ def _sitting(
                 )
             )
             agreement.check_same_configuration(mine, world)
-            result = _run(config, world, folder, stop, commit)
+            result = _run(config, world, folder, stop, commit, fast_dev_run=fast_dev_run)
             missed = missed_criteria(result.metrics, config.tracking.min_metrics)
             if missed:
                 raise GateError(f"tracking.min_metrics: {' '.join(missed)} The model was logged, not registered.")
@@ -171,10 +187,16 @@ def _check_elastic(config: Config) -> None:
         )
 
 
-def _run(config: Config, world: World, folder: Path, stop: StopRequest, commit: Commit) -> TrainingResult:
+def _run(
+    config: Config, world: World, folder: Path, stop: StopRequest, commit: Commit, *, fast_dev_run: bool
+) -> TrainingResult:
     # 1. Data: the same on every worker.
     _check_metric_names(config)
+    user_callbacks = world.together(lambda: build_callbacks(config.training))
     splits = _open_data(config, world)
+    splits = limits.one_batch_each(splits, config) if fast_dev_run else limits.limited(splits, config)
+    check_loss(config.training, len(splits.train.labels))
+    check_metrics(build_metrics(config.training), len(splits.train.labels))
     _say(world, "%s", _data_line(splits))
 
     # 2. Model.
@@ -187,7 +209,7 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest, commit: 
         None if source is None else _reader(source, config, world) for source in (splits.validation, splits.test)
     )
     parts = world.together(lambda: _build(config, splits, train, world))
-    loop = TrainingLoop(parts, config, world, train, validation, stop)
+    loop = world.together(lambda: TrainingLoop(parts, config, world, train, validation, stop))
     _say(
         world,
         "model: %s, %s parameters, %d worker(s)",
@@ -202,7 +224,7 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest, commit: 
     loop.start_together()
 
     # 4. Tracking: the chief owns the run.
-    tracker = _start_tracking(config, world, state, splits)
+    tracker = tracking.NoTracker() if fast_dev_run else _start_tracking(config, world, state, splits)
     state.run_id = world.broadcast_object(tracker.run_id)
 
     # 5. Train.
@@ -211,7 +233,7 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest, commit: 
             # Its metrics may have been on their way when the earlier sitting ended.
             tracking.log_epoch(tracker, len(state.history) - 1, state.history[-1])
         with contextlib.closing(WorldChanges()) as changes:
-            observers = _observers(config, loop, tracker)
+            observers = _observers(config, loop, tracker, user_callbacks, state)
             if launched_elastic():
                 every = config.training.elastic_commit_steps
                 observers.insert(0, CommitEverySteps(loop, state, commit, world, changes, every_steps=every))
@@ -250,11 +272,22 @@ def _run(config: Config, world: World, folder: Path, stop: StopRequest, commit: 
     return result
 
 
-def _observers(config: Config, loop: TrainingLoop, tracker: tracking.Tracker) -> list[Observer]:
-    observers: list[Observer] = []
-    if config.training.sentinel_steps is not None:
-        every = config.training.sentinel_steps
-        observers.append(DesyncSentinel(loop.synchronized_variables, loop.world, every_steps=every))
+def _observers(
+    config: Config,
+    loop: TrainingLoop,
+    tracker: tracking.Tracker,
+    callbacks: Sequence[keras.callbacks.Callback],
+    state: TrainingState,
+) -> list[Observer]:
+    """What watches a run, in the order in which it is told."""
+    training, world, observers = config.training, loop.world, list[Observer]()
+    if training.sentinel_steps is not None:
+        observers.append(DesyncSentinel(loop.synchronized_variables, world, every_steps=training.sentinel_steps))
+    if training.max_time is not None:
+        observers.append(TimeLimit(training.max_time, state.wall_time_s, is_chief=world.is_chief))
+    if callbacks:
+        steps = loop.steps_per_epoch
+        observers.append(KerasCallbacks(callbacks, training, loop.parts, loop.optimizer, world, state, steps))
     return [*observers, _Tracked(tracker)]
 
 
@@ -265,6 +298,7 @@ def _check_metric_names(config: Config) -> None:
         ConfigError: `training.monitor` or `tracking.min_metrics` names a metric that this task does not have.
     """
     known = [f"{prefix}{name}" for prefix in ("", "val_", "test_") for name in task.METRICS]
+    known += [f"{prefix}{metric.name}" for prefix in ("val_", "test_") for metric in build_metrics(config.training)]
     named = [("training.monitor", config.training.monitor)]
     named += [("tracking.min_metrics", name) for name in config.tracking.min_metrics]
     problems = [
@@ -350,8 +384,8 @@ def _restore_best(loop: TrainingLoop, saved: CheckpointFolder) -> None:
     if best is None:
         logger.warning("the best checkpoint cannot be read; the last weights are saved instead.")
         return
-    model_only = {"model": loop.variables()["model"]}
-    checkpoints.restore(model_only, best[0], where="the best checkpoint")
+    checkpoints.restore(loop.variables(), best[0], where="the best checkpoint")
+    adopt_average(loop.optimizer)
 
 
 def _start_tracking(config: Config, world: World, state: TrainingState, splits: Splits) -> tracking.Tracker:
@@ -415,8 +449,11 @@ def _finish(
     artifacts.save_calibration(
         folder / "calibration", splits.train, seed=config.training.seed, max_pixels=config.data.max_image_pixels
     )
-    _report(config, folder, parts.labels, state, evaluations, tracker, card | {"workers": world.size})
+    summary = card | {"workers": world.size, "ended": state.ended}
+    _report(config, folder, parts.labels, state, evaluations, tracker, summary)
     tracker.log_metrics({f"final_{name}": value for name, value in metrics.items()}, step=state.epoch)
+    if isinstance(tracker, tracking.NoTracker):
+        return None
     version = register_if_good(
         Registry(config.tracking.uri, retry_s=config.tracking.retry_s),
         config.tracking.registered_model,

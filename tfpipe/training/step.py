@@ -1,8 +1,10 @@
 """One optimizer update, compiled: augmentation, forward, loss, gradients over micro-batches, reduction."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfpipe.data.pipeline import Batch
@@ -12,10 +14,12 @@ from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
 from tfpipe.training.batch_norm import SynchronizedStatistics
 from tfpipe.training.optimizer import DataParallelOptimizer
+from tfpipe.training.recipe import build_losses
+from tfpipe.training.rematerialization import recomputing
 from tfpipe.training.unfreezing import freeze, stage
 
 # Entries of a step's reduced sums, after those of task.counts.
-CORRUPT, STOP = 3, 4
+CORRUPT, STOP, END = 3, 4, 5
 
 
 class TrainingStep:
@@ -26,24 +30,36 @@ class TrainingStep:
         config: The run.
         optimizer: Reduces over the workers and updates.
         row_shape: (height, width, 3) of a resized image.
+        class_weights: (classes,) float32, how much an example of each class counts in the gradient; None: alike.
     """
 
     def __init__(
-        self, parts: Parts, config: Config, optimizer: DataParallelOptimizer, row_shape: tuple[int, int, int]
+        self,
+        parts: Parts,
+        config: Config,
+        optimizer: DataParallelOptimizer,
+        row_shape: tuple[int, int, int],
+        class_weights: np.ndarray | None = None,
     ) -> None:
         self.parts, self.config, self.optimizer = parts, config, optimizer
-        self._row_shape = row_shape
         synchronized = config.training.sync_batch_norm and optimizer.world.size > 1
         self._statistics = SynchronizedStatistics(parts.network, optimizer.world) if synchronized else None
+        self._row_shape, self._class_weights = row_shape, class_weights
+        self._losses = build_losses(config.training, smoothing=config.training.label_smoothing)
+        network = parts.network
+        self._forward: Callable[[Any], Any] = partial(network, training=True)
+        if config.training.rematerialization == "segments":
+            self._forward = recomputing(network)
         self._compiled: dict[int, Callable[..., Any]] = {}
 
     def at(self, epoch: int) -> Callable[..., Any]:
         """The compiled step for the layers that train in this epoch.
 
         Returns:
-            A function of the five parts of a `Batch`, whether this worker wants to stop (1.0 or 0.0) and the learning
-            rate. It gives the sums over all workers, (5,) float32: those of `task.counts`, corrupt samples, workers
-            that want to stop; and the global norm of the averaged gradients.
+            A function of the five parts of a `Batch`, whether this worker wants to stop or to end the run (each 1.0 or
+            0.0) and the learning rate. It gives the sums over all workers, (6,) float32: those of `task.counts`,
+            corrupt samples, workers that want to stop, workers that want to end; and the global norm of the averaged
+            gradients.
         """
         key = stage(self.config.model, epoch)
         if key not in self._compiled:
@@ -51,39 +67,45 @@ class TrainingStep:
             # Traced anew for each stage: which layers train is fixed when the graph is made.
             self._compiled[key] = tf.function(
                 lambda *inputs: self._step(variables, Batch(*inputs[:5]), *inputs[5:]),
-                input_signature=[*self._signature(), tf.TensorSpec(()), tf.TensorSpec(())],
+                input_signature=[*self._signature(), tf.TensorSpec((2,)), tf.TensorSpec(())],
             )
         return self._compiled[key]
 
-    def _step(self, variables: list[Any], batch: Batch, stop: Any, learning_rate: Any) -> tuple[Any, Any]:
+    def _step(self, variables: list[Any], batch: Batch, wishes: Any, learning_rate: Any) -> tuple[Any, Any]:
         pieces = self.config.training.accumulation_steps
         if pieces == 1:
             gradients, counts = self._gradients(variables, batch)
         else:
             gradients, counts = self._accumulated_gradients(variables, batch, pieces)
-        sums = tf.concat([counts, [batch.num_corrupt, stop]], axis=0)
+        sums = tf.concat([counts, [batch.num_corrupt], wishes], axis=0)
         self.optimizer.learning_rate.assign(learning_rate)
-        return self.optimizer.apply_sums(gradients, variables, sums)
+        total, norm = self.optimizer.apply_sums(gradients, variables, sums)
+        return total[1:], norm
 
     def _gradients(self, variables: list[Any], batch: Batch) -> tuple[list[Any], Any]:
-        """Sums over examples: gradients of the scaled loss, and task.counts."""
+        """Sums over examples: gradients of the scaled loss; the weight in them, followed by task.counts."""
         preprocessing, network = self.parts.preprocessing, self.parts.network
+        weights = batch.weights
+        if self._class_weights is not None:
+            weights *= tf.gather(tf.constant(self._class_weights), batch.labels)
+        weight = tf.reduce_sum(weights)
         images = preprocessing.augmentation(batch.images, batch.draws, training=True)
         rows = preprocessing.normalized(images)
         if self._statistics is not None:
             self._statistics.weigh(batch.weights)
         with tf.GradientTape() as tape:
-            logits = network(rows, training=True)
-            losses = task.losses(batch.labels, logits, label_smoothing=self.config.training.label_smoothing)
-            loss = tf.reduce_sum(losses * batch.weights)
+            logits = self._forward(rows)
+            losses = self._losses(batch.labels, logits)
+            loss = tf.reduce_sum(losses * weights)
             if network.losses:
                 # A regularisation term stands once in the mean, so once per unit of weight in the sum.
-                loss += tf.add_n(network.losses) * tf.reduce_sum(batch.weights)
+                loss += tf.add_n(network.losses) * weight
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled, [variable.value for variable in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return gradients, task.counts(batch.labels, logits, losses, batch.weights)
+        counts = task.counts(batch.labels, logits, losses, batch.weights)
+        return gradients, tf.concat([[weight], counts], axis=0)
 
     def _accumulated_gradients(self, variables: list[Any], batch: Batch, pieces: int) -> tuple[list[Any], Any]:
         """As `_gradients`, over micro-batches one after the other; nothing is communicated in between."""
@@ -103,7 +125,7 @@ class TrainingStep:
 
         zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
         _, gradients, counts = tf.while_loop(
-            lambda piece, *_: piece < pieces, accumulate, (tf.constant(0), zeros, tf.zeros(3)), parallel_iterations=1
+            lambda piece, *_: piece < pieces, accumulate, (tf.constant(0), zeros, tf.zeros(4)), parallel_iterations=1
         )
         return gradients, counts
 

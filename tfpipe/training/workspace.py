@@ -18,6 +18,8 @@ RESULT = "result.json"
 CONFIG = "config.yaml"
 STATUS = "status.json"
 CHECKPOINTS = "checkpoints"
+# The last part of output_dir where one batch tries everything.
+FAST_DEV_RUN = "fast-dev-run"
 _LOCK = ".lock"
 _TIME = re.compile(r"\$\{now:[^}]*\}")
 
@@ -37,7 +39,11 @@ def newest_unfinished(pattern: str) -> str:
     if not _TIME.search(pattern):
         return pattern
     fixed = Path(_TIME.sub("*", pattern))
-    runs = [path for path in fixed.parent.glob(fixed.name) if (path / CONFIG).exists() and not (path / RESULT).exists()]
+    runs = [
+        path
+        for path in fixed.parent.glob(fixed.name)
+        if (path / CONFIG).exists() and not (path / RESULT).exists() and path.name != FAST_DEV_RUN
+    ]
     if not runs:
         raise ConfigError(f"--resume: expected an unfinished run in {fixed}, found none. Start one without --resume.")
     return str(max(runs, key=lambda path: (path / CONFIG).stat().st_mtime))

@@ -1,0 +1,143 @@
+"""`training.callbacks`: a user's own Keras callbacks.
+
+They act on the chief; one whose class says `every_worker = True` acts on every worker. What they ask for, an end or
+another learning rate, all workers do together, and weights that the chief's change are given to all.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from tfpipe.core.errors import ConfigError
+from tfpipe.distributed import World
+from tfpipe.models.assembly import Parts
+from tfpipe.models.zoo import import_function
+from tfpipe.settings import TrainingConfig
+from tfpipe.training.checkpoints import TrainingState
+from tfpipe.training.observers import Observer, StepRecord
+from tfpipe.training.optimizer import DataParallelOptimizer
+
+# Scoring has no batches of Keras's here: a callback that waits for them would wait in silence.
+_NEVER_CALLED = tuple(
+    f"on_{kind}_{part}" for kind in ("test", "predict") for part in ("begin", "end", "batch_begin", "batch_end")
+)
+
+
+def build_callbacks(config: TrainingConfig) -> list[keras.callbacks.Callback]:
+    """The callbacks that a configuration names, one of each a worker.
+
+    Raises:
+        ConfigError: One cannot be imported, is no callback, or waits for what is never called.
+    """
+    return [_callback(name) for name in config.callbacks]
+
+
+class KerasCallbacks(Observer):
+    """Tells Keras callbacks of a run.
+
+    `on_epoch_end` comes after validation and before the checkpoint, which then holds what it decided: numbers and texts
+    among a callback's attributes, such as the patience of EarlyStopping, are saved and restored.
+
+    Args:
+        callbacks: As `build_callbacks` gives them.
+        config: Of the run.
+        parts: `model` is theirs, with `optimizer` and `stop_training` as Keras has them.
+        optimizer: Of the run.
+        world: The workers.
+        state: Of the run; the learning rate's factor and the callbacks' attributes are kept in it.
+        steps_per_epoch: Of every epoch.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        config: TrainingConfig,
+        parts: Parts,
+        optimizer: DataParallelOptimizer,
+        world: World,
+        state: TrainingState,
+        steps_per_epoch: int,
+    ) -> None:
+        self._callbacks, self._world, self._state = callbacks, world, state
+        self._model, self._optimizer, self._steps = parts.model, optimizer, steps_per_epoch
+        self._acting = [c for c in callbacks if world.is_chief or getattr(c, "every_worker", False)]
+        self._params = {"epochs": config.epochs, "steps": steps_per_epoch, "verbose": 0}
+        self._last: dict[str, float] = {}
+
+    def on_train_begin(self) -> None:
+        self._model.optimizer, self._model.stop_training = self._optimizer, False
+        for callback in self._callbacks:
+            callback.set_params(self._params)
+            callback.set_model(self._model)
+        self._together(lambda callback: callback.on_train_begin({}))
+        for callback, kept in zip(self._callbacks, self._state.callbacks, strict=False):
+            vars(callback).update(kept)
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        self._together(lambda callback: callback.on_epoch_begin(epoch, {}))
+
+    def on_step_begin(self, step: int) -> None:
+        for callback in self._acting:
+            callback.on_train_batch_begin(step % self._steps, {})
+
+    def on_step(self, record: StepRecord) -> None:
+        logs = {"loss": record.loss, "gradient_norm": record.gradient_norm, "learning_rate": record.learning_rate}
+        for callback in self._acting:
+            callback.on_train_batch_end((record.step - 1) % self._steps, dict(logs))
+
+    def end_reason(self) -> str | None:
+        return "a callback set model.stop_training" if getattr(self._model, "stop_training", False) else None
+
+    def before_checkpoint(self, epoch: int, metrics: dict[str, float], state: TrainingState) -> None:
+        self._last = metrics
+        self._together(lambda callback: callback.on_epoch_end(epoch, dict(metrics)))
+        state.callbacks = [_plain_attributes(callback) for callback in self._callbacks]
+
+    def on_train_end(self) -> None:
+        for callback in self._acting:
+            callback.on_train_end(dict(self._last))
+        del self._model.optimizer
+
+    def _together(self, act: Callable[[keras.callbacks.Callback], None]) -> None:
+        """Let the callbacks act between steps, then give all workers the chief's learning rate and weights."""
+        before = float(self._optimizer.learning_rate)
+        for callback in self._acting:
+            act(callback)
+        after = self._world.broadcast_object(float(self._optimizer.learning_rate))
+        if after != before and before > 0:
+            # The schedule assigns the rate each step: what a callback sets is a factor on all that is left of it.
+            self._state.learning_rate_factor *= after / before
+            self._optimizer.learning_rate.assign(after)
+        # Not the state of dropout, which is each worker's own.
+        self._world.broadcast_variables(self._model.trainable_variables)
+
+
+def _plain_attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(callback).items()
+        if not name.startswith("_") and isinstance(value, bool | int | float | str | None)
+    }
+
+
+def _callback(name: str) -> keras.callbacks.Callback:
+    given = import_function(name, key="training.callbacks")
+    try:
+        callback = given()
+    # Whatever the user's code may raise.
+    except Exception as error:
+        raise ConfigError(
+            f"training.callbacks: expected {name!r} to be called without arguments: {type(error).__name__}: {error}. "
+            "Name a function that makes the callback."
+        ) from error
+    if not isinstance(callback, keras.callbacks.Callback):
+        raise ConfigError(f"training.callbacks: expected {name!r} to give a Keras callback, received {callback!r}.")
+    plain = keras.callbacks.Callback
+    waiting = [hook for hook in _NEVER_CALLED if getattr(type(callback), hook) is not getattr(plain, hook)]
+    if waiting:
+        raise ConfigError(
+            f"training.callbacks: {name!r} overrides {', '.join(waiting)}, which tfpipe does not call. "
+            "The metrics of validation are in the logs of on_epoch_end."
+        )
+    return callback
