@@ -43,7 +43,7 @@ def main() -> None:
         def consume() -> float:
             started = time.perf_counter()
             for batch in training_batches(cached, batch_size=BATCH_SIZE, seed=0, epoch=0, world=World()):
-                step(*batch, 0.0, 0.001)[0].numpy()
+                step(*batch, [0.0, 0.0], 0.001)[0].numpy()
             return SAMPLES / (time.perf_counter() - started)
 
         feed()

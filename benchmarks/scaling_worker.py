@@ -30,10 +30,10 @@ def main(steps: int) -> None:
         np.float32(0),
     )
     for _ in range(WARM_UP_STEPS):
-        step(*batch, 0.0, 0.01)[0].numpy()
+        step(*batch, [0.0, 0.0], 0.01)[0].numpy()
     started = time.perf_counter()
     for _ in range(steps):
-        step(*batch, 0.0, 0.01)[0].numpy()
+        step(*batch, [0.0, 0.0], 0.01)[0].numpy()
     if world.is_chief:
         print(f"images_per_second={steps * LOCAL_BATCH * world.size / (time.perf_counter() - started):.3f}", flush=True)
 

@@ -370,6 +370,11 @@ COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...] 
         "overfit_batches goes without limits: it is one for training and for validation",
     ),
     (
+        ("training.rematerialization", "training.sync_batch_norm"),
+        lambda c: c.training.rematerialization != "none" and c.training.sync_batch_norm,
+        "rematerialization goes without sync_batch_norm, whose statistics would be sent twice",
+    ),
+    (
         ("training.class_weights",),
         lambda c: bool(c.training.class_weights) and not any(c.training.class_weights.values()),
         "at least one weight is above 0",

@@ -50,7 +50,7 @@ def loops(optimizer, accumulation_steps):
 
 def train_one_step(loop, reader, epoch):
     batch = next(iter(training_batches(reader, batch_size=6, seed=epoch, epoch=epoch, world=World())))
-    loop.training_step.at(0)(*batch, 0.0, 0.01)
+    loop.training_step.at(0)(*batch, [0.0, 0.0], 0.01)
 
 
 def randomise(loop, seed):

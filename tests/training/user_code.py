@@ -1,5 +1,7 @@
 """What a user may bring: data and a model of their own."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 
@@ -25,3 +27,91 @@ def model(input_shape, num_classes, config):
     inputs = keras.Input(input_shape)
     pooled = keras.layers.GlobalAveragePooling2D()(inputs)
     return keras.Model(inputs, keras.layers.Dense(num_classes)(pooled))
+
+
+# A loss, metrics and callbacks of one's own --------------------------------------------------------------------------
+
+
+def squared_error(labels, logits):
+    targets = keras.ops.one_hot(labels, logits.shape[-1])
+    return keras.ops.sum(keras.ops.square(keras.ops.softmax(logits) - targets), axis=-1)
+
+
+def mean_loss(labels, logits):
+    return keras.ops.mean(squared_error(labels, logits))
+
+
+def broken_loss(labels, logits):
+    return labels.no_such_attribute
+
+
+def confidence(labels, probabilities):
+    """A value an example: how sure the model is of the right class."""
+    return keras.ops.take_along_axis(probabilities, labels[:, None], axis=-1)[:, 0]
+
+
+def top_two():
+    return keras.metrics.SparseTopKCategoricalAccuracy(k=2, name="top_two")
+
+
+def recall_of_each_class():
+    return keras.metrics.F1Score(average=None, name="f1")
+
+
+class Largest(keras.metrics.Metric):
+    """A metric whose state is a maximum: it cannot be added over workers."""
+
+    def __init__(self):
+        super().__init__(name="largest")
+        self.value = self.add_variable((), "zeros", name="value")
+
+    def update_state(self, labels, probabilities, sample_weight=None):
+        self.value.assign(keras.ops.maximum(self.value, keras.ops.max(probabilities)))
+
+    def result(self):
+        return self.value
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps what it is told, and counts the epochs it has seen over all sittings."""
+
+    calls: ClassVar[list] = []
+
+    def __init__(self):
+        super().__init__()
+        self.epochs_seen = 0
+
+    def on_train_begin(self, logs=None):
+        self.calls.append(("train begin", self.params["epochs"]))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.calls.append(("batch begin", batch))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.calls.append(("batch end", batch))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs_seen += 1
+        self.calls.append(("epoch end", epoch, self.epochs_seen, sorted(logs)))
+
+    def on_train_end(self, logs=None):
+        self.calls.append(("train end", "val_loss" in logs))
+
+
+class StopAfterSecondBatch(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            self.model.stop_training = True
+
+
+def impatient():
+    return keras.callbacks.EarlyStopping(monitor="val_loss", patience=1, min_delta=1000.0)
+
+
+def plateau():
+    return keras.callbacks.ReduceLROnPlateau(monitor="val_loss", patience=1, factor=0.5, min_delta=1000.0)
+
+
+class WaitsForTests(keras.callbacks.Callback):
+    def on_test_begin(self, logs=None):
+        raise AssertionError

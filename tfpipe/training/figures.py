@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 _INK, _SOFT, _LINE = "#1c2430", "#5b6675", "#e2e6ec"
@@ -48,6 +48,30 @@ def rates_figure(history: Sequence[Mapping[str, float]]) -> Figure:
     for axes, (name, title) in zip(figure.subplots(1, len(_RATES)), _RATES.items(), strict=True):
         _draw(axes, title, {"": _values(history, name)})
         axes.set_ylim(bottom=0)
+    return figure
+
+
+def learning_rate_figure(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float | None
+) -> Figure:
+    """Loss by learning rate on a logarithmic axis, each step's and smoothed, with the rate that is suggested."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    _style(axes, "Loss by learning rate")
+    axes.xaxis.set_major_locator(LogLocator())
+    axes.set_xlabel("learning rate", fontsize=9, color=_SOFT)
+    axes.set_xscale("log")
+    finite = np.where(np.isfinite(losses), losses, np.nan)
+    axes.plot(rates, finite, color=_LINE, linewidth=1.2, label="each step")
+    axes.plot(
+        rates, np.where(np.isfinite(smoothed), smoothed, np.nan), color=_TRAINING, linewidth=1.8, label="smoothed"
+    )
+    low, high = float(np.nanmin(smoothed)), float(smoothed[0])
+    # What diverges would press all else flat.
+    axes.set_ylim(low - 0.2 * (high - low + 1e-6), high + 1.0 * (high - low + 1e-6))
+    if suggestion is not None:
+        axes.axvline(suggestion, color=_VALIDATION, linewidth=1.4, label=f"steepest: {suggestion:.2g}")
+    axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
     return figure
 
 

@@ -4,12 +4,12 @@ They act on the chief; one whose class says `every_worker = True` acts on every 
 another learning rate, all workers do together, and weights that the chief's change are given to all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from tfpipe.core.errors import ConfigError
+from tfpipe.core.errors import ConfigError, TfpipeError, TrainingError
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
 from tfpipe.models.zoo import import_function
@@ -70,40 +70,56 @@ class KerasCallbacks(Observer):
         for callback in self._callbacks:
             callback.set_params(self._params)
             callback.set_model(self._model)
-        self._together(lambda callback: callback.on_train_begin({}))
+        self._together("on_train_begin", {})
         for callback, kept in zip(self._callbacks, self._state.callbacks, strict=False):
             vars(callback).update(kept)
 
     def on_epoch_begin(self, epoch: int) -> None:
-        self._together(lambda callback: callback.on_epoch_begin(epoch, {}))
+        self._together("on_epoch_begin", epoch, {})
 
     def on_step_begin(self, step: int) -> None:
-        for callback in self._acting:
-            callback.on_train_batch_begin(step % self._steps, {})
+        self._call("on_train_batch_begin", step % self._steps, {})
 
     def on_step(self, record: StepRecord) -> None:
         logs = {"loss": record.loss, "gradient_norm": record.gradient_norm, "learning_rate": record.learning_rate}
-        for callback in self._acting:
-            callback.on_train_batch_end((record.step - 1) % self._steps, dict(logs))
+        before = float(self._optimizer.learning_rate)
+        self._call("on_train_batch_end", (record.step - 1) % self._steps, logs)
+        if float(self._optimizer.learning_rate) != before:
+            raise TrainingError(
+                "training.callbacks: a callback set the learning rate in mid-epoch, where training.schedule sets it. "
+                "Set it in on_epoch_begin or on_epoch_end."
+            )
 
     def end_reason(self) -> str | None:
         return "a callback set model.stop_training" if getattr(self._model, "stop_training", False) else None
 
     def before_checkpoint(self, epoch: int, metrics: dict[str, float], state: TrainingState) -> None:
         self._last = metrics
-        self._together(lambda callback: callback.on_epoch_end(epoch, dict(metrics)))
+        self._together("on_epoch_end", epoch, metrics)
         state.callbacks = [_plain_attributes(callback) for callback in self._callbacks]
 
     def on_train_end(self) -> None:
-        for callback in self._acting:
-            callback.on_train_end(dict(self._last))
+        self._world.together(lambda: self._call("on_train_end", self._last))
         del self._model.optimizer
 
-    def _together(self, act: Callable[[keras.callbacks.Callback], None]) -> None:
+    def _call(self, hook: str, *arguments: Any) -> None:
+        *position, logs = arguments
+        for callback in self._acting:
+            try:
+                getattr(callback, hook)(*position, dict(logs))
+            except TfpipeError:
+                raise
+            # Whatever the user's code may raise.
+            except Exception as error:
+                name = type(callback).__name__
+                raise TrainingError(
+                    f"training.callbacks: {name}.{hook} failed: {type(error).__name__}: {error}"
+                ) from error
+
+    def _together(self, hook: str, *arguments: Any) -> None:
         """Let the callbacks act between steps, then give all workers the chief's learning rate and weights."""
         before = float(self._optimizer.learning_rate)
-        for callback in self._acting:
-            act(callback)
+        self._world.together(lambda: self._call(hook, *arguments))
         after = self._world.broadcast_object(float(self._optimizer.learning_rate))
         if after != before and before > 0:
             # The schedule assigns the rate each step: what a callback sets is a factor on all that is left of it.

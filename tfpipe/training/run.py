@@ -187,9 +187,26 @@ def _check_elastic(config: Config) -> None:
         )
 
 
-def _run(
-    config: Config, world: World, folder: Path, stop: StopRequest, commit: Commit, *, fast_dev_run: bool
-) -> TrainingResult:
+@dataclass(frozen=True)
+class Prepared:
+    """Data and model of a run, before its first step; `callbacks` are the user's."""
+
+    splits: Splits
+    train: RowReader
+    validation: RowReader | None
+    test: RowReader | None
+    parts: Parts
+    loop: TrainingLoop
+    callbacks: Sequence[keras.callbacks.Callback]
+
+
+def prepare(config: Config, world: World, stop: StopRequest, *, fast_dev_run: bool = False) -> Prepared:
+    """Open the data and build the model, the same on every worker.
+
+    Raises:
+        ConfigError: The configuration does not go with the data or the model.
+        DataError: The data cannot be used.
+    """
     # 1. Data: the same on every worker.
     _check_metric_names(config)
     user_callbacks = world.together(lambda: build_callbacks(config.training))
@@ -217,6 +234,14 @@ def _run(
         f"{parts.model.count_params():,}",
         world.size,
     )
+    return Prepared(splits, train, validation, test, parts, loop, user_callbacks)
+
+
+def _run(
+    config: Config, world: World, folder: Path, stop: StopRequest, commit: Commit, *, fast_dev_run: bool
+) -> TrainingResult:
+    prepared = prepare(config, world, stop, fast_dev_run=fast_dev_run)
+    splits, parts, loop = prepared.splits, prepared.parts, prepared.loop
 
     # 3. Where an earlier sitting stopped.
     saved = CheckpointFolder(folder / workspace.CHECKPOINTS, keep=config.training.keep_checkpoints)
@@ -233,7 +258,7 @@ def _run(
             # Its metrics may have been on their way when the earlier sitting ended.
             tracking.log_epoch(tracker, len(state.history) - 1, state.history[-1])
         with contextlib.closing(WorldChanges()) as changes:
-            observers = _observers(config, loop, tracker, user_callbacks, state)
+            observers = _observers(config, loop, tracker, prepared.callbacks, state)
             if launched_elastic():
                 every = config.training.elastic_commit_steps
                 observers.insert(0, CommitEverySteps(loop, state, commit, world, changes, every_steps=every))
@@ -241,7 +266,8 @@ def _run(
         # 6. The best weights are the model.
         world.on_chief(lambda: _restore_best(loop, saved))
         world.broadcast_variables(parts.model.variables)
-        evaluations = {name: loop.evaluate(r) for name, r in (("val", validation), ("test", test)) if r is not None}
+        readers = {"val": prepared.validation, "test": prepared.test}
+        evaluations = {name: loop.evaluate(r) for name, r in readers.items() if r is not None}
         metrics = _final_metrics(state, evaluations)
         version = world.on_chief(
             lambda: _finish(config, folder, parts, splits, state, metrics, evaluations, tracker, world)
