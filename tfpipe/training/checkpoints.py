@@ -49,7 +49,7 @@ class TrainingState:
         samples_seen: Samples trained on, over all sittings.
         ended: Why the run ended before its last epoch; None while it goes on.
         learning_rate_factor: By which a callback multiplied the schedule.
-        callbacks: Of each Keras callback, the numbers and texts among its attributes.
+        callbacks: Of each Keras callback, the numbers and texts that it remembers.
     """
 
     epoch: int = 0

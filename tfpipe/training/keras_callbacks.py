@@ -4,6 +4,7 @@ They act on the chief; one whose class says `every_worker = True` acts on every 
 another learning rate, all workers do together, and weights that the chief's change are given to all.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ class KerasCallbacks(Observer):
     """Tells Keras callbacks of a run.
 
     `on_epoch_end` comes after validation and before the checkpoint, which then holds what it decided: numbers and texts
-    among a callback's attributes, such as the patience of EarlyStopping, are saved and restored.
+    among a callback's attributes, such as how long EarlyStopping has waited, are saved and restored.
 
     Args:
         callbacks: As `build_callbacks` gives them.
@@ -130,10 +131,12 @@ class KerasCallbacks(Observer):
 
 
 def _plain_attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    # What its constructor was given is configuration; EarlyStopping changes the sign of its min_delta on the way.
+    given = {name for kind in type(callback).__mro__ for name in inspect.signature(kind.__init__).parameters}
     return {
         name: value
         for name, value in vars(callback).items()
-        if not name.startswith("_") and isinstance(value, bool | int | float | str | None)
+        if name not in given and not name.startswith("_") and isinstance(value, bool | int | float | str | None)
     }
 
 
