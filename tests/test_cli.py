@@ -35,7 +35,7 @@ def test_an_unknown_command_is_refused_with_the_nearest(monkeypatch, capsys):
 
     assert code == 2
     assert capsys.readouterr().err == (
-        "tfpipe: expected a command of train, convert, predict, data, serve; received 'predcit'. "
+        "tfpipe: expected a command of train, lr-find, convert, predict, data, serve; received 'predcit'. "
         "Did you mean 'predict'?\n"
     )
 
@@ -64,7 +64,9 @@ def test_a_command_has_its_own_help(monkeypatch, capsys, command, module):
     assert f"usage: python -m {module}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["train", "--help"], ["predict", "--help"], ["data", "validate", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["train", "--help"], ["predict", "--help"], ["lr-find", "--help"], ["data", "validate", "--help"]]
+)
 def test_help_waits_for_no_library_of_seconds(arguments):
     program = (
         "import sys; sys.modules.update(dict.fromkeys(('tensorflow', 'keras', 'horovod', 'mlflow')));"

@@ -79,6 +79,10 @@ def test_every_problem_is_told_at_once_with_what_was_expected():
         (["training.batch_size=2", "training.accumulation_steps=3"], "accumulation_steps is at most batch_size"),
         (["training.epochs=1", "training.warmup_epochs=2"], "warmup_epochs is at most epochs"),
         (["training.optimizer=adam", "training.weight_decay=0.1"], "weight_decay goes with optimizer=adamw or sgd"),
+        (["training.loss=a:b", "training.label_smoothing=0.1"], "label_smoothing goes with the built-in loss"),
+        (["training.overfit_batches=1", "training.limit_train_batches=1"], "overfit_batches goes without limits"),
+        (["training.class_weights={a: 0}"], "at least one weight is above 0"),
+        (["training.rematerialization=segments", "training.sync_batch_norm=true"], "goes without sync_batch_norm"),
         (["model.unfreeze_epochs=[1]"], "unfreeze_epochs goes with freeze_backbone=true"),
         (["model.freeze_backbone=true", "model.unfreeze_epochs=[2, 1]"], "increasing epochs, from 1"),
         (["training.early_stopping_epochs=2", "data.validation_fraction=0"], "a val_\\* monitor goes with validation"),
@@ -105,6 +109,10 @@ def test_a_combination_is_not_judged_by_values_that_were_refused_themselves():
         ("tracking.registered_model=null", ("tracking.registered_model", None)),
         ("preprocessing.image_size=[8, 9]", ("preprocessing.image_size", [8, 9])),
         ("training.epochs=7", ("training.epochs", 7)),
+        ("training.max_time=01:30:05", ("training.max_time", 5405.0)),
+        ("training.max_time=90", ("training.max_time", 90.0)),
+        ("training.class_weights={3: 2}", ("training.class_weights", {"3": 2.0})),
+        ("training.class_weights=balanced", ("training.class_weights", {"balanced": 1.0})),
     ],
 )
 def test_an_override_replaces_the_value_of_the_file(override, expected):

@@ -132,7 +132,8 @@ class KerasCallbacks(Observer):
 
 def _plain_attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
     # What its constructor was given is configuration; EarlyStopping changes the sign of its min_delta on the way.
-    given = {name for kind in type(callback).__mro__ for name in inspect.signature(kind.__init__).parameters}
+    constructors = [vars(kind)["__init__"] for kind in type(callback).__mro__ if "__init__" in vars(kind)]
+    given = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
     return {
         name: value
         for name, value in vars(callback).items()

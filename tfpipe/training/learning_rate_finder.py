@@ -15,6 +15,7 @@ from tfpipe.core.schedule import scaled_learning_rate
 from tfpipe.data.pipeline import Batch, training_batches
 from tfpipe.distributed import World, join
 from tfpipe.settings import Config
+from tfpipe.training.agreement import check_same_configuration
 from tfpipe.training.run import Prepared, prepare
 from tfpipe.training.signals import StopRequest
 from tfpipe.training.step import STOP
@@ -51,7 +52,7 @@ def find(config: Config, *, steps: int, lowest: float, highest: float) -> tuple[
         StoppedError: A signal came.
     """
     world = join()
-    config = world.broadcast_object(config)
+    check_same_configuration(config, world)
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest())
         held.callback(keras.mixed_precision.set_global_policy, keras.mixed_precision.global_policy())

@@ -1,0 +1,159 @@
+"""Runs that try, overfit or search: over less than the whole of the data, and leaving little behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.training.small_runs import small_config, small_values, write_class_folders
+from tfpipe.core.errors import ConfigError
+from tfpipe.lr_find import main as lr_find
+from tfpipe.train import main as train_command
+from tfpipe.train import train
+from tfpipe.training.workspace import newest_unfinished
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(500)]
+
+HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_class_folders(tmp_path_factory.mktemp("data"), num_samples=44)
+
+
+def on_two_workers(*command):
+    return subprocess.run(
+        [HOROVODRUN, "-np", "2", sys.executable, "-m", *command], capture_output=True, text=True, timeout=400,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, check=False,
+    )  # fmt: skip
+
+
+def given(tmp_path, data, **training):
+    path = tmp_path / "given.yaml"
+    path.write_text(yaml.safe_dump(small_values(tmp_path, data, **training)))
+    return str(path)
+
+
+def state_of(run):
+    return json.loads((max((run / "checkpoints").iterdir()) / "state.json").read_text())["state"]
+
+
+# A run that tries everything ------------------------------------------------------------------------------------------
+
+
+def test_a_fast_dev_run_takes_one_batch_through_everything_and_leaves_the_real_run_free(tmp_path, data):
+    config = small_config(tmp_path, data, [f"data.test_path={data}", "training.warmup_epochs=2"], epochs=9)
+
+    for _ in range(2):
+        result = train(config, fast_dev_run=True)
+
+    assert result.output_dir == tmp_path / "fast-dev-run"
+    assert {path.name for path in result.output_dir.iterdir()} >= {
+        "model.keras", "model.json", "calibration", "validation.json", "report.html", "result.json",
+        "checkpoints"}  # fmt: skip
+    assert {"loss", "val_loss", "test_loss"} <= result.metrics.keys()
+    state = state_of(result.output_dir)
+    assert (state["step"], state["samples_seen"], len(state["history"])) == (1, 6.0, 1)
+    assert len(json.loads((result.output_dir / "validation.json").read_text())["samples"]) == 6
+    # Neither tracked nor registered, and nothing where the real run goes.
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "fast-dev-run"}
+    (result.output_dir / "result.json").unlink()
+    with pytest.raises(ConfigError, match="found none"):
+        newest_unfinished(f"{tmp_path}/" + "${now:%Y}")
+
+
+@pytest.mark.horovod
+def test_a_fast_dev_run_goes_on_two_workers_too(tmp_path, data):
+    done = on_two_workers(
+        "tfpipe.train", "--config", given(tmp_path, data), "--fast-dev-run",
+        "training.callbacks=['tests.training.user_code:Recorder']", "training.rematerialization=segments",
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing was tracked or registered" in done.stdout + done.stderr
+    assert json.loads((tmp_path / "fast-dev-run" / "result.json").read_text())["workers"] == 2
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_fast_dev_run_shows_what_is_wrong_before_the_real_one(tmp_path, data):
+    config = small_config(tmp_path, data, ["training.class_weights={drak: 2}"])
+
+    with pytest.raises(ConfigError, match=r"received 'drak'\. Did you mean 'dark'\?"):
+        train(config, fast_dev_run=True)
+
+
+def test_a_fast_dev_run_is_nothing_to_resume(tmp_path, data, capsys):
+    with pytest.raises(SystemExit):
+        train_command(["--config", given(tmp_path, data), "--fast-dev-run", "--resume"])
+
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+# Few batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_overfitting_trains_and_validates_on_the_same_samples_until_the_loss_is_gone(tmp_path, data):
+    result = train(small_config(tmp_path, data, overfit_batches=1, epochs=30, optimizer="adam"))
+
+    state = state_of(result.output_dir)
+    assert state["step"] == 30
+    samples = json.loads((result.output_dir / "validation.json").read_text())["samples"]
+    trained_on = json.loads((result.output_dir / "calibration" / "index.json").read_text())
+    assert {sample["id"] for sample in samples} == {sample["id"] for sample in trained_on}
+    assert len(samples) == 6
+    assert result.metrics["val_loss"] < 0.1
+
+
+def test_limited_validation_is_of_all_classes_and_the_index_tells_of_what(tmp_path, data):
+    result = train(small_config(tmp_path, data, limit_validation_batches=1, limit_train_batches=2, epochs=1))
+
+    samples = json.loads((result.output_dir / "validation.json").read_text())["samples"]
+    assert len(samples) == 6
+    # Class folders are read in order: the first six would be of one class.
+    assert {sample["label"] for sample in samples} == {0, 1}
+    assert state_of(result.output_dir)["samples_seen"] == 12
+
+
+# The learning rate ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.horovod
+def test_the_finder_suggests_the_same_on_two_workers_and_leaves_nothing_else(tmp_path, data, capsys):
+    config = given(tmp_path, data, optimizer="sgd", reference_batch_size=12)
+    before = {path.name for path in tmp_path.iterdir()}
+    options = ["--config", config, "--steps", "60", "--lowest", "1e-5", "--highest", "100"]
+
+    code = lr_find([*options, "--output", str(tmp_path / "alone")])
+    together = on_two_workers("tfpipe.lr_find", *options, "--output", str(tmp_path / "together"))
+
+    assert (code, together.returncode) == (0, 0), together.stdout + together.stderr
+    figures = [json.loads((tmp_path / name / "lr_find.json").read_text()) for name in ("alone", "together")]
+    alone, other = figures
+    assert alone["suggestion"] == pytest.approx(other["suggestion"], rel=1e-6)
+    # Until it diverges: there, rounding decides.
+    assert other["losses"][:30] == pytest.approx(alone["losses"][:30], rel=1e-3)
+    assert alone["stopped"]
+    assert len(alone["losses"]) < 60
+    assert 1e-4 < alone["suggestion"] < 10
+    assert f"training.learning_rate={alone['suggestion']:.2g}" in capsys.readouterr().out
+    assert (tmp_path / "alone" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in tmp_path.iterdir()} == before | {"alone", "together"}
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == {"lr_find.png", "lr_find.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lowest", "1", "--highest", "0.1"], "expected 0 < lowest < highest, received 1 and 0.1"),
+        (["--steps", "3"], "--steps: expected at least 10, received 3"),
+        (["training.epoch=3"], "Did you mean 'training.epochs'"),
+    ],
+)
+def test_the_finder_refuses_what_it_cannot_search(tmp_path, data, capsys, options, message):
+    assert lr_find(["--config", given(tmp_path, data), *options]) == 2
+    assert message in capsys.readouterr().err
