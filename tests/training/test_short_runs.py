@@ -98,7 +98,7 @@ def test_a_fast_dev_run_is_nothing_to_resume(tmp_path, data, capsys):
 
 
 def test_overfitting_trains_and_validates_on_the_same_samples_until_the_loss_is_gone(tmp_path, data):
-    result = train(small_config(tmp_path, data, overfit_batches=1, epochs=30, optimizer="adam"))
+    result = train(small_config(tmp_path, data, overfit_batches=1, epochs=30, optimizer="adam", schedule="constant"))
 
     state = state_of(result.output_dir)
     assert state["step"] == 30
