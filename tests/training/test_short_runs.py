@@ -126,7 +126,7 @@ def test_limited_validation_is_of_all_classes_and_the_index_tells_of_what(tmp_pa
 def test_the_finder_suggests_the_same_on_two_workers_and_leaves_nothing_else(tmp_path, data, capsys):
     config = given(tmp_path, data, optimizer="sgd", reference_batch_size=12)
     before = {path.name for path in tmp_path.iterdir()}
-    options = ["--config", config, "--steps", "60", "--lowest", "1e-5", "--highest", "100"]
+    options = ["--config", config, "--steps", "60", "--lowest", "1e-5", "--highest", "1e6"]
 
     code = lr_find([*options, "--output", str(tmp_path / "alone")])
     together = on_two_workers("tfpipe.lr_find", *options, "--output", str(tmp_path / "together"))
@@ -136,7 +136,7 @@ def test_the_finder_suggests_the_same_on_two_workers_and_leaves_nothing_else(tmp
     alone, other = figures
     assert alone["suggestion"] == pytest.approx(other["suggestion"], rel=1e-6)
     # Until it diverges: there, rounding decides.
-    assert other["losses"][:30] == pytest.approx(alone["losses"][:30], rel=1e-3)
+    assert other["losses"][:20] == pytest.approx(alone["losses"][:20], rel=1e-3)
     assert alone["stopped"]
     assert len(alone["losses"]) < 60
     assert 1e-4 < alone["suggestion"] < 10
