@@ -104,13 +104,16 @@ def _training() -> st.SearchStrategy[dict[str, Any]]:
             "final_learning_rate_fraction": st.floats(0, 1),
             "label_smoothing": _FRACTIONS,
             "gradient_clip_norm": st.none() | _POSITIVE,
-            "precision": st.sampled_from(["float32", "mixed_bfloat16", "mixed_float16"]),
+            "precision": st.sampled_from(["float32", "mixed_bfloat16", "mixed_float16", "auto"]),
+            "allow_slow_precision": st.booleans(),
             "monitor": _WORDS.map(lambda word: f"train_{word}"),
             "early_stopping_epochs": st.none() | _COUNTS,
             "checkpoint_steps": st.none() | _COUNTS,
             "keep_checkpoints": _COUNTS,
             "seed": st.integers(0, 2**31 - 1),
             "deterministic": st.booleans(),
+            "placement": st.sampled_from(["auto", "none"]),
+            "threads": st.none() | st.integers(1, 64),
         }
     ).map(consistent)
 

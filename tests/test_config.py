@@ -58,7 +58,7 @@ def test_every_problem_is_told_at_once_with_what_was_expected():
         "nonsense: unknown key. `--help` lists every key.",
         "training.batch_size: expected a valid integer, received 'many'.",
         "preprocessing.image_size: expected 2 values, received [1, 2, 3].",
-        "training.precision: expected 'float32', 'mixed_bfloat16' or 'mixed_float16', received 'fp16'.",
+        "training.precision: expected 'float32', 'mixed_bfloat16', 'mixed_float16' or 'auto', received 'fp16'.",
         "preprocessing.interpolation and preprocessing.antialias: expected that bicubic goes with antialias=true",
     ):
         assert line in message

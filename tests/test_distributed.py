@@ -1,5 +1,6 @@
 """The world of a single process; tests/workers has several."""
 
+import json
 import os
 import subprocess
 import sys
@@ -91,26 +92,60 @@ def test_started_by_a_launcher_without_horovod_a_process_refuses_to_train_alone(
             del os.environ[name]
 
 
-@pytest.mark.parametrize(("local_size", "expected"), [(1, [[0, 1]]), (2, [[0], [1]]), (3, [[0], [1], [0]])])
-def test_workers_of_a_machine_share_its_cores(local_size, expected):
-    """Each in a process of its own, on the first two cores."""
+JOIN = (
+    "import os, sys; sys.modules['horovod.tensorflow'] = None\n"
+    "from tfpipe.distributed import join\n"
+    "try: join({options})\n"
+    "except ValueError: print(sorted(os.sched_getaffinity(0)), os.environ.get('TF_NUM_INTRAOP_THREADS'))"
+)
+# Starts the workers as a launcher on the given cores does; one that binds gives each worker the core of its number.
+LAUNCH = """
+import json, os, subprocess, sys
+cores, local_size, binds, program = json.loads(sys.argv[1])
+os.sched_setaffinity(0, cores)
+for rank in range(local_size):
+    environment = {**os.environ, "HOROVOD_SIZE": str(local_size), "HOROVOD_LOCAL_RANK": str(rank),
+                   "HOROVOD_LOCAL_SIZE": str(local_size)}
+    bind = (lambda: os.sched_setaffinity(0, {cores[rank]})) if binds else None
+    print(subprocess.check_output([sys.executable, "-c", program], env=environment, preexec_fn=bind, text=True), end="")
+"""
+
+
+def launched(local_size, *, options="", binds=False, environment=None):
+    """What each worker prints: its cores, as positions among the first two of this machine, and its threads."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         pytest.skip("one core")
-    program = (
-        "import os, sys; os.sched_setaffinity(0, {cores}); sys.modules['horovod.tensorflow'] = None\n"
-        "from tfpipe.distributed import join\n"
-        "try: join()\n"
-        "except ValueError: print(sorted(os.sched_getaffinity(0)))"
-    )
-    shares = []
-    for rank in range(local_size):
-        environment = {**os.environ, "HOROVOD_SIZE": str(local_size), "HOROVOD_LOCAL_RANK": str(rank),
-                       "HOROVOD_LOCAL_SIZE": str(local_size)}  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-c", program.format(cores=set(cores))],
-            env=environment, capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-        shares.append(done.stdout.strip())
+    arguments = json.dumps([cores, local_size, binds, JOIN.format(options=options)])
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCH, arguments], capture_output=True, text=True, timeout=100, check=True,
+        env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+    lines = [line.rpartition(" ") for line in done.stdout.splitlines()]
+    return [([cores.index(core) for core in json.loads(numbers)], threads) for numbers, _, threads in lines]
 
-    assert shares == [str([cores[position] for position in share]) for share in expected]
+
+@pytest.mark.parametrize(
+    ("local_size", "expected"),
+    [(1, [([0, 1], "2")]), (2, [([0], "1"), ([1], "1")]), (3, [([0], "1"), ([1], "1"), ([0], "1")])],
+)
+def test_workers_of_a_machine_share_its_cores(local_size, expected):
+    assert launched(local_size) == expected
+
+
+def test_cores_that_the_launcher_chose_are_kept():
+    assert launched(2, binds=True) == [([0], "None"), ([1], "None")]
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "expected"),
+    [
+        ("placement='none'", {}, ([0, 1], "None")),
+        ("threads=3", {}, ([0], "3")),
+        # The environment is the user's word, the configuration the later one.
+        ("", {"TF_NUM_INTRAOP_THREADS": "4"}, ([0], "4")),
+        ("threads=3", {"TF_NUM_INTRAOP_THREADS": "4"}, ([0], "3")),
+    ],
+)
+def test_cores_and_threads_are_the_users_to_choose(options, environment, expected):
+    assert launched(2, options=options, environment=environment)[0] == expected

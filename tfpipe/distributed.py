@@ -3,17 +3,21 @@
 import math
 import os
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 from tfpipe import launcher
+from tfpipe import placement as places
 from tfpipe.core.errors import ConfigError, TfpipeError, TrainingError
+from tfpipe.placement import Machine, Placement
 
 T = TypeVar("T")
 
 # Gradients of the last layers are sent while those of the first are still computed; with one group all would wait.
 _GROUPS = 5
+# Horovod's settings that follow a run; `tfpipe.training.tuning` chooses them.
+_TUNED = frozenset({"HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD", "HOROVOD_CACHE_CAPACITY"})
 # What each launcher tells its workers.
 _SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 # Between the first worker that is ready and the last: importing TensorFlow from a cold network disk takes minutes.
@@ -29,12 +33,17 @@ class World:
         size: Number of workers.
         local_rank: Number of this worker on its machine.
         local_size: Workers on this machine.
+        placement: Processors and threads of this worker.
+        tunable: Horovod's own settings that may be changed while training; none where the user set one of them, or
+            where this Horovod cannot be started anew.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    placement: Placement | None = field(default=None, compare=False)
+    tunable: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def is_chief(self) -> bool:
@@ -54,9 +63,7 @@ class World:
             return list(tensors)
         import horovod.tensorflow as hvd
 
-        size = math.ceil(len(tensors) / _GROUPS) or 1
-        groups = [list(tensors[start : start + size]) for start in range(0, len(tensors), size)]
-        return [total for group in groups for total in hvd.grouped_allreduce(group, op=hvd.Sum)]
+        return [total for group in in_groups(tensors) for total in hvd.grouped_allreduce(group, op=hvd.Sum)]
 
     def allreduce_max(self, values: Any) -> Any:
         """The largest of all workers' values, element by element; a NumPy array, for use between steps."""
@@ -116,6 +123,25 @@ class World:
             import horovod.tensorflow as hvd
 
             hvd.shutdown()
+
+    def describe_placement(self) -> str:
+        """Where every worker runs, in one line; for all workers to call alike."""
+        mine = None if self.placement is None else (host_name(), self.placement)
+        return places.describe([place for place in self.gather_objects(mine) if place is not None])
+
+    def restart(self, settings: Mapping[str, str]) -> None:
+        """Start Horovod anew under other settings of its own, between two steps; once, for all workers to call alike.
+
+        Compiled steps go on to work.
+
+        Args:
+            settings: HOROVOD_* variables and their values; of `tunable`.
+        """
+        import horovod.tensorflow as hvd
+
+        hvd.shutdown()
+        os.environ.update(settings)
+        hvd.init()
 
     def together(self, action: Callable[[], T]) -> T:
         """Run something that can fail on some workers only, and fail on all if it failed on one.
@@ -203,6 +229,12 @@ def is_lost_worker(error: BaseException) -> bool:
     return isinstance(error, tf.errors.OpError) and "Horovod" in str(error)
 
 
+def in_groups(tensors: Sequence[T]) -> list[list[T]]:
+    """The groups in which gradients travel."""
+    size = math.ceil(len(tensors) / _GROUPS) or 1
+    return [list(tensors[start : start + size]) for start in range(0, len(tensors), size)]
+
+
 def launched_rank() -> int:
     """This worker's rank before anything is imported, as the launcher tells it; 0 where there is none."""
     return int(os.environ.get("HOROVOD_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))))
@@ -218,13 +250,15 @@ def host_name() -> str:
     return os.environ.get("HOROVOD_HOSTNAME", platform.node())
 
 
-def join(*, again: bool = False) -> World:
+def join(*, placement: Literal["auto", "none"] = "auto", threads: int | None = None, again: bool = False) -> World:
     """Join the other workers of `horovodrun`; alone where the process was started without it.
 
-    Call it before TensorFlow starts its threads: each worker of a machine is bound to its own share of the cores, since
-    workers left to the scheduler lose a quarter of their speed.
+    Call it before TensorFlow runs its first operation and so starts its threads: each worker of a machine is bound to
+    its own share of the cores, since workers left to the scheduler lose a quarter of their speed.
 
     Args:
+        placement: "none" leaves cores and threads as the process was given them.
+        threads: Of TensorFlow's pools; None: as many as the worker's cores, and no more than the container's quota.
         again: After `World.leave`; the process keeps its cores and its GPU.
 
     Raises:
@@ -233,21 +267,21 @@ def join(*, again: bool = False) -> World:
         TrainingError: Other workers did not start, or the launcher cannot be reached.
     """
     if not launched():
-        return World()
+        return World(placement=_take_place(placement, threads))
     joined: list[World] = []
     server = _launcher_server()
     if not again:
         launcher.end_with_launcher(lambda: bool(joined))
         if server is not None:
             launcher.check_host_name(platform.node(), server)
-        _bind_to_cores(
-            launched_local_rank(),
-            int(os.environ.get("HOROVOD_LOCAL_SIZE", os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))),
-        )
-    # The default wakes a thread every millisecond, which cost a step about 6 % on two cores.
-    os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
+    mine = _take_place("none" if again else placement, threads)
+    tunable = _tunable()
     # Fewer entries than tensors, and Horovod negotiates anew each step.
     os.environ.setdefault("HOROVOD_CACHE_CAPACITY", "8192")
+    if not tunable:
+        # The default wakes a thread every millisecond, which cost a step about 6 % on two cores. Not where it is tuned:
+        # Horovod crashes where a start sets the cycle and a later one the fusion threshold.
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
     try:
         # Not `import horovod`: that finds our ./horovod folder of launch assets.
         import horovod.tensorflow as hvd
@@ -270,7 +304,9 @@ def join(*, again: bool = False) -> World:
         os.environ["HOROVOD_RANK"] = str(hvd.rank())
     else:
         _one_gpu_each(hvd.local_rank())
-    joined.append(World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()))
+    # NCCL's communicators were not tried.
+    tunable = tunable if hvd.size() > 1 and not hvd.nccl_built() else frozenset()
+    joined.append(World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size(), mine, tunable))
     return joined[0]
 
 
@@ -280,14 +316,33 @@ def _launcher_server() -> tuple[str, int] | None:
     return None if address is None or port is None else (address, int(port))
 
 
-def _bind_to_cores(local_rank: int, local_size: int) -> None:
-    """Keep this worker on its own share of the cores that the process may use; TensorFlow sizes its pools by it."""
-    cores = sorted(os.sched_getaffinity(0))
-    if local_size >= len(cores):
-        mine = {cores[local_rank % len(cores)]}
+def _tunable() -> frozenset[str]:
+    """Settings that `World.restart` may change; none where the user chose any of them.
+
+    MPI cannot be started twice in a process, an elastic job starts Horovod anew by itself, a timeline would be cut.
+    """
+    chosen = _TUNED | {"HOROVOD_AUTOTUNE", "HOROVOD_TIMELINE", "HOROVOD_ELASTIC"}
+    free = os.environ.get("HOROVOD_CONTROLLER") == "gloo" and chosen.isdisjoint(os.environ)
+    return _TUNED if free else frozenset()
+
+
+def _take_place(mode: Literal["auto", "none"], threads: int | None) -> Placement:
+    """Bind this process to its share of the machine, and size TensorFlow's pools by it."""
+    machine = places.read_machine(os.sched_getaffinity(0))
+    if mode == "none":
+        machine = Machine(machine.processors)
+    local_size = int(os.environ.get("HOROVOD_LOCAL_SIZE", os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")))
+    if launched() and mode == "auto" and not places.bound_by_launcher():
+        mine = places.place(machine, local_rank=launched_local_rank(), local_size=local_size, threads=threads)
+        os.sched_setaffinity(0, mine.processors)
     else:
-        mine = set(cores[local_rank * len(cores) // local_size : (local_rank + 1) * len(cores) // local_size])
-    os.sched_setaffinity(0, mine)
+        mine = places.keep(machine, local_size=local_size, threads=threads)
+    if mine.threads is not None:
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            # TensorFlow reads them at its first operation. What the user set in the environment stands, unless the
+            # configuration says more.
+            os.environ[name] = str(mine.threads) if threads else os.environ.get(name, str(mine.threads))
+    return mine
 
 
 def _one_gpu_each(local_rank: int) -> None:

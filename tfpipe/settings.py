@@ -14,6 +14,9 @@ RESUMABLE_KEYS = (
     "training.elastic_commit_steps",
     "training.stall_s",
     "training.max_time",
+    "training.placement",
+    "training.threads",
+    "training.allow_slow_precision",
     "tracking.",
     "output_dir",
     "conversion.",
@@ -203,8 +206,13 @@ class TrainingConfig(_Section):
         description="segments: keep the activations at a few cuts through the network only and compute the others "
         "again for the gradients; less memory, about a third more computation, the same gradients.",
     )
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        "float32", description="Keras dtype policy."
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16", "auto"] = Field(
+        "float32",
+        description="Keras dtype policy; auto: the mixed one that the device is made for, where a few steps of the "
+        "run's own model show that it is faster than float32.",
+    )
+    allow_slow_precision: bool = Field(
+        False, description="Train in mixed_float16 without a GPU, where it is up to 50 times slower than float32."
     )
     monitor: str = Field(
         "val_loss", description="Metric that chooses the best checkpoint; *_loss is minimised, others maximised."
@@ -240,6 +248,17 @@ class TrainingConfig(_Section):
     seed: int = Field(0, ge=0, lt=2**31, description="Of initial weights, order, augmentation and dropout.")
     deterministic: bool = Field(
         False, description="Bit-equal repetition and resume on one worker, at some cost in speed."
+    )
+    placement: Literal["auto", "none"] = Field(
+        "auto",
+        description="auto: each worker of horovodrun keeps to its own share of its machine's cores; none: the "
+        "scheduler's choice.",
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="Threads of a worker inside an operation, and between operations; default: one for each core of "
+        "its share, and together no more than the container's CPU quota.",
     )
 
 

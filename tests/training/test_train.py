@@ -184,7 +184,8 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(tmp_path, data, overrid
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_and_saves_a_model_that_answers_alike(tmp_path, data, precision):
-    result = train(small_config(tmp_path, data, [f"training.precision={precision}", "training.epochs=12"]))
+    allowed = ["training.allow_slow_precision=true", "training.epochs=12"]
+    result = train(small_config(tmp_path, data, [f"training.precision={precision}", *allowed]))
 
     parts = load_model(result.output_dir / "model.keras")
     probabilities = np.asarray(parts.model(np.full((1, 9, 9, 3), 250, np.uint8), training=False))

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe import tracking
+from tfpipe.config import save_config
 from tfpipe.core.criteria import missed_criteria
 from tfpipe.core.errors import ConfigError, DataError, GateError, StoppedError, TfpipeError, TrainingError
 from tfpipe.data.pipeline import RowReader
@@ -32,7 +33,7 @@ from tfpipe.provenance import git_commit, library_versions
 from tfpipe.registry import ModelVersion, Registry, register_if_good
 from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
-from tfpipe.training import agreement, artifacts, checkpoints, limits, report, workspace
+from tfpipe.training import agreement, artifacts, checkpoints, limits, precision, report, workspace
 from tfpipe.training.averaging import adopt_average
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
 from tfpipe.training.elastic import Commit, CommitEverySteps, Watchdog
@@ -46,6 +47,7 @@ from tfpipe.training.sentinel import DesyncSentinel
 from tfpipe.training.signals import StopRequest
 from tfpipe.training.time_limit import TimeLimit
 from tfpipe.training.user_metrics import build_metrics, check_metrics
+from tfpipe.training.tuning import HorovodTuning
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,7 @@ def run(config: Config, *, resume: bool, overwrite: bool, fast_dev_run: bool = F
         held.callback(keras.mixed_precision.set_global_policy, keras.mixed_precision.global_policy())
         if launched_elastic():
             held.enter_context(contextlib.closing(Watchdog(config.training.stall_s)))
-        world = join()
+        world = join(placement=config.training.placement, threads=config.training.threads)
         while True:
             try:
                 return _sitting(
@@ -137,6 +139,8 @@ def _sitting(
             config, overwrite = limits.fast_dev_run(config), True
         folder = Path(config.output_dir)
         again = commit.state is not None
+        if resume or again:
+            config = world.on_chief(lambda: precision.recorded(config, folder / workspace.CONFIG))
         with contextlib.ExitStack() as held:
             world.on_chief(
                 lambda: _nothing(
@@ -208,8 +212,10 @@ def prepare(config: Config, world: World, stop: StopRequest, *, fast_dev_run: bo
         DataError: The data cannot be used.
     """
     # 1. Data: the same on every worker.
+    _say(world, "placement: %s", world.describe_placement())
     _check_metric_names(config)
     user_callbacks = world.together(lambda: build_callbacks(config.training))
+    world.together(lambda: precision.check(config.training))
     splits = _open_data(config, world)
     splits = limits.one_batch_each(splits, config) if fast_dev_run else limits.limited(splits, config)
     check_loss(config.training, len(splits.train.labels))
@@ -220,8 +226,10 @@ def prepare(config: Config, world: World, stop: StopRequest, *, fast_dev_run: bo
     keras.utils.set_random_seed(config.training.seed)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    keras.mixed_precision.set_global_policy(config.training.precision)
     train = _reader(splits.train, config, world)
+    if config.training.precision == "auto":
+        config = precision.resolve(config, len(splits.train.labels), train, world)
+    keras.mixed_precision.set_global_policy(config.training.precision)
     validation, test = (
         None if source is None else _reader(source, config, world) for source in (splits.validation, splits.test)
     )
@@ -242,6 +250,10 @@ def _run(
 ) -> TrainingResult:
     prepared = prepare(config, world, stop, fast_dev_run=fast_dev_run)
     splits, parts, loop = prepared.splits, prepared.parts, prepared.loop
+    if loop.config != config:
+        # The precision was found; a resumed run goes on with it.
+        config = loop.config
+        world.on_chief(lambda: save_config(config, folder / workspace.CONFIG))
 
     # 3. Where an earlier sitting stopped.
     saved = CheckpointFolder(folder / workspace.CHECKPOINTS, keep=config.training.keep_checkpoints)
@@ -314,7 +326,9 @@ def _observers(
     if callbacks:
         steps = loop.steps_per_epoch
         observers.append(KerasCallbacks(callbacks, training, loop.parts, loop.optimizer, world, state, steps))
-    return [*observers, _Tracked(tracker)]
+    # Variables and their gradients are float32 under every precision.
+    sizes = [4 * int(np.prod(variable.shape)) for variable in loop.parts.network.trainable_variables]
+    return [*observers, _Tracked(tracker), HorovodTuning(world, gradient_bytes=sizes)]
 
 
 def _check_metric_names(config: Config) -> None:
@@ -415,6 +429,7 @@ def _restore_best(loop: TrainingLoop, saved: CheckpointFolder) -> None:
 
 
 def _start_tracking(config: Config, world: World, state: TrainingState, splits: Splits) -> tracking.Tracker:
+    placement = world.describe_placement()
     started: list[tracking.Tracker] = [tracking.NoTracker()]
 
     def start() -> None:
@@ -426,7 +441,7 @@ def _start_tracking(config: Config, world: World, state: TrainingState, splits: 
                 "tfpipe.git_commit": git_commit(),
                 **{f"tfpipe.version.{name}": version for name, version in library_versions().items()},
             },
-            extra_params={"workers": world.size},
+            extra_params={"workers": world.size, "placement": placement},
         )
 
     world.on_chief(start)

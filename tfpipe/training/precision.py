@@ -1,0 +1,210 @@
+"""The Keras dtype policy of a run: what the device is made for, proved on the run's own model.
+
+Float32 with bfloat16 arithmetic inside oneDNN is not among the candidates: TF_SET_ONEDNN_FPMATH_MODE is read once in a
+process, before the first operation.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.config import load_config
+from tfpipe.core.errors import ConfigError
+from tfpipe.data.pipeline import Batch, RowReader
+from tfpipe.distributed import World
+from tfpipe.models.assembly import assemble, build_network, build_preprocessing
+from tfpipe.models.zoo import Normalization
+from tfpipe.preprocessing.layers import DRAWS
+from tfpipe.settings import Config, TrainingConfig
+from tfpipe.training.recipe import build_optimizer
+from tfpipe.training.step import TrainingStep
+
+logger = logging.getLogger(__name__)
+
+_STEPS = 5
+# A trial of a large model on a slow device ends after so many seconds, whatever it has measured by then.
+_TRIAL_S = 60.0
+# Less than this gain is within the noise of a few steps.
+_LEAST_GAIN = 1.05
+# Flags of /proc/cpuinfo: bfloat16 dot products in AVX-512, and in AMX tiles.
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a worker trains on.
+
+    Attributes:
+        name: For messages.
+        compute_capability: Of its GPU; None: no GPU.
+        bfloat16: Whether the CPU computes in bfloat16.
+    """
+
+    name: str
+    compute_capability: tuple[int, int] | None = None
+    bfloat16: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A few steps of training.
+
+    Attributes:
+        step_s: Median seconds of a step.
+        finite: Whether every loss and gradient norm was finite.
+    """
+
+    step_s: float
+    finite: bool
+
+
+def present_device(cpuinfo: Path = Path("/proc/cpuinfo")) -> Device:
+    """The device that this process trains on: its first visible GPU, else the CPU."""
+    gpus = tf.config.get_visible_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return Device(details.get("device_name", "GPU"), tuple(details.get("compute_capability", (0, 0))))
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    return Device("CPU", bfloat16=bool(flags & _BFLOAT16_FLAGS))
+
+
+def candidate(device: Device) -> str:
+    """The policy that a device is made for.
+
+    Source: NVIDIA, "Train With Mixed Precision": float16 Tensor Cores from compute capability 7.0, bfloat16 from 8.0.
+    """
+    if device.compute_capability is None:
+        return "mixed_bfloat16" if device.bfloat16 else "float32"
+    if device.compute_capability >= (8, 0):
+        return "mixed_bfloat16"
+    return "mixed_float16" if device.compute_capability >= (7, 0) else "float32"
+
+
+def check(config: TrainingConfig, device: Device | None = None) -> None:
+    """Refuse what would only waste time.
+
+    Args:
+        config: The run's.
+        device: None: that of this process.
+
+    Raises:
+        ConfigError: float16 without a GPU.
+    """
+    if config.precision != "mixed_float16" or config.allow_slow_precision:
+        return
+    if (device or present_device()).compute_capability is None:
+        raise ConfigError(
+            "training.precision: expected float32, mixed_bfloat16 or auto where there is no GPU, received "
+            "'mixed_float16', which CPUs emulate: up to 50 times slower than float32. Choose another one, or set "
+            "training.allow_slow_precision=true."
+        )
+
+
+def decide(wanted: str, device: Device, run_trial: Callable[[str], Trial]) -> tuple[str, str]:
+    """The faster of float32 and the device's candidate.
+
+    Args:
+        wanted: The candidate.
+        device: For the reason.
+        run_trial: Trains a few steps under a policy.
+
+    Returns:
+        The policy, and the reason in a few words.
+    """
+    if wanted == "float32":
+        return wanted, f"{device.name} has no faster arithmetic for training"
+    plain, mixed = run_trial("float32"), run_trial(wanted)
+    times = f"{wanted} {1000 * mixed.step_s:.1f} ms a step, float32 {1000 * plain.step_s:.1f} ms"
+    if not mixed.finite:
+        return "float32", f"{wanted} gave a loss or gradient that is not finite"
+    if mixed.step_s * _LEAST_GAIN > plain.step_s:
+        return "float32", f"{times}: not faster on {device.name}"
+    return wanted, f"{times}: {plain.step_s / mixed.step_s:.2f} times as fast on {device.name}"
+
+
+def resolve(config: Config, num_classes: int, train: RowReader, world: World) -> Config:
+    """The configuration with `auto` replaced by what the chief's device proves to be best; the same on every worker.
+
+    Args:
+        config: The run; its precision is `auto`.
+        num_classes: Of the data.
+        train: Samples to try with.
+        world: The workers.
+    """
+    given = config.training
+
+    def measure() -> tuple[str, str]:
+        device = present_device()
+        size = math.ceil(given.batch_size / world.size)
+        return decide(
+            candidate(device), device,
+            lambda policy: _trial(with_precision(config, policy), num_classes, train, size),
+        )  # fmt: skip
+
+    chosen, reason = world.on_chief(measure)
+    if world.is_chief:
+        logger.info("precision: %s; %s", chosen, reason)
+    # As though there had been no trial.
+    keras.utils.set_random_seed(given.seed)
+    return with_precision(config, chosen)
+
+
+def recorded(config: Config, saved: Path) -> Config:
+    """For a run that is resumed: `auto` means what it was resolved to at the start.
+
+    Args:
+        config: As given.
+        saved: The run's config.yaml.
+    """
+    if config.training.precision != "auto" or not saved.is_file():
+        return config
+    return with_precision(config, load_config(saved).training.precision)
+
+
+def with_precision(config: Config, precision: str) -> Config:
+    """The configuration under another policy."""
+    training = config.training.model_copy(update={"precision": precision})
+    return config.model_copy(update={"training": training})
+
+
+def _trial(config: Config, num_classes: int, train: RowReader, batch_size: int) -> Trial:
+    """Steps of a model that is thrown away, alone, on samples of the run; batch_size is one worker's."""
+    keras.mixed_precision.set_global_policy(config.training.precision)
+    labels = tuple(str(number) for number in range(num_classes))
+    # Which mean and deviation rows are scaled by changes no time.
+    preprocessing = build_preprocessing(config.preprocessing, Normalization((0.5,) * 3, (0.25,) * 3))
+    parts = assemble(preprocessing, build_network(config, num_classes), labels)
+    step = TrainingStep(parts, config, build_optimizer(config.training, parts.network, World()), train.row_shape)
+    return _timed_steps(step, _batch(train, batch_size), config.training.learning_rate)
+
+
+def _timed_steps(step: TrainingStep, batch: Batch, learning_rate: float) -> Trial:
+    function = step.at(0)
+    seconds, finite, deadline = [], True, time.monotonic() + _TRIAL_S
+    # The first one compiles.
+    for number in range(_STEPS + 1):
+        started = time.perf_counter()
+        # A small step, so that no setting of the learning rate can spoil the loss that is judged.
+        sums, norm = function(*batch, 0.0, min(learning_rate, 1e-4))
+        finite = finite and math.isfinite(float(sums[1])) and (math.isfinite(float(norm)) or step.optimizer.scaled)
+        if number:
+            seconds.append(time.perf_counter() - started)
+        if seconds and time.monotonic() > deadline:
+            break
+    return Trial(median(seconds), finite)
+
+
+def _batch(train: RowReader, size: int) -> Batch:
+    picked = np.arange(size) % len(train.source)
+    rows, _ = train.read(picked)
+    draws = np.full((size, len(DRAWS)), 0.5, np.float32)
+    return Batch(rows, train.labels(picked), np.ones(size, np.float32), draws, np.float32(0))
