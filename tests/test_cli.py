@@ -20,7 +20,7 @@ def test_help_lists_every_command(monkeypatch, capsys, arguments):
 
     output = capsys.readouterr().out
     assert code == 0
-    for command in ("train", "convert", "predict", "data", "serve"):
+    for command in ("train", "convert", "predict", "data", "serve", "doctor"):
         assert f"\n  {command} " in output
 
 
@@ -35,7 +35,7 @@ def test_an_unknown_command_is_refused_with_the_nearest(monkeypatch, capsys):
 
     assert code == 2
     assert capsys.readouterr().err == (
-        "tfpipe: expected a command of train, lr-find, convert, predict, data, serve; received 'predcit'. "
+        "tfpipe: expected a command of train, lr-find, convert, predict, data, serve, doctor; received 'predcit'. "
         "Did you mean 'predict'?\n"
     )
 
@@ -52,6 +52,7 @@ def test_a_command_gets_the_other_words_and_its_exit_code_is_ours(monkeypatch, c
     [
         (["train"], "tfpipe.train"),
         (["predict"], "tfpipe.predict"),
+        (["doctor"], "tfpipe.doctor"),
         (["data", "validate"], "tfpipe.data validate"),
         (["data", "pack"], "tfpipe.data pack"),
     ],

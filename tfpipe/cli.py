@@ -11,6 +11,7 @@ _COMMANDS = {
     "predict": ("tfpipe.predict", "score image files in bulk"),
     "data": ("tfpipe.data.__main__", "validate or pack a data set"),
     "serve": ("serving.__main__", "answer over HTTP"),
+    "doctor": ("tfpipe.doctor.__main__", "check what is installed, and say what mends what is missing"),
 }
 
 

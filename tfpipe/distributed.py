@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, Literal, TypeVar
 
 from tfpipe import launcher
@@ -233,6 +234,19 @@ def in_groups(tensors: Sequence[T]) -> list[list[T]]:
     """The groups in which gradients travel."""
     size = math.ceil(len(tensors) / _GROUPS) or 1
     return [list(tensors[start : start + size]) for start in range(0, len(tensors), size)]
+
+
+def horovod_build() -> dict[str, Any]:
+    """Version of Horovod and what it was compiled with.
+
+    Raises:
+        ImportError: It is missing, or was compiled against another TensorFlow.
+    """
+    import horovod.tensorflow as hvd
+
+    # `horovod.__version__` would be asked of our ./horovod folder where Horovod is not installed.
+    built = {"gloo": hvd.gloo_built(), "mpi": hvd.mpi_built(), "nccl": hvd.nccl_built()}
+    return {"version": metadata.version("horovod"), **{name: bool(value) for name, value in built.items()}}
 
 
 def launched_rank() -> int:

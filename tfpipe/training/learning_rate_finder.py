@@ -51,7 +51,7 @@ def find(config: Config, *, steps: int, lowest: float, highest: float) -> tuple[
         TrainingError: The first loss already is not finite.
         StoppedError: A signal came.
     """
-    world = join()
+    world = join(placement=config.training.placement, threads=config.training.threads)
     check_same_configuration(config, world)
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest())

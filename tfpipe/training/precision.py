@@ -7,7 +7,7 @@ process, before the first operation.
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -109,30 +109,29 @@ def check(config: TrainingConfig, device: Device | None = None) -> None:
         )
 
 
-def decide(wanted: str, device: Device, run_trial: Callable[[str], Trial]) -> tuple[str, str]:
-    """The faster of float32 and the device's candidate.
+def decide(mixed: str, device: Device, trials: Mapping[str, Sequence[Trial]]) -> tuple[str, str]:
+    """The faster of float32 and a mixed policy.
 
     Args:
-        wanted: The candidate.
+        mixed: The policy that was tried against float32.
         device: For the reason.
-        run_trial: Trains a few steps under a policy.
+        trials: Of every worker, by policy.
 
     Returns:
         The policy, and the reason in a few words.
     """
-    if wanted == "float32":
-        return wanted, f"{device.name} has no faster arithmetic for training"
-    plain, mixed = run_trial("float32"), run_trial(wanted)
-    times = f"{wanted} {1000 * mixed.step_s:.1f} ms a step, float32 {1000 * plain.step_s:.1f} ms"
-    if not mixed.finite:
-        return "float32", f"{wanted} gave a loss or gradient that is not finite"
-    if mixed.step_s * _LEAST_GAIN > plain.step_s:
+    # Workers wait for the slowest.
+    mixed_s, plain_s = (max(trial.step_s for trial in trials[policy]) for policy in (mixed, "float32"))
+    times = f"{mixed} {1000 * mixed_s:.1f} ms a step, float32 {1000 * plain_s:.1f} ms"
+    if not all(trial.finite for trial in trials[mixed]):
+        return "float32", f"{mixed} gave a loss or gradient that is not finite"
+    if mixed_s * _LEAST_GAIN > plain_s:
         return "float32", f"{times}: not faster on {device.name}"
-    return wanted, f"{times}: {plain.step_s / mixed.step_s:.2f} times as fast on {device.name}"
+    return mixed, f"{times}: {plain_s / mixed_s:.2f} times as fast on {device.name}"
 
 
 def resolve(config: Config, num_classes: int, train: RowReader, world: World) -> Config:
-    """The configuration with `auto` replaced by what the chief's device proves to be best; the same on every worker.
+    """The configuration with `auto` replaced by what a few steps prove to be best; the same on every worker.
 
     Args:
         config: The run; its precision is `auto`.
@@ -141,16 +140,18 @@ def resolve(config: Config, num_classes: int, train: RowReader, world: World) ->
         world: The workers.
     """
     given = config.training
-
-    def measure() -> tuple[str, str]:
-        device = present_device()
+    device = world.broadcast_object(present_device())
+    mixed = candidate(device)
+    if mixed == "float32":
+        chosen, reason = mixed, f"{device.name} has no faster arithmetic for training"
+    else:
         size = math.ceil(given.batch_size / world.size)
-        return decide(
-            candidate(device), device,
-            lambda policy: _trial(with_precision(config, policy), num_classes, train, size),
-        )  # fmt: skip
-
-    chosen, reason = world.on_chief(measure)
+        # On every worker: names of layers are counted in a process, and Horovod matches variables by name.
+        trials = {
+            policy: world.gather_objects(_trial(with_precision(config, policy), num_classes, train, size))
+            for policy in ("float32", mixed)
+        }
+        chosen, reason = decide(mixed, device, trials)
     if world.is_chief:
         logger.info("precision: %s; %s", chosen, reason)
     # As though there had been no trial.
@@ -194,7 +195,7 @@ def _timed_steps(step: TrainingStep, batch: Batch, learning_rate: float) -> Tria
     for number in range(_STEPS + 1):
         started = time.perf_counter()
         # A small step, so that no setting of the learning rate can spoil the loss that is judged.
-        sums, norm = function(*batch, 0.0, min(learning_rate, 1e-4))
+        sums, norm = function(*batch, np.zeros(2, np.float32), min(learning_rate, 1e-4))
         finite = finite and math.isfinite(float(sums[1])) and (math.isfinite(float(norm)) or step.optimizer.scaled)
         if number:
             seconds.append(time.perf_counter() - started)

@@ -46,8 +46,8 @@ from tfpipe.training.recipe import check_loss
 from tfpipe.training.sentinel import DesyncSentinel
 from tfpipe.training.signals import StopRequest
 from tfpipe.training.time_limit import TimeLimit
-from tfpipe.training.user_metrics import build_metrics, check_metrics
 from tfpipe.training.tuning import HorovodTuning
+from tfpipe.training.user_metrics import build_metrics, check_metrics
 
 logger = logging.getLogger(__name__)
 
