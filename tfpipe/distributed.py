@@ -1,11 +1,14 @@
 """The workers of a run. The only file that imports Horovod."""
 
+import contextlib
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 from tfpipe import launcher
@@ -140,9 +143,40 @@ class World:
         """
         import horovod.tensorflow as hvd
 
-        hvd.shutdown()
-        os.environ.update(settings)
-        hvd.init()
+        with self._meeting_place() as place:
+            hvd.shutdown()
+            launchers = {name: os.environ[name] for name in place}
+            os.environ.update({**settings, **place})
+            hvd.init()
+            os.environ.update(launchers)
+            # Nobody may leave before all have come.
+            self.gather_objects(None)
+
+    @contextlib.contextmanager
+    def _meeting_place(self) -> Iterator[dict[str, str]]:
+        """The variables of a server of the chief's own, where workers find one another.
+
+        Not horovodrun's: when a worker has found the others, that one forgets which other groups of workers had, and
+        keeps addresses of the first start, to which a second one would connect.
+        """
+        from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
+
+        seats = self.gather_objects(
+            SimpleNamespace(
+                hostname=host_name(), size=self.size, local_size=self.local_size, local_rank=self.local_rank,
+                cross_size=int(os.environ["HOROVOD_CROSS_SIZE"]),
+            )
+        )  # fmt: skip
+        with contextlib.ExitStack() as open_:
+            address: tuple[str, int] | None = None
+            if self.is_chief:
+                server = open_.enter_context(RendezvousHTTPServer(("", 0), RendezvousHandler, 0))
+                server.init(seats)
+                threading.Thread(target=server.serve_forever, daemon=True, name="meeting place").start()
+                open_.callback(server.shutdown)
+                address = (launcher.own_address(_launcher_server() or ("127.0.0.1", 1)), server.server_port)
+            host, port = self.broadcast_object(address) or ("", 0)
+            yield {"HOROVOD_GLOO_RENDEZVOUS_ADDR": host, "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port)}
 
     def together(self, action: Callable[[], T]) -> T:
         """Run something that can fail on some workers only, and fail on all if it failed on one.

@@ -45,16 +45,27 @@ def check_host_name(name: str, server: tuple[str, int]) -> None:
     if found and (not ipaddress.ip_address(found).is_loopback or ipaddress.ip_address(server[0]).is_loopback):
         return
     own = "ADDRESS"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-        # Sends nothing; the kernel chooses the address that it would send from.
-        probe.connect(server)
-        own = probe.getsockname()[0]
+    with contextlib.suppress(OSError):
+        own = own_address(server)
     received = f"{found}, which other machines cannot reach" if found else "no address"
     raise ConfigError(
         f"/etc/hosts of {name}: expected the host name {name!r} to mean an address of this machine that the other "
         f"workers reach, as Horovod connects them by it; received {received}. Write the line `{own} {name}` there"
         + (f" in place of the one with {found}." if found else ".")
     )
+
+
+def own_address(server: tuple[str, int]) -> str:
+    """This machine's address in the network of a server.
+
+    Raises:
+        OSError: There is no way to it.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Sends nothing; the kernel chooses the address that it would send from.
+        probe.connect(server)
+        address: str = probe.getsockname()[0]
+        return address
 
 
 def meet(server: tuple[str, int], *, rank: int, size: int, host: str, patience_s: float) -> None:

@@ -38,6 +38,10 @@ def test_horovod_reads_the_settings_from_the_environment():
         "HOROVOD_FUSION_THRESHOLD": str(2**30),
         "HOROVOD_CACHE_CAPACITY": "8192",
     }
+    assert choose(step_s=1.0, gradient_bytes=[1]).variables() == {
+        "HOROVOD_CYCLE_TIME": "20",
+        "HOROVOD_CACHE_CAPACITY": "8192",
+    }
 
 
 @pytest.mark.parametrize(

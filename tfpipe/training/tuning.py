@@ -40,11 +40,16 @@ class HorovodSettings:
     cache_capacity: int
 
     def variables(self) -> dict[str, str]:
-        """As Horovod reads them from the environment."""
+        """As Horovod reads them from the environment.
+
+        The fusion threshold only where it is not the default: Horovod crashes at a further start after one with both a
+        cycle and a threshold.
+        """
+        fusion = {"HOROVOD_FUSION_THRESHOLD": str(self.fusion_bytes)} if self.fusion_bytes > _LEAST_FUSION_BYTES else {}
         return {
             "HOROVOD_CYCLE_TIME": f"{self.cycle_ms:g}",
-            "HOROVOD_FUSION_THRESHOLD": str(self.fusion_bytes),
             "HOROVOD_CACHE_CAPACITY": str(self.cache_capacity),
+            **fusion,
         }
 
 
