@@ -13,7 +13,7 @@ def test_a_compiled_step_goes_on_after_horovod_was_restarted_with_other_settings
     # Several times: the workers must not find one another's earlier addresses.
     for cycle_ms in (1.0, 20.0, 3.0):
         world.restart({"HOROVOD_CYCLE_TIME": str(cycle_ms)})
-    world.restart(HorovodSettings(cycle_ms=2.5, fusion_bytes=256 * 2**20, cache_capacity=9000).variables())
+    world.restart(HorovodSettings(cycle_ms=2.5, fusion_bytes=128 * 2**20, cache_capacity=9000).variables())
 
     after = [tensor.numpy().tolist() for tensor in step(tf.constant(1.0 + world.rank))]
     everyone = world.gather_objects((before, after))
