@@ -8,11 +8,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 from tfpipe import launcher
 from tfpipe import placement as places
+from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, TfpipeError, TrainingError
 from tfpipe.placement import Machine, Placement
 
@@ -298,7 +300,13 @@ def host_name() -> str:
     return os.environ.get("HOROVOD_HOSTNAME", platform.node())
 
 
-def join(*, placement: Literal["auto", "none"] = "auto", threads: int | None = None, again: bool = False) -> World:
+def join(
+    *,
+    placement: Literal["auto", "none"] = "auto",
+    threads: int | None = None,
+    again: bool = False,
+    timeline: Path | None = None,
+) -> World:
     """Join the other workers of `horovodrun`; alone where the process was started without it.
 
     Call it before TensorFlow runs its first operation and so starts its threads: each worker of a machine is bound to
@@ -308,14 +316,19 @@ def join(*, placement: Literal["auto", "none"] = "auto", threads: int | None = N
         placement: "none" leaves cores and threads as the process was given them.
         threads: Of TensorFlow's pools; None: as many as the worker's cores, and no more than the container's quota.
         again: After `World.leave`; the process keeps its cores and its GPU.
+        timeline: JSON file in which the chief notes what was sent when, until its process ends.
 
     Raises:
         ConfigError: Started by horovodrun, but Horovod cannot be imported: never N separate trainings; or
-            this machine's host name cannot be reached by the others.
+            this machine's host name cannot be reached by the others; or a timeline is asked for where there is one
+            worker only, or where its file cannot be written.
         TrainingError: Other workers did not start, or the launcher cannot be reached.
     """
     if not launched():
+        _check_timeline(timeline, World())
         return World(placement=_take_place(placement, threads))
+    if timeline is not None:
+        _ask_for_timeline(timeline)
     joined: list[World] = []
     server = _launcher_server()
     if not again:
@@ -355,7 +368,29 @@ def join(*, placement: Literal["auto", "none"] = "auto", threads: int | None = N
     # NCCL's communicators were not tried.
     tunable = tunable if hvd.size() > 1 and not hvd.nccl_built() else frozenset()
     joined.append(World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size(), mine, tunable))
+    _check_timeline(timeline, joined[0])
     return joined[0]
+
+
+def _ask_for_timeline(path: Path) -> None:
+    # Horovod reads it when it starts. Not hvd.start_timeline: a run that began one so did not end.
+    os.environ["HOROVOD_TIMELINE"] = str(path.absolute())
+    if launched_rank() == 0:
+        # What is wrong with it is told later, to all: the others would wait for a worker that ends here.
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _check_timeline(path: Path | None, world: World) -> None:
+    if path is None:
+        return
+    if world.size == 1:
+        raise ConfigError(
+            "training.timeline: expected several workers, received one, which sends nothing. "
+            "Start them with horovodrun, or leave the key out; --profile shows where the time of one worker goes."
+        )
+    # Horovod itself goes on without a file, and only logs that.
+    world.on_chief(lambda: atomic.writable_file(path.absolute(), where="training.timeline"))
 
 
 def _launcher_server() -> tuple[str, int] | None:

@@ -17,6 +17,9 @@ RESUMABLE_KEYS = (
     "training.placement",
     "training.threads",
     "training.allow_slow_precision",
+    "training.timeline",
+    "training.metrics_port",
+    "training.metrics_host",
     "tracking.",
     "output_dir",
     "conversion.",
@@ -249,6 +252,14 @@ class TrainingConfig(_Section):
     deterministic: bool = Field(
         False, description="Bit-equal repetition and resume on one worker, at some cost in speed."
     )
+    timeline: str | None = Field(
+        None,
+        description="File for Horovod's timeline of what was sent when, in Chrome's trace format; several workers.",
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="TCP port at which the first worker serves the run's figures to Prometheus."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address to serve them at; 0.0.0.0: to other machines too.")
     placement: Literal["auto", "none"] = Field(
         "auto",
         description="auto: each worker of horovodrun keeps to its own share of its machine's cores; none: the "
@@ -364,6 +375,11 @@ COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...] 
         ("training.sync_batch_norm", "training.accumulation_steps"),
         lambda c: c.training.sync_batch_norm and c.training.accumulation_steps > 1,
         "sync_batch_norm goes with accumulation_steps=1 (micro-batches of different workers do not meet)",
+    ),
+    (
+        ("training.timeline", "training.elastic"),
+        lambda c: c.training.timeline is not None and c.training.elastic,
+        "timeline goes with elastic=false: Horovod begins the file anew when workers change",
     ),
     (
         ("training.warmup_epochs", "training.epochs"),

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Config, *, resume: bool = False, overwrite: bool = False, fast_dev_run: bool = False
+    config: Config,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    fast_dev_run: bool = False,
+    profile: bool = False,
 ) -> "TrainingResult":
     """Train, evaluate, save and register one model.
 
@@ -32,6 +37,7 @@ def train(
         overwrite: Remove the run that `config.output_dir` holds.
         fast_dev_run: One batch of training, validation and test data through everything; nothing is tracked or
             registered. Written to a folder `fast-dev-run` beside `config.output_dir`, replaced by the next.
+        profile: Write a TensorBoard profile of some steps into `config.output_dir`/profile.
 
     Raises:
         ConfigError: The configuration cannot be used, or `output_dir` holds another run.
@@ -44,7 +50,7 @@ def train(
     # TensorFlow takes seconds to import; --help and a mistyped key need not wait for it.
     from tfpipe.training.run import run
 
-    return run(config, resume=resume, overwrite=overwrite, fast_dev_run=fast_dev_run)
+    return run(config, resume=resume, overwrite=overwrite, fast_dev_run=fast_dev_run, profile=profile)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +71,13 @@ def _command(options: argparse.Namespace) -> int:
         if launched_rank() == 0:
             sys.stdout.write(to_yaml(config))
         return 0
-    result = train(config, resume=options.resume, overwrite=options.overwrite, fast_dev_run=options.fast_dev_run)
+    result = train(
+        config,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        fast_dev_run=options.fast_dev_run,
+        profile=options.profile,
+    )
     if launched_rank() == 0:
         sys.stderr.write(_closing_lines(result, config, fast_dev_run=options.fast_dev_run))
     return 0
@@ -112,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         help="try everything on one batch of training, validation and test data; nothing is tracked or registered, and "
         "the files go to a folder fast-dev-run beside output_dir, which the next replaces",
     )
+    parser.add_argument("--profile", action="store_true", help="write a TensorBoard profile into output_dir/profile")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and end")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="like training.epochs=3")
     return parser

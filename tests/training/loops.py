@@ -8,6 +8,7 @@ from tfpipe.data.pipeline import RowReader
 from tfpipe.distributed import World
 from tfpipe.models.assembly import assemble, build_network, build_preprocessing
 from tfpipe.models.zoo import Normalization
+from tfpipe.training.checkpoint_writer import CheckpointWriter
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
 from tfpipe.training.loop import TrainingLoop
 from tfpipe.training.signals import StopRequest
@@ -35,7 +36,8 @@ def trained(loop, folder, *, observers=(), state=None):
     """Run a loop to its end; gives its state."""
     state = state or TrainingState()
     loop.start_together()
-    loop.run(state, CheckpointFolder(folder, keep=100), observers)
+    with CheckpointWriter(CheckpointFolder(folder, keep=100)) as writer:
+        loop.run(state, writer, observers)
     return state
 
 

@@ -43,7 +43,7 @@ def test_a_class_weight_of_two_is_every_sample_of_the_class_twice():
         loop = small_loop(class_weights=given, accumulation_steps=2)
         draws = np.zeros((len(picked), len(DRAWS)), np.float32)
         ones = np.ones(len(picked), np.float32)
-        sums, norm = loop.training_step.at(0)(images[picked], labels[picked], ones, draws, 0.0, [0.0, 0.0], 0.1)
+        sums, norm, _ = loop.training_step.at(0)(images[picked], labels[picked], ones, draws, 0.0, [0.0, 0.0], 0.1)
         results.append((sums.numpy(), float(norm), weights_of(loop)))
 
     (sums, norm, weights), (other_sums, other_norm, other_weights) = results

@@ -250,7 +250,7 @@ def test_accumulating_over_micro_batches_is_one_large_step(pieces, num_samples, 
             target.assign(value)
         for slot in loop.optimizer.variables:
             slot.assign(np.zeros(slot.shape, slot.dtype)) if "momentum" in slot.path else None
-        sums, norm = step(*batch, [0.0, 0.0], 0.05)
+        sums, norm, _ = step(*batch, [0.0, 0.0], 0.05)
         results.append((sums.numpy(), float(norm), [v.numpy() for v in loop.variables()["model"]]))
 
     (sums, norm, weights), (other_sums, other_norm, other_weights) = results

@@ -60,7 +60,7 @@ def trained(world, recipe, *, num_samples, batch_size, seed, epochs):
     for epoch in range(epochs):
         reader = reader_of(num_samples)
         for batch in training_batches(reader, batch_size=batch_size, seed=seed, epoch=epoch, world=world):
-            sums, _ = step(*batch, np.zeros(2, np.float32), LEARNING_RATE)
+            sums, *_ = step(*batch, [0.0, 0.0], LEARNING_RATE)
             losses.append(float(sums[1] / sums[0]))
     return [variable.numpy() for variable in loop.variables()["model"]], losses
 

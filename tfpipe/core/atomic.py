@@ -54,6 +54,21 @@ def writable_folder(folder: Path, *, where: str) -> None:
         ) from error
 
 
+def writable_file(path: Path, *, where: str) -> None:
+    """Make a file's folder if it is missing, and try whether the file can be written.
+
+    Raises:
+        ConfigError: It cannot; `where` names the setting.
+    """
+    writable_folder(path.parent, where=where)
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise ConfigError(
+            f"{where}: expected a file that can be written, but {str(path)!r}: {error.strerror}."
+        ) from error
+
+
 @contextlib.contextmanager
 def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty temporary sibling of `target`; on success sync it and rename it into place.

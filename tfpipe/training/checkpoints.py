@@ -95,19 +95,22 @@ class CheckpointFolder:
         Raises:
             TrainingError: The disk is full; earlier checkpoints are untouched.
         """
+        return self.write(named_arrays(variables), state, best=best)
+
+    def write(self, arrays: Mapping[str, np.ndarray], state: TrainingState, *, best: bool = False) -> Path:
+        """As `save`, of arrays by the names that `named_arrays` gives."""
         try:
-            return self._save(variables, state, best=best)
+            return self._write(arrays, state, best=best)
         except (OSError, safetensors.SafetensorError) as error:
             raise TrainingError(
-                f"{self.folder}: the checkpoint of step {state.step} cannot be written: {error}. Make room, then give "
-                "--resume to go on from the one before."
+                f"{self.folder}: the checkpoint of step {state.step} cannot be written: {error}. Make room; "
+                "--resume goes on from the one before it."
             ) from error
 
-    def _save(self, variables: Mapping[str, Sequence[Any]], state: TrainingState, *, best: bool) -> Path:
+    def _write(self, arrays: Mapping[str, np.ndarray], state: TrainingState, *, best: bool) -> Path:
         target = self.folder / f"step-{state.step:08d}"
-        arrays = named_arrays(variables)
         with atomic.staged_folder(target, replace=True) as staging:
-            save_file(arrays, staging / _VARIABLES)
+            save_file(dict(arrays), staging / _VARIABLES)
             document = {
                 "format_version": FORMAT_VERSION,
                 "sha256": file_sha256(staging / _VARIABLES),
@@ -121,6 +124,16 @@ class CheckpointFolder:
             (staging / f"{_STATE}.sha256").write_text(_text_sha256(content), encoding="utf-8")
         self._prune(newest_best=target if best else None)
         return target
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed while it wrote has left; bring back a checkpoint it was replacing."""
+        for path in self.folder.glob(".step-*.old"):
+            for retired in path.iterdir():
+                if not (self.folder / retired.name).exists():
+                    retired.rename(self.folder / retired.name)
+        for pattern in (".step-*.old", ".step-*.tmp"):
+            for path in self.folder.glob(pattern):
+                shutil.rmtree(path)
 
     def load_newest(self) -> tuple[Path, dict[str, np.ndarray], TrainingState] | None:
         """The newest whole checkpoint, or None where there is none; damaged ones are passed over, with a warning."""
@@ -184,13 +197,18 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], TrainingState]:
         raise CheckpointError(f"{path}: the checkpoint is damaged: {error}.") from error
 
 
-def named_arrays(variables: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
-    """Arrays of Keras variables by group, position and path; positions keep equal paths apart."""
+def variable_names(variables: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Keras variables by group, position and path; positions keep equal paths apart."""
     return {
-        f"{group}/{position:05d}/{variable.path}": np.asarray(variable.numpy(), order="C")
+        f"{group}/{position:05d}/{variable.path}": variable
         for group, members in variables.items()
         for position, variable in enumerate(members)
     }
+
+
+def named_arrays(variables: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+    """Copies of Keras variables, named as by `variable_names`."""
+    return {name: np.asarray(variable.numpy(), order="C") for name, variable in variable_names(variables).items()}
 
 
 def restore(variables: Mapping[str, Sequence[Any]], arrays: Mapping[str, np.ndarray], *, where: str) -> None:

@@ -18,6 +18,7 @@ _TRAINING, _VALIDATION = "#4a6fa5", "#c8642d"
 # Counts in the cells are legible up to so many classes, labels at the sides up to so many; more are shown in blocks.
 _MAX_ANNOTATED, _MAX_LABELLED, _MAX_CELLS = 20, 30, 100
 _MAX_LABEL_LENGTH = 18
+_SHARE_COLORS = {"input": "#c8a02d", "compute": _TRAINING, "communication": _VALIDATION, "other": "#b4bcc8"}
 _RATES = {
     "learning_rate": "Learning rate",
     "gradient_norm": "Gradient norm",
@@ -72,6 +73,30 @@ def learning_rate_figure(
     if suggestion is not None:
         axes.axvline(suggestion, color=_VALIDATION, linewidth=1.4, label=f"steepest: {suggestion:.2g}")
     axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+    return figure
+
+
+def shares_figure(workers: Mapping[int, Mapping[str, float]]) -> Figure:
+    """Where the time of each worker went, one stacked bar a rank.
+
+    Args:
+        workers: Shares by rank and name; those of a rank add up to 1.
+    """
+    figure = Figure(figsize=(10.4, min(0.9 + 0.34 * len(workers), 8.0)), layout="constrained")
+    axes = figure.subplots()
+    _style(axes, "")
+    ranks = list(workers)
+    left = np.zeros(len(ranks))
+    for name, color in _SHARE_COLORS.items():
+        widths = np.array([workers[rank][name] for rank in ranks])
+        axes.barh(range(len(ranks)), widths, left=left, height=0.66, color=color, label=name)
+        left += widths
+    every = -(-len(ranks) // _MAX_LABELLED)
+    axes.set_yticks(range(0, len(ranks), every), [f"worker {rank}" for rank in ranks[::every]])
+    axes.set(xlim=(0, 1), xlabel="", ylim=(len(ranks) - 0.5, -0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+    figure.legend(loc="outside upper left", ncols=len(_SHARE_COLORS), frameon=False, fontsize=9, labelcolor=_INK)
     return figure
 
 

@@ -75,7 +75,7 @@ def _test(
     for step, batch in enumerate(itertools.islice(_batches(prepared, config, world), steps)):
         rate = ramp(step, steps=steps, lowest=lowest, highest=highest)
         # The sums are those of all workers: each of them breaks off here.
-        sums, _ = step_function(*batch, [float(bool(stop)), 0.0], rate * scale)
+        sums, *_ = step_function(*batch, [float(bool(stop)), 0.0], rate * scale)
         weight, loss = (float(value) for value in sums[:2])
         if float(sums[STOP]) > 0:
             raise StoppedError("stopped before the learning rates were through; nothing was written.")

@@ -17,7 +17,8 @@ from tfpipe.models.assembly import Parts
 from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
 from tfpipe.training.averaging import averaged
-from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
+from tfpipe.training.checkpoint_writer import CheckpointWriter
+from tfpipe.training.checkpoints import TrainingState
 from tfpipe.training.class_weights import class_weights
 from tfpipe.training.evaluation import Evaluation, Evaluator
 from tfpipe.training.limits import steps_of_epoch
@@ -83,7 +84,7 @@ class TrainingLoop:
                 state[0] += self.world.rank
                 variable.assign(state)
 
-    def run(self, state: TrainingState, checkpoints: CheckpointFolder, observers: Sequence[Observer]) -> None:
+    def run(self, state: TrainingState, checkpoints: CheckpointWriter, observers: Sequence[Observer]) -> None:
         """Train from `state` to the end.
 
         Args:
@@ -97,18 +98,19 @@ class TrainingLoop:
         """
         epochs = self.config.training.epochs
         progress = Progress(epochs=epochs, steps_per_epoch=self.steps_per_epoch, shown=self.world.is_chief)
+        if self.world.is_chief:
+            checkpoints.prepare(self.variables())
         for observer in observers:
             observer.on_train_begin()
         self._since, self._ended = time.monotonic(), None
         while state.epoch < epochs and state.ended is None and not self._should_stop_early(state):
             samples = state.samples_seen
             progress.start_epoch(state.epoch, state.step_in_epoch)
-            norm = self._train_epoch(state, checkpoints, progress, observers)
+            self._train_epoch(state, checkpoints, progress, observers)
             rate = progress.samples_per_second
             self.average_moving_statistics()
             metrics = self._epoch_metrics(state, checkpoints) | {
                 "learning_rate": state.learning_rate,
-                "gradient_norm": norm,
                 "samples_per_second": rate if state.samples_seen > samples else math.nan,
                 "corrupt_samples": state.corrupt_samples,
             }
@@ -126,6 +128,7 @@ class TrainingLoop:
             progress.end_epoch(_epoch_line(metrics) + ("  *" if improved else ""))
             for observer in observers:
                 observer.on_epoch_end(finished, metrics)
+        self.world.on_chief(checkpoints.finish)
         if state.ended is not None and self.world.is_chief:
             logger.info("ended after %d steps: %s", state.step, state.ended)
         for observer in observers:
@@ -138,18 +141,17 @@ class TrainingLoop:
     def _train_epoch(
         self,
         state: TrainingState,
-        checkpoints: CheckpointFolder,
+        checkpoints: CheckpointWriter,
         progress: Progress,
         observers: Sequence[Observer],
-    ) -> float:
-        """Steps until the epoch is done; gives the mean gradient norm."""
+    ) -> None:
+        """Steps until the epoch is done."""
         # What a callback finds as the rate is that of the step to come.
         self.optimizer.learning_rate.assign(self.schedule.at(state.step) * state.learning_rate_factor)
         for observer in observers:
             observer.on_epoch_begin(state.epoch)
         self._check_shares(state)
         step_function = self.training_step.at(state.epoch)
-        norms = []
         totals = np.array(state.epoch_totals or [0.0, 0.0, 0.0])
         batches = training_batches(
             self._train, batch_size=self.config.training.batch_size, seed=self.config.training.seed,
@@ -161,24 +163,24 @@ class TrainingLoop:
             for observer in observers:
                 observer.on_step_begin(state.step)
             wishes = [float(bool(self._stop)), float(_end_reason(observers) is not None)]
-            sums, norm = step_function(*batch, wishes, state.learning_rate)
-            sums = sums.numpy().astype(np.float64)
+            sums, norm, ready = step_function(*batch, wishes, state.learning_rate)
+            sums, ended = sums.numpy().astype(np.float64), time.time()
             totals += sums[:3]
             state.epoch_totals = totals.tolist()
             state.corrupt_samples += sums[CORRUPT]
             state.samples_seen += sums[0]
             state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
-            norms.append(float(norm))
-            self._check_step(state, sums, norms[-1], checkpoints)
+            self._check_step(state, sums, float(norm), checkpoints)
             progress.step(loss=task.metrics(totals)["loss"], samples=sums[0])
             record = StepRecord(
                 step=state.step,
                 loss=task.metrics(sums)["loss"],
                 samples=float(sums[0]),
-                gradient_norm=norms[-1],
+                gradient_norm=float(norm),
                 learning_rate=state.learning_rate,
                 input_s=input_s,
                 step_s=time.perf_counter() - started,
+                after_gradients_s=ended - float(ready[0]) if self.world.size > 1 else 0.0,
             )
             for observer in observers:
                 observer.on_step(record)
@@ -186,7 +188,6 @@ class TrainingLoop:
             if sums[END] > 0:
                 self._ended = self._agreed_reason(observers)
                 break
-        return float(np.mean(norms)) if norms else math.nan
 
     def _check_shares(self, state: TrainingState) -> None:
         config, num_samples = self.config.training, len(self._train.source)
@@ -203,7 +204,7 @@ class TrainingLoop:
         left = order[state.step_in_epoch * config.batch_size : self.steps_per_epoch * config.batch_size]
         check_shares(indices[weights > 0], -(-len(indices) // share), left, self.world, epoch=state.epoch)
 
-    def _save_between_epochs(self, state: TrainingState, checkpoints: CheckpointFolder, *, stopped: bool) -> None:
+    def _save_between_epochs(self, state: TrainingState, checkpoints: CheckpointWriter, *, stopped: bool) -> None:
         every = self.config.training.checkpoint_steps
         if stopped:
             self._save_and_stop(state, checkpoints)
@@ -211,16 +212,18 @@ class TrainingLoop:
             self.average_moving_statistics()
             self._save(state, checkpoints)
 
-    def _save_and_stop(self, state: TrainingState, checkpoints: CheckpointFolder) -> None:
+    def _save_and_stop(self, state: TrainingState, checkpoints: CheckpointWriter) -> None:
         self.average_moving_statistics()
         self._save(state, checkpoints)
+        # All wait for the chief: the launcher ends the others as soon as one of them ends.
+        self.world.on_chief(checkpoints.finish)
         cause = self._stop.signal_name or "a signal to another worker"
         raise StoppedError(
             f"{cause} after step {state.step}; the state is saved. "
             f"Go on with: python -m tfpipe.train --config {self.config.output_dir}/config.yaml --resume"
         )
 
-    def _save(self, state: TrainingState, checkpoints: CheckpointFolder, *, best: bool = False) -> None:
+    def _save(self, state: TrainingState, checkpoints: CheckpointWriter, *, best: bool = False) -> None:
         now = time.monotonic()
         state.wall_time_s, self._since = state.wall_time_s + now - self._since, now
         if self.world.is_chief:
@@ -230,7 +233,7 @@ class TrainingLoop:
         """The lowest rank's reason to end; None where no worker has one."""
         return next((reason for reason in self.world.gather_objects(_end_reason(observers)) if reason), None)
 
-    def _check_step(self, state: TrainingState, sums: np.ndarray, norm: float, checkpoints: CheckpointFolder) -> None:
+    def _check_step(self, state: TrainingState, sums: np.ndarray, norm: float, checkpoints: CheckpointWriter) -> None:
         # Under loss scaling a step that overflows is skipped, not an error.
         if not (math.isfinite(sums[1]) and math.isfinite(norm)) and not self.optimizer.scaled:
             raise TrainingError(self._not_finite(state, sums, norm, checkpoints))
@@ -242,7 +245,7 @@ class TrainingLoop:
                 "`python -m tfpipe.data validate` lists them."
             )
 
-    def _not_finite(self, state: TrainingState, sums: np.ndarray, norm: float, checkpoints: CheckpointFolder) -> str:
+    def _not_finite(self, state: TrainingState, sums: np.ndarray, norm: float, checkpoints: CheckpointWriter) -> str:
         training, source = self.config.training, self._train.source
         order = epoch_order(len(source), seed=training.seed, epoch=state.epoch)
         batch = order[(state.step_in_epoch - 1) * training.batch_size : state.step_in_epoch * training.batch_size]
@@ -259,7 +262,7 @@ class TrainingLoop:
             f"{'; '.join(samples)}. Last good checkpoint: {good or 'none'}."
         )
 
-    def _epoch_metrics(self, state: TrainingState, checkpoints: CheckpointFolder) -> dict[str, float]:
+    def _epoch_metrics(self, state: TrainingState, checkpoints: CheckpointWriter) -> dict[str, float]:
         metrics = task.metrics(np.array(state.epoch_totals))
         if self._validation is None:
             return metrics

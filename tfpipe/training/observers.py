@@ -17,6 +17,8 @@ class StepRecord:
         learning_rate: Of this update.
         input_s: Seconds that this worker waited for its part of the batch.
         step_s: Seconds that it then computed and communicated.
+        after_gradients_s: Of these, seconds after its own gradients were computed: the update, communication that
+            computing did not hide, and the wait for slower workers. 0 where a worker is alone.
     """
 
     step: int
@@ -26,6 +28,7 @@ class StepRecord:
     learning_rate: float
     input_s: float
     step_s: float
+    after_gradients_s: float = 0.0
 
 
 class Observer:

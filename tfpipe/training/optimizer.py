@@ -79,7 +79,9 @@ class DataParallelOptimizer(keras.optimizers.Optimizer):
         variables = trainable_variables if trainable_variables is not None else self.inner._trainable_variables
         self.apply_sums(grads, variables, tf.ones((1,)))
 
-    def apply_sums(self, gradients: Sequence[Any], variables: Sequence[Any], sums: Any) -> tuple[Any, Any]:
+    def apply_sums(
+        self, gradients: Sequence[Any], variables: Sequence[Any], sums: Any, *, alone: bool = False
+    ) -> tuple[Any, Any]:
         """Reduce gradient sums and update.
 
         Args:
@@ -87,14 +89,16 @@ class DataParallelOptimizer(keras.optimizers.Optimizer):
                 variable that took no part.
             variables: What they are the gradients of.
             sums: (n,) float32, the first being the weight of this worker's examples; see `reduce_gradients`.
+            alone: Leave the other workers out, as if there were none.
 
         Returns:
             The reduced sums, and the global norm of the averaged gradients before clipping.
         """
         self.build(variables)
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+        world = World() if alone else self.world
         averaged, total = reduce_gradients(
-            [g for g, _ in pairs], sums, self.world, reduction=self._reduction, compression=self._compression
+            [g for g, _ in pairs], sums, world, reduction=self._reduction, compression=self._compression
         )
         if self.scaled:
             averaged = [scaled(g, 1.0 / self.loss_scale.value) for g in averaged]

@@ -195,7 +195,7 @@ def _timed_steps(step: TrainingStep, batch: Batch, learning_rate: float) -> Tria
     for number in range(_STEPS + 1):
         started = time.perf_counter()
         # A small step, so that no setting of the learning rate can spoil the loss that is judged.
-        sums, norm = function(*batch, np.zeros(2, np.float32), min(learning_rate, 1e-4))
+        sums, norm, _ = function(*batch, np.zeros(2, np.float32), min(learning_rate, 1e-4))
         finite = finite and math.isfinite(float(sums[1])) and (math.isfinite(float(norm)) or step.optimizer.scaled)
         if number:
             seconds.append(time.perf_counter() - started)

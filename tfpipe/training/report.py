@@ -16,7 +16,8 @@ from tfpipe.settings import Config
 from tfpipe.tracking import value_text
 from tfpipe.training.figures import confusion_figure as confusion_figure
 from tfpipe.training.figures import loss_figure as loss_figure
-from tfpipe.training.figures import rates_figure, svg_uri
+from tfpipe.training.figures import rates_figure, shares_figure, svg_uri
+from tfpipe.training.summary import mean_worker_shares, summary_rows
 
 REPORT_FILE = "report.html"
 
@@ -63,7 +64,7 @@ def write_report(
         output_dir: Folder of the run.
         config: The resolved configuration.
         history: Metrics by name, one entry an epoch: loss, val_loss, accuracy, val_accuracy, learning_rate,
-            gradient_norm, samples_per_second; any may be absent or NaN.
+            gradient_norm, samples_per_second and those of `tfpipe.training.telemetry`; any may be absent or NaN.
         confusion: (classes, classes) counts, true class by row; None where nothing was evaluated.
         labels: Class names.
         summary: What `model.json` says, and anything else worth a line. `summary["metrics"]["epoch"]`, counted from 0,
@@ -75,6 +76,7 @@ def write_report(
     metrics = dict(summary.get("metrics", {}))
     best_epoch = metrics.pop("epoch", None)
     scores = class_scores(confusion, labels) if confusion is not None else []
+    shares = mean_worker_shares(history)
     page = _page().render(
         summary=summary,
         metrics=metrics,
@@ -83,6 +85,8 @@ def write_report(
         num_classes=len(labels),
         curves=svg_uri(loss_figure(history)) if history else None,
         rates=svg_uri(rates_figure(history)) if history else None,
+        shares=svg_uri(shares_figure(shares)) if shares else None,
+        course=_course(history, summary),
         confusion=svg_uri(confusion_figure(confusion, labels)) if confusion is not None else None,
         pairs=confused_pairs(confusion, labels)[:_MAX_PAIRS] if confusion is not None else [],
         scores=sorted(scores, key=lambda score: (math.isnan(score.f1), score.f1)),
@@ -125,6 +129,12 @@ def confused_pairs(confusion: NDArray[Any], labels: Sequence[str]) -> list[Confu
         )
         for row, column in places
     ]
+
+
+def _course(history: Sequence[Mapping[str, float]], summary: Mapping[str, Any]) -> dict[str, str]:
+    if "wall_time_s" not in summary or not history:
+        return {}
+    return summary_rows(history, workers=summary.get("workers", 1), wall_time_s=summary["wall_time_s"])
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, str]:

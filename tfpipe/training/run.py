@@ -35,16 +35,21 @@ from tfpipe.settings import Config
 from tfpipe.tasks import image_classification as task
 from tfpipe.training import agreement, artifacts, checkpoints, limits, precision, report, workspace
 from tfpipe.training.averaging import adopt_average
+from tfpipe.training.checkpoint_writer import CheckpointWriter
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
 from tfpipe.training.elastic import Commit, CommitEverySteps, Watchdog
 from tfpipe.training.evaluation import Evaluation
 from tfpipe.training.keras_callbacks import KerasCallbacks, build_callbacks
 from tfpipe.training.loop import TrainingLoop
+from tfpipe.training.metrics_server import MetricsServer
 from tfpipe.training.observers import Observer
 from tfpipe.training.peers import Peer, describe_lost, introduce
+from tfpipe.training.profiling import Profile
 from tfpipe.training.recipe import check_loss
 from tfpipe.training.sentinel import DesyncSentinel
 from tfpipe.training.signals import StopRequest
+from tfpipe.training.summary import summary_rows, summary_text
+from tfpipe.training.telemetry import Telemetry
 from tfpipe.training.time_limit import TimeLimit
 from tfpipe.training.tuning import HorovodTuning
 from tfpipe.training.user_metrics import build_metrics, check_metrics
@@ -83,8 +88,8 @@ class TrainingResult:
     wall_time_s: float
 
 
-class _Tracked(Observer):
-    """Logs each epoch."""
+class Tracked(Observer):
+    """Records the metrics of each epoch."""
 
     def __init__(self, tracker: tracking.Tracker) -> None:
         self._tracker = tracker
@@ -93,7 +98,9 @@ class _Tracked(Observer):
         tracking.log_epoch(self._tracker, epoch, metrics)
 
 
-def run(config: Config, *, resume: bool, overwrite: bool, fast_dev_run: bool = False) -> TrainingResult:
+def run(
+    config: Config, *, resume: bool, overwrite: bool, fast_dev_run: bool = False, profile: bool = False
+) -> TrainingResult:
     """Train, evaluate, save and register; see `tfpipe.train.train`."""
     _check_elastic(config)
     commit = Commit()
@@ -103,11 +110,20 @@ def run(config: Config, *, resume: bool, overwrite: bool, fast_dev_run: bool = F
         held.callback(keras.mixed_precision.set_global_policy, keras.mixed_precision.global_policy())
         if launched_elastic():
             held.enter_context(contextlib.closing(Watchdog(config.training.stall_s)))
-        world = join(placement=config.training.placement, threads=config.training.threads)
+        training = config.training
+        timeline = None if training.timeline is None else Path(training.timeline)
+        world = join(placement=training.placement, threads=training.threads, timeline=timeline)
         while True:
             try:
                 return _sitting(
-                    config, world, commit, stop, resume=resume, overwrite=overwrite, fast_dev_run=fast_dev_run
+                    config,
+                    world,
+                    commit,
+                    stop,
+                    resume=resume,
+                    overwrite=overwrite,
+                    fast_dev_run=fast_dev_run,
+                    profile=profile,
                 )
             except Regroup as change:
                 # The warning goes to every worker's output: which of them is the chief changes too.
@@ -126,6 +142,7 @@ def _sitting(
     resume: bool,
     overwrite: bool,
     fast_dev_run: bool,
+    profile: bool,
 ) -> TrainingResult:
     """The run with the workers that are there, to its end or until they change."""
     folder = Path(config.output_dir)
@@ -150,7 +167,8 @@ def _sitting(
                 )
             )
             agreement.check_same_configuration(mine, world)
-            result = _run(config, world, folder, stop, commit, fast_dev_run=fast_dev_run)
+            servers = _servers(config, world, held)
+            result = _run(config, world, folder, stop, commit, servers, fast_dev_run=fast_dev_run, profile=profile)
             missed = missed_criteria(result.metrics, config.tracking.min_metrics)
             if missed:
                 raise GateError(f"tracking.min_metrics: {' '.join(missed)} The model was logged, not registered.")
@@ -245,8 +263,26 @@ def prepare(config: Config, world: World, stop: StopRequest, *, fast_dev_run: bo
     return Prepared(splits, train, validation, test, parts, loop, user_callbacks)
 
 
+def _servers(config: Config, world: World, held: contextlib.ExitStack) -> list[Observer]:
+    """What others look at a run through; told before it starts if it cannot be had."""
+    servers: list[Observer] = []
+    if (port := config.training.metrics_port) is not None:
+        host = config.training.metrics_host
+        world.on_chief(lambda: servers.append(held.enter_context(MetricsServer(host, port))))
+        _say(world, "metrics: http://%s:%d/metrics", host, port)
+    return servers
+
+
 def _run(
-    config: Config, world: World, folder: Path, stop: StopRequest, commit: Commit, *, fast_dev_run: bool
+    config: Config,
+    world: World,
+    folder: Path,
+    stop: StopRequest,
+    commit: Commit,
+    servers: list[Observer],
+    *,
+    fast_dev_run: bool,
+    profile: bool,
 ) -> TrainingResult:
     prepared = prepare(config, world, stop, fast_dev_run=fast_dev_run)
     splits, parts, loop = prepared.splits, prepared.parts, prepared.loop
@@ -269,14 +305,19 @@ def _run(
         if state.history:
             # Its metrics may have been on their way when the earlier sitting ended.
             tracking.log_epoch(tracker, len(state.history) - 1, state.history[-1])
-        with contextlib.closing(WorldChanges()) as changes:
-            observers = _observers(config, loop, tracker, prepared.callbacks, state)
+        with contextlib.closing(WorldChanges()) as changes, contextlib.ExitStack() as held:
+            observers = [
+                Telemetry(loop, state), *servers, *_observers(config, loop, tracker, prepared.callbacks, state)
+            ]  # fmt: skip
+            if profile and world.is_chief:
+                num_steps = config.training.epochs * loop.steps_per_epoch - state.step
+                observers.append(held.enter_context(Profile(folder / "profile", num_steps)))
             if launched_elastic():
                 every = config.training.elastic_commit_steps
                 observers.insert(0, CommitEverySteps(loop, state, commit, world, changes, every_steps=every))
-            loop.run(state, saved, observers)
+            loop.run(state, held.enter_context(CheckpointWriter(saved)), observers)
         # 6. The best weights are the model.
-        world.on_chief(lambda: _restore_best(loop, saved))
+        state.best_epoch = world.on_chief(lambda: restore_best(loop, saved, state))
         world.broadcast_variables(parts.model.variables)
         readers = {"val": prepared.validation, "test": prepared.test}
         evaluations = {name: loop.evaluate(r) for name, r in readers.items() if r is not None}
@@ -303,6 +344,7 @@ def _run(
         workers=world.size,
         wall_time_s=state.wall_time_s,
     )
+    _say(world, "%s", summary_text(summary_rows(state.history, workers=world.size, wall_time_s=state.wall_time_s)))
     if world.is_chief:
         document = asdict(result)
         document.pop("output_dir")
@@ -328,7 +370,7 @@ def _observers(
         observers.append(KerasCallbacks(callbacks, training, loop.parts, loop.optimizer, world, state, steps))
     # Variables and their gradients are float32 under every precision.
     sizes = [4 * int(np.prod(variable.shape)) for variable in loop.parts.network.trainable_variables]
-    return [*observers, _Tracked(tracker), HorovodTuning(world, gradient_bytes=sizes)]
+    return [*observers, Tracked(tracker), HorovodTuning(world, gradient_bytes=sizes)]
 
 
 def _check_metric_names(config: Config) -> None:
@@ -410,6 +452,7 @@ def _restore(loop: TrainingLoop, saved: CheckpointFolder, commit: Commit) -> Tra
         checkpoints.restore(loop.variables(), commit.arrays, where="the last commit")
         logger.info("going on from the last commit: epoch %d, step %d", commit.state.epoch + 1, commit.state.step)
         return copy.deepcopy(commit.state)
+    saved.tidy()
     newest = saved.load_newest()
     if newest is None:
         return TrainingState()
@@ -419,13 +462,26 @@ def _restore(loop: TrainingLoop, saved: CheckpointFolder, commit: Commit) -> Tra
     return state
 
 
-def _restore_best(loop: TrainingLoop, saved: CheckpointFolder) -> None:
+def restore_best(loop: TrainingLoop, saved: CheckpointFolder, state: TrainingState) -> int | None:
+    """Bring the best weights back; gives their epoch."""
     best = saved.load_best()
     if best is None:
         logger.warning("the best checkpoint cannot be read; the last weights are saved instead.")
-        return
-    checkpoints.restore(loop.variables(), best[0], where="the best checkpoint")
+        return len(state.history) - 1
+    arrays, then = best
+    if then.best_epoch != state.best_epoch:
+        logger.warning(
+            "the checkpoint of the best epoch, %s, was not written; epoch %s, the best that was, is saved instead.",
+            _counted(state.best_epoch),
+            _counted(then.best_epoch),
+        )
+    checkpoints.restore(loop.variables(), arrays, where="the best checkpoint")
     adopt_average(loop.optimizer)
+    return then.best_epoch
+
+
+def _counted(epoch: int | None) -> str:
+    return "unknown" if epoch is None else str(epoch + 1)
 
 
 def _start_tracking(config: Config, world: World, state: TrainingState, splits: Splits) -> tracking.Tracker:
@@ -490,7 +546,7 @@ def _finish(
     artifacts.save_calibration(
         folder / "calibration", splits.train, seed=config.training.seed, max_pixels=config.data.max_image_pixels
     )
-    summary = card | {"workers": world.size, "ended": state.ended}
+    summary = card | {"workers": world.size, "ended": state.ended, "wall_time_s": state.wall_time_s}
     _report(config, folder, parts.labels, state, evaluations, tracker, summary)
     tracker.log_metrics({f"final_{name}": value for name, value in metrics.items()}, step=state.epoch)
     if isinstance(tracker, tracking.NoTracker):

@@ -44,12 +44,13 @@ class TrainingStep:
         self.parts, self.config, self.optimizer = parts, config, optimizer
         synchronized = config.training.sync_batch_norm and optimizer.world.size > 1
         self._statistics = SynchronizedStatistics(parts.network, optimizer.world) if synchronized else None
-        self._row_shape, self._class_weights = row_shape, class_weights
+        self.row_shape, self._class_weights = row_shape, class_weights
         self._losses = build_losses(config.training, smoothing=config.training.label_smoothing)
         network = parts.network
         self._forward: Callable[[Any], Any] = partial(network, training=True)
         if config.training.rematerialization == "segments":
             self._forward = recomputing(network)
+        self._timed = optimizer.world.size > 1
         self._compiled: dict[int, Callable[..., Any]] = {}
 
     def at(self, epoch: int) -> Callable[..., Any]:
@@ -58,29 +59,40 @@ class TrainingStep:
         Returns:
             A function of the five parts of a `Batch`, whether this worker wants to stop or to end the run (each 1.0 or
             0.0) and the learning rate. It gives the sums over all workers, (6,) float32: those of `task.counts`,
-            corrupt samples, workers that want to stop, workers that want to end; and the global norm of the averaged
-            gradients.
+            corrupt samples, workers that want to stop, workers that want to end; the global norm of the averaged
+            gradients; and, where there are several workers, the time (as of `time.time`) at which this worker's own
+            gradients were computed, (2,) of which the second number means nothing.
         """
         key = stage(self.config.model, epoch)
         if key not in self._compiled:
-            variables = freeze(self.parts.network, self.config.model, epoch)
             # Traced anew for each stage: which layers train is fixed when the graph is made.
-            self._compiled[key] = tf.function(
-                lambda *inputs: self._step(variables, Batch(*inputs[:5]), *inputs[5:]),
-                input_signature=[*self._signature(), tf.TensorSpec((2,)), tf.TensorSpec(())],
-            )
+            self._compiled[key] = self._compile(epoch, alone=False)
         return self._compiled[key]
 
-    def _step(self, variables: list[Any], batch: Batch, wishes: Any, learning_rate: Any) -> tuple[Any, Any]:
+    def alone(self, epoch: int) -> Callable[..., Any]:
+        """The step that `at` gives, as one worker would take it by itself: no gradient is sent."""
+        return self._compile(epoch, alone=True)
+
+    def _compile(self, epoch: int, *, alone: bool) -> Callable[..., Any]:
+        variables = freeze(self.parts.network, self.config.model, epoch)
+        return tf.function(  # type: ignore[no-any-return]
+            lambda *inputs: self._step(variables, Batch(*inputs[:5]), *inputs[5:], alone=alone),
+            input_signature=[*self._signature(), tf.TensorSpec((2,)), tf.TensorSpec(())],
+        )
+
+    def _step(
+        self, variables: list[Any], batch: Batch, wishes: Any, learning_rate: Any, *, alone: bool
+    ) -> tuple[Any, Any, Any]:
         pieces = self.config.training.accumulation_steps
         if pieces == 1:
             gradients, counts = self._gradients(variables, batch)
         else:
             gradients, counts = self._accumulated_gradients(variables, batch, pieces)
         sums = tf.concat([counts, [batch.num_corrupt], wishes], axis=0)
+        ready = moment_after(tf.nest.flatten(gradients, expand_composites=True)) if self._timed else tf.zeros(2)
         self.optimizer.learning_rate.assign(learning_rate)
-        total, norm = self.optimizer.apply_sums(gradients, variables, sums)
-        return total[1:], norm
+        total, norm = self.optimizer.apply_sums(gradients, variables, sums, alone=alone)
+        return total[1:], norm, ready
 
     def _gradients(self, variables: list[Any], batch: Batch) -> tuple[list[Any], Any]:
         """Sums over examples: gradients of the scaled loss; the weight in them, followed by task.counts."""
@@ -131,5 +143,17 @@ class TrainingStep:
 
     def _signature(self) -> list[Any]:
         draws = tf.TensorSpec((None, len(DRAWS)), tf.float32)
-        images = tf.TensorSpec((None, *self._row_shape), tf.float32)
+        images = tf.TensorSpec((None, *self.row_shape), tf.float32)
         return [images, tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float32), draws, tf.TensorSpec(())]
+
+
+def moment_after(tensors: list[Any]) -> Any:
+    """The time at which all of these are computed. Nothing waits for it: gradients are sent as they come."""
+    with tf.control_dependencies(tensors):
+        # For a GPU computed means queued. A number copied out of it comes when the queue before it is done.
+        mark = tf.reshape(tensors[0], [-1])[:1]
+    with tf.device("CPU:0"):
+        mark = tf.reduce_sum(tf.cast(mark, tf.float64))
+        with tf.control_dependencies([mark]):
+            # The copy is given too: TensorFlow leaves out what nobody reads.
+            return tf.stack([tf.timestamp(), mark])
