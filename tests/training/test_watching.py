@@ -68,7 +68,7 @@ def data(tmp_path_factory):
 def watched(tmp_path_factory, data):
     """A finished run with the pages that it served."""
     root, port = tmp_path_factory.mktemp("watched"), free_port()
-    config = small_config(root, data, epochs=8, metrics_port=port, precision="mixed_float16")
+    config = small_config(root, data, epochs=8, metrics_port=port, precision="mixed_float16", allow_slow_precision=True)
     scraper = Scraper(port)
     scraper.start()
     try:
