@@ -24,8 +24,10 @@ def run_command(command: Callable[[], int]) -> int:
     quiet_libraries()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Libraries' own news is not ours to tell.
-    for name in ("mlflow", "alembic", "absl", "tensorflow", "tf2onnx", "PIL", "matplotlib", "httpx"):
+    for name in ("mlflow", "alembic", "absl", "tf2onnx", "PIL", "matplotlib", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of functions that are compiled anew; a run that goes on with other workers does so on purpose.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         with _interrupted_by_sigterm():
             return command()

@@ -20,7 +20,7 @@ from tfpipe.models.assembly import (
 from tfpipe.provenance import git_commit, library_versions
 from tfpipe.settings import Config
 from tfpipe.training import artifacts, checkpoints
-from tfpipe.training.run import adapted_normalization
+from tfpipe.training.preparation import adapted_normalization
 
 
 def is_checkpoint(path: Path) -> bool:

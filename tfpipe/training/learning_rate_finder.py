@@ -16,7 +16,7 @@ from tfpipe.data.pipeline import Batch, training_batches
 from tfpipe.distributed import World, join
 from tfpipe.settings import Config
 from tfpipe.training.agreement import check_same_configuration
-from tfpipe.training.run import Prepared, prepare
+from tfpipe.training.preparation import Prepared, prepare
 from tfpipe.training.signals import StopRequest
 from tfpipe.training.step import STOP
 

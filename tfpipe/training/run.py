@@ -5,7 +5,6 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +15,32 @@ import tensorflow as tf
 from tfpipe import tracking
 from tfpipe.config import save_config
 from tfpipe.core.criteria import missed_criteria
-from tfpipe.core.errors import ConfigError, DataError, GateError, StoppedError, TfpipeError, TrainingError
-from tfpipe.data.pipeline import RowReader
-from tfpipe.data.splits import Splits, open_splits
+from tfpipe.core.errors import ConfigError, GateError, StoppedError, TfpipeError, TrainingError
+from tfpipe.data.splits import Splits
 from tfpipe.distributed import Regroup, World, WorldChanges, is_lost_worker, join, launched, launched_elastic
-from tfpipe.models.assembly import (
-    Parts,
-    assemble,
-    build_network,
-    build_preprocessing,
-    build_resize,
-    known_normalization,
-)
-from tfpipe.models.zoo import Normalization
 from tfpipe.provenance import git_commit, library_versions
-from tfpipe.registry import ModelVersion, Registry, register_if_good
 from tfpipe.settings import Config
-from tfpipe.tasks import image_classification as task
-from tfpipe.training import agreement, artifacts, checkpoints, limits, precision, report, workspace
+from tfpipe.training import agreement, checkpoints, limits, precision, workspace
 from tfpipe.training.averaging import adopt_average
 from tfpipe.training.checkpoint_writer import CheckpointWriter
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
+from tfpipe.training.completion import final_metrics, finish
 from tfpipe.training.elastic import Commit, CommitEverySteps, Watchdog
-from tfpipe.training.evaluation import Evaluation
-from tfpipe.training.keras_callbacks import KerasCallbacks, build_callbacks
+from tfpipe.training.keras_callbacks import KerasCallbacks
 from tfpipe.training.loop import TrainingLoop
 from tfpipe.training.metrics_server import MetricsServer
 from tfpipe.training.observers import Observer
 from tfpipe.training.peers import Peer, describe_lost, introduce
+from tfpipe.training.preparation import prepare, say
 from tfpipe.training.profiling import Profile
-from tfpipe.training.recipe import check_loss
 from tfpipe.training.sentinel import DesyncSentinel
 from tfpipe.training.signals import StopRequest
 from tfpipe.training.summary import summary_rows, summary_text
 from tfpipe.training.telemetry import Telemetry
 from tfpipe.training.time_limit import TimeLimit
 from tfpipe.training.tuning import HorovodTuning
-from tfpipe.training.user_metrics import build_metrics, check_metrics
 
 logger = logging.getLogger(__name__)
-
-# Enough to know a mean and a standard deviation to half a percent; a larger data set would cost an epoch of reading.
-_ADAPT_SAMPLES = 10_000
-_ADAPT_CHUNK = 256
-# A channel that is all but constant would be divided by nearly zero.
-_LEAST_STD = 1 / 255
 
 
 @dataclass(frozen=True)
@@ -209,67 +189,13 @@ def _check_elastic(config: Config) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Data and model of a run, before its first step; `callbacks` are the user's."""
-
-    splits: Splits
-    train: RowReader
-    validation: RowReader | None
-    test: RowReader | None
-    parts: Parts
-    loop: TrainingLoop
-    callbacks: Sequence[keras.callbacks.Callback]
-
-
-def prepare(config: Config, world: World, stop: StopRequest, *, fast_dev_run: bool = False) -> Prepared:
-    """Open the data and build the model, the same on every worker.
-
-    Raises:
-        ConfigError: The configuration does not go with the data or the model.
-        DataError: The data cannot be used.
-    """
-    # 1. Data: the same on every worker.
-    _say(world, "placement: %s", world.describe_placement())
-    _check_metric_names(config)
-    user_callbacks = world.together(lambda: build_callbacks(config.training))
-    world.together(lambda: precision.check(config.training))
-    splits = _open_data(config, world)
-    splits = limits.one_batch_each(splits, config) if fast_dev_run else limits.limited(splits, config)
-    check_loss(config.training, len(splits.train.labels))
-    check_metrics(build_metrics(config.training), len(splits.train.labels))
-    _say(world, "%s", _data_line(splits))
-
-    # 2. Model.
-    keras.utils.set_random_seed(config.training.seed)
-    if config.training.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    train = _reader(splits.train, config, world)
-    if config.training.precision == "auto":
-        config = precision.resolve(config, len(splits.train.labels), train, world)
-    keras.mixed_precision.set_global_policy(config.training.precision)
-    validation, test = (
-        None if source is None else _reader(source, config, world) for source in (splits.validation, splits.test)
-    )
-    parts = world.together(lambda: _build(config, splits, train, world))
-    loop = world.together(lambda: TrainingLoop(parts, config, world, train, validation, stop))
-    _say(
-        world,
-        "model: %s, %s parameters, %d worker(s)",
-        config.model.name,
-        f"{parts.model.count_params():,}",
-        world.size,
-    )
-    return Prepared(splits, train, validation, test, parts, loop, user_callbacks)
-
-
 def _servers(config: Config, world: World, held: contextlib.ExitStack) -> list[Observer]:
     """What others look at a run through; told before it starts if it cannot be had."""
     servers: list[Observer] = []
     if (port := config.training.metrics_port) is not None:
         host = config.training.metrics_host
         world.on_chief(lambda: servers.append(held.enter_context(MetricsServer(host, port))))
-        _say(world, "metrics: http://%s:%d/metrics", host, port)
+        say(world, "metrics: http://%s:%d/metrics", host, port)
     return servers
 
 
@@ -321,9 +247,9 @@ def _run(
         world.broadcast_variables(parts.model.variables)
         readers = {"val": prepared.validation, "test": prepared.test}
         evaluations = {name: loop.evaluate(r) for name, r in readers.items() if r is not None}
-        metrics = _final_metrics(state, evaluations)
+        metrics = final_metrics(state, evaluations)
         version = world.on_chief(
-            lambda: _finish(config, folder, parts, splits, state, metrics, evaluations, tracker, world)
+            lambda: finish(config, folder, parts, splits, state, metrics, evaluations, tracker, world)
         )
     except BaseException as error:
         if launched_elastic() and (isinstance(error, Regroup) or is_lost_worker(error)):
@@ -344,7 +270,7 @@ def _run(
         workers=world.size,
         wall_time_s=state.wall_time_s,
     )
-    _say(world, "%s", summary_text(summary_rows(state.history, workers=world.size, wall_time_s=state.wall_time_s)))
+    say(world, "%s", summary_text(summary_rows(state.history, workers=world.size, wall_time_s=state.wall_time_s)))
     if world.is_chief:
         document = asdict(result)
         document.pop("output_dir")
@@ -371,80 +297,6 @@ def _observers(
     # Variables and their gradients are float32 under every precision.
     sizes = [4 * int(np.prod(variable.shape)) for variable in loop.parts.network.trainable_variables]
     return [*observers, Tracked(tracker), HorovodTuning(world, gradient_bytes=sizes)]
-
-
-def _check_metric_names(config: Config) -> None:
-    """Hours of training must not end at a name that was mistyped.
-
-    Raises:
-        ConfigError: `training.monitor` or `tracking.min_metrics` names a metric that this task does not have.
-    """
-    known = [f"{prefix}{name}" for prefix in ("", "val_", "test_") for name in task.METRICS]
-    known += [f"{prefix}{metric.name}" for prefix in ("val_", "test_") for metric in build_metrics(config.training)]
-    named = [("training.monitor", config.training.monitor)]
-    named += [("tracking.min_metrics", name) for name in config.tracking.min_metrics]
-    problems = [
-        f"{key}: expected one of {', '.join(known)}, received {name!r}." for key, name in named if name not in known
-    ]
-    if config.training.monitor.startswith("test_"):
-        problems.append("training.monitor: expected a metric of every epoch; test data are scored once, at the end.")
-    if problems:
-        raise ConfigError("\n".join(problems))
-
-
-def _open_data(config: Config, world: World) -> Splits:
-    splits = world.together(lambda: open_splits(config))
-    agreement.check_same_data(splits, world)
-    agreement.check_enough_for_all(config, len(splits.train), world)
-    return splits
-
-
-def _data_line(splits: Splits) -> str:
-    counts = [
-        f"{len(source)} {name}"
-        for name, source in (("training", splits.train), ("validation", splits.validation), ("test", splits.test))
-        if source is not None
-    ]
-    return f"data: {', '.join(counts)} samples, {len(splits.train.labels)} classes"
-
-
-def _reader(source: Any, config: Config, world: World) -> RowReader:
-    return RowReader(
-        source, build_resize(config.preprocessing), max_pixels=config.data.max_image_pixels, cache=config.data.cache,
-        processes=world.local_size,
-    )  # fmt: skip
-
-
-def _build(config: Config, splits: Splits, train: RowReader, world: World) -> Parts:
-    known = known_normalization(config)
-    # A name or a file of weights that is wrong is told before samples are read.
-    network = build_network(config, len(splits.train.labels))
-    normalization = known or adapted_normalization(train, world)
-    return assemble(build_preprocessing(config.preprocessing, normalization), network, splits.train.labels)
-
-
-def adapted_normalization(reader: RowReader, world: World) -> Normalization:
-    """Mean and standard deviation per channel of up to 10,000 training samples; each worker reads its share.
-
-    Raises:
-        DataError: None of them can be read.
-    """
-    picked = np.unique(np.linspace(0, len(reader.source) - 1, _ADAPT_SAMPLES).astype(np.int64))
-    mine = picked[world.rank :: world.size]
-    sums = np.zeros((3, 3))
-    for start in range(0, len(mine), _ADAPT_CHUNK):
-        rows, readable = reader.read(mine[start : start + _ADAPT_CHUNK])
-        values = rows[readable].astype(np.float64) / 255.0
-        sums += [np.full(3, values[..., 0].size), values.sum((0, 1, 2)), np.square(values).sum((0, 1, 2))]
-    count, total, squares = np.sum(world.gather_objects(sums), axis=0)
-    if not count[0]:
-        raise DataError(
-            "data.path: expected readable training samples, received none. `python -m tfpipe.data validate` says why."
-        )
-    mean = total / count
-    std = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0.0)), _LEAST_STD)
-    # Six digits: how the sums were split over workers must not show.
-    return Normalization(tuple(np.round(mean, 6).tolist()), tuple(np.round(std, 6).tolist()))
 
 
 def _restore(loop: TrainingLoop, saved: CheckpointFolder, commit: Commit) -> TrainingState:
@@ -504,86 +356,6 @@ def _start_tracking(config: Config, world: World, state: TrainingState, splits: 
     return started[0]
 
 
-def _final_metrics(state: TrainingState, evaluations: dict[str, Evaluation | None]) -> dict[str, float]:
-    """The best epoch's training metrics, and what the saved weights score."""
-    epoch = state.best_epoch if state.best_epoch is not None else len(state.history) - 1
-    best = state.history[epoch]
-    metrics = {name: best[name] for name in ("loss", "accuracy")} | {"epoch": float(epoch)}
-    for prefix, evaluation in evaluations.items():
-        if evaluation is None:
-            raise StoppedError("stopped during the last evaluation; give --resume to finish.")
-        metrics |= {f"{prefix}_{name}": value for name, value in evaluation.metrics.items()}
-    return metrics
-
-
-def _finish(
-    config: Config,
-    folder: Path,
-    parts: Parts,
-    splits: Splits,
-    state: TrainingState,
-    metrics: dict[str, float],
-    evaluations: dict[str, Evaluation | None],
-    tracker: tracking.Tracker,
-    world: World,
-) -> ModelVersion | None:
-    """On the chief: write the trained-model folder and the report, log them, register."""
-    card = {
-        "task": config.task,
-        "labels": list(parts.labels),
-        "model_name": config.tracking.registered_model,
-        "run_id": state.run_id,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "metrics": metrics,
-        "data_fingerprint": splits.fingerprint,
-        "git_commit": git_commit(),
-        "library_versions": library_versions(),
-        "samples": {"train": len(splits.train), "validation": len(splits.validation or ())},
-    }
-    artifacts.save_model(parts, folder / "model.keras")
-    artifacts.save_model_card(folder / "model.json", card)
-    artifacts.save_validation_index(folder / "validation.json", splits)
-    artifacts.save_calibration(
-        folder / "calibration", splits.train, seed=config.training.seed, max_pixels=config.data.max_image_pixels
-    )
-    summary = card | {"workers": world.size, "ended": state.ended, "wall_time_s": state.wall_time_s}
-    _report(config, folder, parts.labels, state, evaluations, tracker, summary)
-    tracker.log_metrics({f"final_{name}": value for name, value in metrics.items()}, step=state.epoch)
-    if isinstance(tracker, tracking.NoTracker):
-        return None
-    version = register_if_good(
-        Registry(config.tracking.uri, retry_s=config.tracking.retry_s),
-        config.tracking.registered_model,
-        run_id=state.run_id or "",
-        folder=folder,
-        metrics=metrics,
-        min_metrics=config.tracking.min_metrics,
-        metadata=card,
-    )
-    tracker.finish("FINISHED")
-    return version
-
-
-def _report(
-    config: Config,
-    folder: Path,
-    labels: Sequence[str],
-    state: TrainingState,
-    evaluations: dict[str, Evaluation | None],
-    tracker: tracking.Tracker,
-    summary: dict[str, Any],
-) -> None:
-    evaluation = evaluations.get("test") or evaluations.get("val")
-    confusion = None if evaluation is None else evaluation.confusion
-    page = report.write_report(
-        folder, config=config, history=state.history, confusion=confusion, labels=labels, summary=summary
-    )
-    tracker.log_file(page)
-    tracker.log_figure(report.loss_figure(state.history), "curves.png")
-    if confusion is not None:
-        tracker.log_figure(report.confusion_figure(confusion, labels), "confusion.png")
-
-
 def _explain(error: tf.errors.OpError, config: Config) -> TrainingError:
     if isinstance(error, tf.errors.ResourceExhaustedError):
         training = config.training
@@ -600,11 +372,6 @@ def _note_status(world: World, folder: Path, error: TfpipeError | None) -> None:
     if world.is_chief:
         with contextlib.suppress(OSError):
             workspace.save_status(folder, error)
-
-
-def _say(world: World, message: str, *values: Any) -> None:
-    if world.is_chief:
-        logger.info(message, *values)
 
 
 def _nothing(_: Any) -> None:
