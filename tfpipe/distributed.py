@@ -359,6 +359,10 @@ def join(
             host=host_name(),
             patience_s=_START_PATIENCE_S,
         )
+    if launched_elastic():
+        # Workers wait so long for one that joins, whose start includes importing TensorFlow, and abort otherwise; and
+        # for one that is gone without a word. Horovod's own 30 seconds were too few on a busy machine.
+        os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "60")
     hvd.init()
     if again:
         # The launcher's word is from the start; what asks for the rank before `join` must get the present one.

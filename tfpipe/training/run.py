@@ -136,14 +136,13 @@ def _sitting(
             config, overwrite = limits.fast_dev_run(config), True
         folder = Path(config.output_dir)
         again = commit.state is not None
-        if resume or again:
-            config = world.on_chief(lambda: precision.recorded(config, folder / workspace.CONFIG))
+        # Asked by all, as a worker that joins an elastic run does not know that it goes on.
+        started = resume or again
+        config = world.on_chief(lambda: precision.recorded(config, folder / workspace.CONFIG) if started else config)
         with contextlib.ExitStack() as held:
             world.on_chief(
                 lambda: _nothing(
-                    held.enter_context(
-                        workspace.opened(config, resume=resume or again, overwrite=overwrite and not again)
-                    )
+                    held.enter_context(workspace.opened(config, resume=started, overwrite=overwrite and not again))
                 )
             )
             agreement.check_same_configuration(mine, world)
