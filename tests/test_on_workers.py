@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENCE = "tests/workers/test_equivalence.py"
 
 
-# Three are no power of two, so that shares of a batch differ. Two are tried by whole runs in training/test_processes.py.
+# Three are no power of two, so that shares of a batch differ. Two are tried by whole runs: training/test_processes.py.
 @pytest.mark.parametrize(("workers", "tests"), [(3, "tests/workers"), (4, EQUIVALENCE)])
 def test_properties_over_workers_hold(workers, tests):
     command = [
