@@ -11,13 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.measure import conclude
-from benchmarks.synthetic import RandomPixels, build_loop, run_config
-from tfpipe.data.pipeline import Batch
+from benchmarks.synthetic import RandomPixels, build_loop, run_config, whole_batch
 from tfpipe.distributed import World
-from tfpipe.preprocessing.layers import DRAWS
 from tfpipe.training.checkpoint_writer import CheckpointWriter
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
 
@@ -31,13 +27,7 @@ def main() -> None:
     source = RandomPixels(BATCH, SIZE)
     loop, _ = build_loop(config, source, World())
     step = loop.training_step.at(0)
-    batch = Batch(
-        source.pixels.astype(np.float32),
-        np.arange(BATCH, dtype=np.int32) % 10,
-        np.ones(BATCH, np.float32),
-        np.zeros((BATCH, len(DRAWS)), np.float32),
-        np.float32(0),
-    )
+    batch = whole_batch(source)
 
     def seconds_of_steps() -> float:
         started = time.perf_counter()

@@ -2,7 +2,10 @@
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Mapping
+
+from tfpipe.distributed import World
 
 
 def alternate(contenders: Mapping[str, Callable[[], float]], *, repeats: int) -> dict[str, list[float]]:
@@ -21,6 +24,17 @@ def alternate(contenders: Mapping[str, Callable[[], float]], *, repeats: int) ->
             figures[name].append(run())
             print(f"turn {turn + 1}/{repeats}  {name}: {figures[name][-1]:.6g}", flush=True)
     return figures
+
+
+def median_s(world: World, action: Callable[[], object], repeats: int) -> float:
+    """Seconds of something that all workers begin together."""
+    seconds = []
+    for _ in range(repeats):
+        world.gather_objects(None)
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def ratios(figures: Mapping[str, list[float]], numerator: str, denominator: str) -> list[float]:

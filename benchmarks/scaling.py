@@ -6,43 +6,31 @@ ResNet-50 at 128 x 128, SGD with momentum, 16 images a worker. The plain process
 with the start of nine processes they take some six minutes.
 """
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
-
 from benchmarks.measure import alternate, conclude, ratios
+from benchmarks.processes import figure, horovodrun, together
 
 STEPS = 6
 TURNS = 3
-# For steps of a second: Horovod's thread wakes less often. With small models it would be waited for.
-CYCLE_TIME_MS = "20"
-ROOT = Path(__file__).resolve().parent.parent
+WORKER = "benchmarks.scaling_worker"
+ARGUMENTS = ("--steps", str(STEPS), "--size", "128", "--images", "16")
+# For steps of a second: Horovod's thread wakes less often. With small models it would be waited for. A run of
+# tfpipe.train chooses this by itself.
+SETTINGS = {"HOROVOD_CYCLE_TIME": "20"}
 
 
-def images_per_second(command: list[str]) -> float:
-    environment = {
-        **os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "HOROVOD_CYCLE_TIME": CYCLE_TIME_MS
-    }  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=600)
-    found = re.search(r"images_per_second=([\d.]+)", done.stdout)
-    if found is None:
-        sys.exit(f"the worker printed no figure:\n{done.stdout}{done.stderr}")
-    return float(found[1])
+def two_workers() -> float:
+    """Images/s of two workers of a core each."""
+    return figure("images_per_second", horovodrun(2, WORKER, ARGUMENTS, SETTINGS))
+
+
+def plain_processes(count: int, *, cores: int) -> float:
+    """Images/s of plain processes side by side, in all."""
+    printed = together(WORKER, ARGUMENTS, [{}] * count, cores=cores)
+    return sum(figure("images_per_second", text) for text in printed)
 
 
 def main() -> None:
-    worker = [sys.executable, "-m", "benchmarks.scaling_worker", str(STEPS)]
-    core = str(min(os.sched_getaffinity(0)))
-    horovodrun = str(Path(sys.executable).with_name("horovodrun"))
-    figures = alternate(
-        {
-            "two": lambda: images_per_second([horovodrun, "-np", "2", *worker]),
-            "plain": lambda: images_per_second(["taskset", "-c", core, *worker]),
-        },
-        repeats=TURNS,
-    )
+    figures = alternate({"two": two_workers, "plain": lambda: plain_processes(1, cores=1)}, repeats=TURNS)
     conclude("scaling_vs_plain", ratios(figures, "two", "plain"), goal=1.6, unit="ratio of images/s")
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from tfpipe.config import load_config
-from tfpipe.data.pipeline import RowReader
+from tfpipe.data.pipeline import Batch, RowReader
 from tfpipe.distributed import World
 from tfpipe.models.assembly import assemble, build_network, build_preprocessing
 from tfpipe.models.zoo import IMAGENET, find_model
+from tfpipe.preprocessing.layers import DRAWS
 from tfpipe.settings import Config
 from tfpipe.training.loop import TrainingLoop
 from tfpipe.training.signals import StopRequest
@@ -41,7 +42,19 @@ class RandomPixels:
         return self.pixels[index], self.label(index)
 
 
-def run_config(model: str, *, size: int, batch_size: int, optimizer: str) -> Config:
+def whole_batch(source: RandomPixels) -> Batch:
+    """All samples as one batch that a training step takes."""
+    size = len(source)
+    return Batch(
+        source.pixels.astype(np.float32),
+        np.arange(size, dtype=np.int32) % NUM_CLASSES,
+        np.ones(size, np.float32),
+        np.zeros((size, len(DRAWS)), np.float32),
+        np.float32(0),
+    )
+
+
+def run_config(model: str, *, size: int, batch_size: int, optimizer: str, accumulation_steps: int = 1) -> Config:
     """A configuration without augmentation."""
     config = Path(__file__).parent.parent / "configs" / "image_classification_digits.yaml"
     off = [f"preprocessing.augmentation.{name}=0" for name in ("rotation", "zoom", "translation")]
@@ -49,7 +62,7 @@ def run_config(model: str, *, size: int, batch_size: int, optimizer: str) -> Con
         config,
         [*off, f"model.name={model}", "model.dropout=0", f"preprocessing.image_size=[{size},{size}]",
          "preprocessing.normalization=auto", f"training.batch_size={batch_size}", f"training.optimizer={optimizer}",
-         "training.weight_decay=0"],
+         f"training.accumulation_steps={accumulation_steps}", "training.weight_decay=0"],
     )  # fmt: skip
 
 

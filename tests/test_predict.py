@@ -336,7 +336,7 @@ def test_a_signal_stops_with_exit_code_75_and_keeps_what_is_done(slow_bundle, tm
 def test_workers_share_the_files_and_give_what_one_process_gives(slow_bundle, tmp_path):
     folder = many_images(tmp_path / "images", 11)
     command = [
-        str(Path(sys.executable).with_name("horovodrun")), "-np", "2",
+        str(Path(sys.executable).with_name("horovodrun")), "--gloo", "-np", "2",
         sys.executable, "-m", "tfpipe.predict", "--model", slow_bundle, "--output", str(tmp_path / "two.jsonl"),
         str(folder),
     ]  # fmt: skip

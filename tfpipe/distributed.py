@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import platform
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -309,6 +310,8 @@ def join(
 ) -> World:
     """Join the other workers of `horovodrun`; alone where the process was started without it.
 
+    A process that trains several times joins once: further calls give what is there.
+
     Call it before TensorFlow runs its first operation and so starts its threads: each worker of a machine is bound to
     its own share of the cores, since workers left to the scheduler lose a quarter of their speed.
 
@@ -327,31 +330,19 @@ def join(
     if not launched():
         _check_timeline(timeline, World())
         return World(placement=_take_place(placement, threads))
+    again = again or _has_joined()
     if timeline is not None:
         _ask_for_timeline(timeline)
-    joined: list[World] = []
     server = _launcher_server()
     if not again:
-        launcher.end_with_launcher(lambda: bool(joined))
+        launcher.end_with_launcher(_has_joined)
         if server is not None:
             launcher.check_host_name(platform.node(), server)
     mine = _take_place("none" if again else placement, threads)
     tunable = _tunable()
-    # Fewer entries than tensors, and Horovod negotiates anew each step.
-    os.environ.setdefault("HOROVOD_CACHE_CAPACITY", "8192")
-    if not tunable:
-        # The default wakes a thread every millisecond, which cost a step about 6 % on two cores. Not where it is tuned:
-        # Horovod crashes where a start sets the cycle and a later one the fusion threshold.
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
-    try:
-        # Not `import horovod`: that finds our ./horovod folder of launch assets.
-        import horovod.tensorflow as hvd
-    except ImportError as error:
-        raise ConfigError(
-            f"started by horovodrun as one of {os.environ.get('HOROVOD_SIZE', 'several')} workers, "
-            f"but Horovod cannot be imported ({error}). Install it with `make setup`, or start one process without it."
-        ) from error
-    if server is not None and not launched_elastic():
+    _set_defaults(tunable)
+    hvd = _import_horovod()
+    if server is not None and not launched_elastic() and not again:
         launcher.meet(
             server,
             rank=launched_rank(),
@@ -359,10 +350,6 @@ def join(
             host=host_name(),
             patience_s=_START_PATIENCE_S,
         )
-    if launched_elastic():
-        # Workers wait so long for one that joins, whose start includes importing TensorFlow, and abort otherwise; and
-        # for one that is gone without a word. Horovod's own 30 seconds were too few on a busy machine.
-        os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "60")
     hvd.init()
     if again:
         # The launcher's word is from the start; what asks for the rank before `join` must get the present one.
@@ -371,12 +358,49 @@ def join(
         _one_gpu_each(hvd.local_rank())
     # NCCL's communicators were not tried.
     tunable = tunable if hvd.size() > 1 and not hvd.nccl_built() else frozenset()
-    joined.append(World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size(), mine, tunable))
-    _check_timeline(timeline, joined[0])
-    return joined[0]
+    world = World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size(), mine, tunable)
+    _check_timeline(timeline, world)
+    return world
+
+
+def _set_defaults(tunable: frozenset[str]) -> None:
+    """Horovod's settings where the user chose none."""
+    # Fewer entries than tensors, and Horovod negotiates anew each step.
+    os.environ.setdefault("HOROVOD_CACHE_CAPACITY", "8192")
+    if not tunable:
+        # The default wakes a thread every millisecond, which cost a step about 6 % on two cores. Not where it is tuned:
+        # Horovod crashes where a start sets the cycle and a later one the fusion threshold.
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "5")
+    if launched_elastic():
+        # Workers wait so long for one that joins, whose start includes importing TensorFlow, and abort otherwise; and
+        # for one that is gone without a word. Horovod's own 30 seconds were too few on a busy machine.
+        os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "60")
+
+
+def _import_horovod() -> Any:
+    try:
+        # Not `import horovod`: that finds our ./horovod folder of launch assets.
+        import horovod.tensorflow as hvd
+    except ImportError as error:
+        raise ConfigError(
+            f"started by horovodrun as one of {os.environ.get('HOROVOD_SIZE', 'several')} workers, "
+            f"but Horovod cannot be imported ({error}). Install it with `make setup`, or start one process without it."
+        ) from error
+    return hvd
+
+
+def _has_joined() -> bool:
+    """Whether this process is one of several workers already."""
+    # It may be half imported, where a thread asks.
+    is_initialized = getattr(sys.modules.get("horovod.tensorflow"), "is_initialized", None)
+    return is_initialized is not None and bool(is_initialized())
 
 
 def _ask_for_timeline(path: Path) -> None:
+    if _has_joined():
+        raise ConfigError(
+            "training.timeline: expected a process that has not trained before, as Horovod reads it when it starts."
+        )
     # Horovod reads it when it starts. Not hvd.start_timeline: a run that began one so did not end.
     os.environ["HOROVOD_TIMELINE"] = str(path.absolute())
     if launched_rank() == 0:

@@ -6,6 +6,9 @@ from PIL import Image
 
 from tfpipe.config import load_config
 
+# Steps of the runs that are stopped and resumed: of six an epoch, in the middle of the second.
+STOPPED_AT = 8
+
 
 def write_class_folders(folder, *, num_samples=24, classes=("dark", "light"), size=(9, 8), seed=0):
     """Images whose brightness tells their class; class folders of PNG files."""

@@ -6,6 +6,7 @@ all are spellings of the loopback address.
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,15 +19,17 @@ import pytest
 import yaml
 
 from tests.training.small_runs import small_values, write_class_folders
-from tests.training.test_processes import assert_equal_weights, newest
+from tests.training.test_processes import assert_same_run, newest
 from tfpipe.config import load_config
 from tfpipe.train import train
 
 pytestmark = [pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(600)]
 
 HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
-HOSTS = ("localhost", "127.0.0.1", "127.1")
-EPOCHS = 40
+HOSTS = ("localhost", "127.0.0.1", "127.1", "127.0.1")
+# What a worker writes when others were lost.
+GOING_ON = "going on with those that are there"
+EPOCHS = 60
 WAIT_S = 270.0
 
 
@@ -48,11 +51,11 @@ def undisturbed(tmp_path_factory, data):
     """The same run on one process that nothing happens to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     train(load_config(write_config(folder, data)))
-    return newest(folder)
+    return newest(folder / "run")
 
 
 class ElasticJob:
-    """A job of up to three workers; `hosts` is the file that the discovery script prints."""
+    """A job of up to four workers; `hosts` is the file that the discovery script prints."""
 
     def __init__(self, folder, config, *, workers, **environment):
         self.hosts, script = folder / "hosts", folder / "discover.sh"
@@ -61,7 +64,7 @@ class ElasticJob:
         script.chmod(0o755)
         self._log = open(folder / "log", "w")  # noqa: SIM115  # closed by end()
         self.launcher = subprocess.Popen(
-            [HOROVODRUN, "-np", str(workers), "--min-np", "2", "--max-np", "3", "--network-interface", "lo",
+            [HOROVODRUN, "--gloo", "-np", str(workers), "--min-np", "2", "--max-np", "4", "--network-interface", "lo",
              "--host-discovery-script", str(script), sys.executable, "-m", "tfpipe.train", "--config", str(config)],
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}, stdout=self._log, stderr=subprocess.STDOUT,
         )  # fmt: skip
@@ -108,59 +111,59 @@ def epochs_done(folder):
     return int(checkpoints[-1].name.removeprefix("step-")) // 6 if checkpoints else 0
 
 
-def assert_same_result(arrays, expected):
-    """By position: the names of variables count what else a process has made."""
-    by_position = [
-        {"/".join(name.split("/")[:2]): array for name, array in found.items()} for found in (arrays, expected)
-    ]
-    # Two and three workers add the same gradients in another order: rounding, as between one worker and two.
-    assert_equal_weights(*by_position, tolerance=1e-5)
+@pytest.fixture(params=range(int(os.environ.get("DISTURBED_RUNS", "1"))))
+def moments(request):
+    """Seconds to wait before each disturbance; DISTURBED_RUNS=20 tries as many."""
+    chance = random.Random(request.param)
+    return iter(lambda: chance.uniform(0.0, 2.0), None)
 
 
-@pytest.mark.parametrize(
-    ("disturbance", "rank"),
-    [(signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 2)],
-    ids=["a worker is killed", "the chief is killed", "a worker is frozen"],
-)
-def test_a_run_survives_the_loss_of_a_worker_and_ends_as_if_nothing_had_happened(
-    tmp_path, data, undisturbed, disturbance, rank
-):
-    config = write_config(tmp_path, data, elastic=True, elastic_commit_steps=4, stall_s=5.0)
-    job = ElasticJob(tmp_path, config, workers=3)
-    try:
-        job.wait_for(lambda: epochs_done(tmp_path) >= 3)
-        job.workers()[rank].send_signal(disturbance)
-        job.wait_for(lambda: "going on from the last commit" in job.output() or job.launcher.poll() is not None)
-    finally:
-        job.end()
+def lose_one(job, folder, disturbance, rank, moments):
+    """Disturb the worker that was started as `rank`, once the run is well under way; wait until the others go on."""
+    done = epochs_done(folder)
+    job.wait_for(lambda: epochs_done(folder) >= done + 3)
+    time.sleep(next(moments))
+    notices = job.output().count(GOING_ON)
+    job.workers()[rank].send_signal(disturbance)
+    job.wait_for(lambda: job.output().count(GOING_ON) > notices)
 
-    arrays, state = newest(tmp_path)
-    expected, expected_state = undisturbed
-    assert job.launcher.returncode == 0, job.output()
-    assert_same_result(arrays, expected)
-    assert state.samples_seen == expected_state.samples_seen
-    assert [row["epoch"] for row in state.history] == list(range(EPOCHS))
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (result["workers"], result["model_version"]) == (2, "1")
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+
+def assert_one_registered_run(folder, *, workers):
+    result = json.loads((folder / "run" / "result.json").read_text())
+    assert (result["workers"], result["model_version"]) == (workers, "1")
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
     assert [(found.info.run_id, found.info.status) for found in runs] == [(result["run_id"], "FINISHED")]
     assert len(client.search_model_versions("name='small'")) == 1
 
 
-def test_a_worker_that_comes_later_joins_in(tmp_path, data, undisturbed):
+def test_a_run_whose_worker_and_then_whose_chief_are_killed_ends_as_if_nothing_had_happened(
+    tmp_path, data, undisturbed, moments
+):
     config = write_config(tmp_path, data, elastic=True, elastic_commit_steps=4)
-    # On a busy machine TensorFlow's import alone may take a minute.
-    job = ElasticJob(tmp_path, config, workers=2, HOROVOD_GLOO_TIMEOUT_SECONDS="180")
+    job = ElasticJob(tmp_path, config, workers=4)
     try:
-        job.wait_for(lambda: epochs_done(tmp_path) >= 3)
-        job.offer(3)
+        lose_one(job, tmp_path, signal.SIGKILL, 2, moments)
+        lose_one(job, tmp_path, signal.SIGKILL, 0, moments)
+    finally:
+        job.end()
+
+    assert job.launcher.returncode == 0, job.output()
+    assert_same_run(newest(tmp_path / "run"), undisturbed)
+    assert_one_registered_run(tmp_path, workers=2)
+
+
+def test_a_run_goes_on_without_a_frozen_worker_and_with_one_that_comes_later(tmp_path, data, undisturbed, moments):
+    config = write_config(tmp_path, data, elastic=True, elastic_commit_steps=4, stall_s=5.0)
+    # On a busy machine TensorFlow's import alone may take a minute.
+    job = ElasticJob(tmp_path, config, workers=3, HOROVOD_GLOO_TIMEOUT_SECONDS="180")
+    try:
+        lose_one(job, tmp_path, signal.SIGSTOP, 1, moments)
+        job.offer(4)
         job.wait_for(lambda: len(job.workers()) == 3)
     finally:
         job.end()
 
-    arrays, state = newest(tmp_path)
     assert job.launcher.returncode == 0, job.output()
-    assert_same_result(arrays, undisturbed[0])
-    assert state.samples_seen == undisturbed[1].samples_seen
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["workers"] == 3
+    assert_same_run(newest(tmp_path / "run"), undisturbed)
+    assert_one_registered_run(tmp_path, workers=3)

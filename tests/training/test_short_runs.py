@@ -1,10 +1,6 @@
 """Runs that try, overfit or search: over less than the whole of the data, and leaving little behind."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -18,19 +14,10 @@ from tfpipe.training.workspace import newest_unfinished
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(500)]
 
-HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_class_folders(tmp_path_factory.mktemp("data"), num_samples=44)
-
-
-def on_two_workers(*command):
-    return subprocess.run(
-        [HOROVODRUN, "-np", "2", sys.executable, "-m", *command], capture_output=True, text=True, timeout=400,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, check=False,
-    )  # fmt: skip
 
 
 def given(tmp_path, data, **training):
@@ -65,19 +52,6 @@ def test_a_fast_dev_run_takes_one_batch_through_everything_and_leaves_the_real_r
     (result.output_dir / "result.json").unlink()
     with pytest.raises(ConfigError, match="found none"):
         newest_unfinished(f"{tmp_path}/" + "${now:%Y}")
-
-
-@pytest.mark.horovod
-def test_a_fast_dev_run_goes_on_two_workers_too(tmp_path, data):
-    done = on_two_workers(
-        "tfpipe.train", "--config", given(tmp_path, data), "--fast-dev-run",
-        "training.callbacks=['tests.training.user_code:Recorder']", "training.rematerialization=segments",
-    )  # fmt: skip
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing was tracked or registered" in done.stdout + done.stderr
-    assert json.loads((tmp_path / "fast-dev-run" / "result.json").read_text())["workers"] == 2
-    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_fast_dev_run_shows_what_is_wrong_before_the_real_one(tmp_path, data):
@@ -122,27 +96,21 @@ def test_limited_validation_is_of_all_classes_and_the_index_tells_of_what(tmp_pa
 # The learning rate ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.horovod
-def test_the_finder_suggests_the_same_on_two_workers_and_leaves_nothing_else(tmp_path, data, capsys):
+def test_the_finder_suggests_a_rate_and_leaves_nothing_else(tmp_path, data, capsys):
     config = given(tmp_path, data, optimizer="sgd", reference_batch_size=12)
     before = {path.name for path in tmp_path.iterdir()}
     options = ["--config", config, "--steps", "60", "--lowest", "1e-5", "--highest", "1e6"]
 
     code = lr_find([*options, "--output", str(tmp_path / "alone")])
-    together = on_two_workers("tfpipe.lr_find", *options, "--output", str(tmp_path / "together"))
 
-    assert (code, together.returncode) == (0, 0), together.stdout + together.stderr
-    figures = [json.loads((tmp_path / name / "lr_find.json").read_text()) for name in ("alone", "together")]
-    alone, other = figures
-    assert alone["suggestion"] == pytest.approx(other["suggestion"], rel=1e-6)
-    # Until it diverges: there, rounding decides.
-    assert other["losses"][:20] == pytest.approx(alone["losses"][:20], rel=1e-3)
+    assert code == 0
+    alone = json.loads((tmp_path / "alone" / "lr_find.json").read_text())
     assert alone["stopped"]
     assert len(alone["losses"]) < 60
     assert 1e-4 < alone["suggestion"] < 10
     assert f"training.learning_rate={alone['suggestion']:.2g}" in capsys.readouterr().out
     assert (tmp_path / "alone" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in tmp_path.iterdir()} == before | {"alone", "together"}
+    assert {path.name for path in tmp_path.iterdir()} == before | {"alone"}
     assert {path.name for path in (tmp_path / "alone").iterdir()} == {"lr_find.png", "lr_find.json"}
 
 

@@ -36,7 +36,7 @@ def test_two_workers_leave_a_timeline_and_say_how_they_did(tmp_path):
     horovodrun = str(Path(sys.executable).with_name("horovodrun"))
 
     done = subprocess.run(
-        [horovodrun, "-np", "2", *TRAIN, "--config", str(config)],
+        [horovodrun, "--gloo", "-np", "2", *TRAIN, "--config", str(config)],
         capture_output=True, text=True, timeout=250, env=ENVIRONMENT, check=False,
     )  # fmt: skip
 
