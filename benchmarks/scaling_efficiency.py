@@ -12,7 +12,7 @@ import statistics
 from benchmarks.measure import alternate, conclude, ratios
 from benchmarks.scaling import plain_processes, two_workers
 
-TURNS = 5
+TURNS = 3
 GOAL = 0.90
 
 

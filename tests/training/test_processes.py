@@ -137,12 +137,18 @@ def test_two_runs_cannot_share_a_folder(tmp_path, data):
     assert "another process is training into" in second.stderr
 
 
-@pytest.mark.horovod
-def test_ctrl_c_under_horovodrun_saves_and_leaves_no_worker_behind(tmp_path, data):
-    config = write_config(tmp_path, data, epochs=2000)
+def start_two_workers(folder, data):
+    """A long run on two workers, past its first checkpoint."""
+    config = write_config(folder, data, epochs=2000)
     command = [HOROVODRUN, "--gloo", "-np", "2", *TRAIN, "--config", str(config)]
     launcher = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(lambda: any((tmp_path / "run").glob("checkpoints/step-*")), launcher)
+    wait_for(lambda: any((folder / "run").glob("checkpoints/step-*")), launcher)
+    return launcher
+
+
+@pytest.mark.horovod
+def test_ctrl_c_under_horovodrun_saves_and_leaves_no_worker_behind(tmp_path, data):
+    launcher = start_two_workers(tmp_path, data)
     workers = psutil.Process(launcher.pid).children(recursive=True)
 
     launcher.send_signal(signal.SIGINT)
@@ -156,10 +162,7 @@ def test_ctrl_c_under_horovodrun_saves_and_leaves_no_worker_behind(tmp_path, dat
 
 @pytest.mark.horovod
 def test_a_worker_that_is_killed_ends_the_others_who_name_it_and_say_how_to_go_on(tmp_path, data):
-    config = write_config(tmp_path, data, epochs=2000)
-    command = [HOROVODRUN, "--gloo", "-np", "2", *TRAIN, "--config", str(config)]
-    launcher = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(lambda: any((tmp_path / "run").glob("checkpoints/step-*")), launcher)
+    launcher = start_two_workers(tmp_path, data)
     workers = {
         process.environ()["HOROVOD_RANK"]: process
         for process in psutil.Process(launcher.pid).children(recursive=True)

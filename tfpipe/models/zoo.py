@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 
 from tfpipe.core.errors import ConfigError
 from tfpipe.settings import Config
+
+T = TypeVar("T")
 
 # Small data sets have a few dozen steps an epoch: Keras's 0.99 would keep the initial statistics for several epochs.
 _BN_MOMENTUM = 0.9
@@ -173,3 +175,29 @@ def import_function(name: str, *, key: str) -> Callable[..., Any]:
     if not callable(function):
         raise ConfigError(f"{key}: expected a function, but {name!r} is {type(function).__name__}.")
     return function  # type: ignore[no-any-return]  # callable() told
+
+
+def make(given: Callable[..., Any], kind: type[T], *, name: str, key: str) -> T:
+    """Call a user's class or function without arguments for a Keras object.
+
+    Args:
+        given: As `import_function` gives it.
+        kind: What it should make.
+        name: As the user wrote it.
+        key: The setting.
+
+    Raises:
+        ConfigError: The call fails, or gives something else.
+    """
+    what = kind.__name__.lower()
+    try:
+        made = given()
+    # Whatever the user's code may raise.
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: expected {name!r} to be called without arguments: {type(error).__name__}: {error}. "
+            f"Name a function that makes the {what}."
+        ) from error
+    if not isinstance(made, kind):
+        raise ConfigError(f"{key}: expected {name!r} to give a Keras {what}, received {made!r}.")
+    return made

@@ -13,7 +13,7 @@ import keras
 from tfpipe.core.errors import ConfigError, TfpipeError, TrainingError
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
-from tfpipe.models.zoo import import_function
+from tfpipe.models.zoo import import_function, make
 from tfpipe.settings import TrainingConfig
 from tfpipe.training.checkpoints import TrainingState
 from tfpipe.training.observers import Observer, StepRecord
@@ -142,17 +142,8 @@ def _plain_attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
 
 
 def _callback(name: str) -> keras.callbacks.Callback:
-    given = import_function(name, key="training.callbacks")
-    try:
-        callback = given()
-    # Whatever the user's code may raise.
-    except Exception as error:
-        raise ConfigError(
-            f"training.callbacks: expected {name!r} to be called without arguments: {type(error).__name__}: {error}. "
-            "Name a function that makes the callback."
-        ) from error
-    if not isinstance(callback, keras.callbacks.Callback):
-        raise ConfigError(f"training.callbacks: expected {name!r} to give a Keras callback, received {callback!r}.")
+    key = "training.callbacks"
+    callback = make(import_function(name, key=key), keras.callbacks.Callback, name=name, key=key)
     plain = keras.callbacks.Callback
     waiting = [hook for hook in _NEVER_CALLED if getattr(type(callback), hook) is not getattr(plain, hook)]
     if waiting:

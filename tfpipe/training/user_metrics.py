@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfpipe.core.errors import ConfigError
 from tfpipe.distributed import World
-from tfpipe.models.zoo import import_function
+from tfpipe.models.zoo import import_function, make
 from tfpipe.settings import TrainingConfig
 from tfpipe.tasks import image_classification as task
 
@@ -95,17 +95,7 @@ def _state_after(metric: keras.metrics.Metric, labels: np.ndarray, scores: np.nd
 def _metric(name: str) -> keras.metrics.Metric:
     given = import_function(name, key="training.metrics")
     if inspect.isclass(given) or not _required(given):
-        try:
-            metric = given()
-        # Whatever the user's code may raise.
-        except Exception as error:
-            raise ConfigError(
-                f"training.metrics: expected {name!r} to be called without arguments: {type(error).__name__}: {error}. "
-                "Name a function that makes the metric."
-            ) from error
-        if not isinstance(metric, keras.metrics.Metric):
-            raise ConfigError(f"training.metrics: expected {name!r} to give a Keras metric, received {metric!r}.")
-        return metric
+        return make(given, keras.metrics.Metric, name=name, key="training.metrics")
     return keras.metrics.MeanMetricWrapper(given, name=given.__name__)
 
 
