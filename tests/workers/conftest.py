@@ -12,9 +12,6 @@ import pytest
 
 from tfpipe.distributed import World, join
 
-# Horovod's own is 60 seconds.
-STALL_CHECK_S = 2
-os.environ["HOROVOD_STALL_CHECK_TIME_SECONDS"] = str(STALL_CHECK_S)
 # Outside horovodrun there are no workers to test on.
 collect_ignore_glob = [] if "HOROVOD_SIZE" in os.environ else ["test_*.py"]
 

@@ -45,7 +45,7 @@ def test_different_configurations_are_named_by_key_value_worker_and_machine(worl
     def assertions():
         assert isinstance(refused, ConfigError)
         said = str(refused)
-        assert "worker(s) 1, 2 (localhost) differ from worker 0 (localhost)" in said
+        assert "worker(s) 1 (localhost), 2 (localhost) differ from worker 0 (localhost)" in said
         assert "training.learning_rate: 0.01 on worker(s) 0, 0.02 on worker(s) 1, 0.03 on worker(s) 2" in said
         assert "training.seed: 0 on worker(s) 0, 1 on worker(s) 1, 2" in said
         assert "output_dir" not in said
