@@ -177,7 +177,7 @@ class World:
                 server.init(seats)
                 threading.Thread(target=server.serve_forever, daemon=True, name="meeting place").start()
                 open_.callback(server.shutdown)
-                address = (launcher.own_address(_launcher_server() or ("127.0.0.1", 1)), server.server_port)
+                address = (launcher.own_address(launcher_server() or ("127.0.0.1", 1)), server.server_port)
             host, port = self.broadcast_object(address) or ("", 0)
             yield {"HOROVOD_GLOO_RENDEZVOUS_ADDR": host, "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port)}
 
@@ -333,7 +333,7 @@ def join(
     again = again or _has_joined()
     if timeline is not None:
         _ask_for_timeline(timeline)
-    server = _launcher_server()
+    server = launcher_server()
     if not again:
         launcher.end_with_launcher(_has_joined)
         if server is not None:
@@ -421,7 +421,7 @@ def _check_timeline(path: Path | None, world: World) -> None:
     world.on_chief(lambda: atomic.writable_file(path.absolute(), where="training.timeline"))
 
 
-def _launcher_server() -> tuple[str, int] | None:
+def launcher_server() -> tuple[str, int] | None:
     """Where horovodrun keeps its keys; None under MPI."""
     address, port = (os.environ.get(f"HOROVOD_GLOO_RENDEZVOUS_{name}") for name in ("ADDR", "PORT"))
     return None if address is None or port is None else (address, int(port))

@@ -18,7 +18,7 @@ from tfpipe.core.errors import ConfigError, TrainingError
 logger = logging.getLogger(__name__)
 
 # Keys of horovodrun's store are /scope/key; Horovod's own scopes have other names.
-_SCOPE = "/tfpipe-arrived"
+_SCOPE = "/tfpipe"
 _POLL_S = 0.2
 _REQUEST_TIMEOUT_S = 10.0
 # Longer than Horovod takes to give up a worker that is gone (30 s), after which training ends by itself.
@@ -85,12 +85,12 @@ def meet(server: tuple[str, int], *, rank: int, size: int, host: str, patience_s
         TrainingError: The launcher cannot be reached, or workers did not come; it names them.
     """
     deadline = time.monotonic() + patience_s
-    _put(server, str(rank), host)
+    put(server, str(rank), host)
     if rank == 0:
         # The others ask for one key: with a thousand workers, asking for all would be a million requests.
         missing = [str(other) for other in range(size) if _wait(server, str(other), deadline) is None]
         answer: str | None = ", ".join(missing)
-        _put(server, "missing", answer or "")
+        put(server, "missing", answer or "")
     else:
         # The chief's verdict comes after its own patience.
         answer = _wait(server, "missing", deadline + 2 * _REQUEST_TIMEOUT_S)
@@ -144,14 +144,28 @@ def _silence() -> None:
         os.dup2(nowhere, stream)
 
 
-def _put(server: tuple[str, int], key: str, value: str) -> None:
+def put(server: tuple[str, int], key: str, value: str) -> None:
+    """Keep a text in horovodrun's store for all workers.
+
+    Raises:
+        TrainingError: The store cannot be reached.
+    """
     _request(server, "PUT", key, value.encode())
+
+
+def get(server: tuple[str, int], key: str) -> str | None:
+    """What was put there last; None where nothing was.
+
+    Raises:
+        TrainingError: The store cannot be reached.
+    """
+    return _request(server, "GET", key)
 
 
 def _wait(server: tuple[str, int], key: str, deadline: float) -> str | None:
     """The value of a key as soon as there is one; None where there is none at the deadline."""
     while True:
-        value = _request(server, "GET", key)
+        value = get(server, key)
         if value is not None or time.monotonic() > deadline:
             return value
         time.sleep(_POLL_S)

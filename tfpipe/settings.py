@@ -180,7 +180,10 @@ class TrainingConfig(_Section):
         description="Steps between two copies of the state in memory; a lost worker costs at most so many.",
     )
     stall_s: float = Field(
-        30.0, gt=0, description="Seconds after which a worker of an elastic run that does not run is given up."
+        30.0,
+        gt=0,
+        description="Seconds after which the first worker says whom the others wait for; an elastic run then gives up "
+        "a worker that does not run.",
     )
     sync_batch_norm: bool = Field(
         False, description="BatchNormalization over the samples of all workers, rather than of each by itself."

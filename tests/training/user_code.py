@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import ClassVar
 
 import keras
@@ -130,3 +131,13 @@ class StopAt(keras.callbacks.Callback):
         self._steps += 1
         if str(self._steps) == os.environ.get("STOP_AT"):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Sleeps(keras.callbacks.Callback):
+    """Hangs on one worker, in the third step."""
+
+    every_worker = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2 and os.environ["HOROVOD_RANK"] == "1":
+            time.sleep(6.0)

@@ -80,3 +80,20 @@ def test_the_learning_rate_finder_searches_together(world, agreed):
     code = together(world, agreed, lambda: lr_find([*options, "--output", str(SHARED / f"lr-find-{world.size}")]))
 
     assert code == 0
+
+
+def test_a_worker_that_does_not_come_is_named_with_the_place_where_it_is(world, agreed, caplog):
+    overrides = ("training.callbacks=['tests.training.user_code:Sleeps']", "training.stall_s=2", "training.epochs=1")
+
+    with caplog.at_level("WARNING", "tfpipe.training.stall"):
+        together(world, agreed, lambda: run(f"stalled-on-{world.size}", *overrides))
+
+    told = world.broadcast_object(caplog.text)
+
+    def assertions():
+        assert "step 4: worker(s) 0 have waited" in told
+        assert "worker 1 (localhost) is at " in told
+        assert "user_code.py" in told
+        assert " in on_train_batch_end." in told
+
+    agreed(assertions)

@@ -35,6 +35,7 @@ from tfpipe.training.preparation import prepare, say
 from tfpipe.training.profiling import Profile
 from tfpipe.training.sentinel import DesyncSentinel
 from tfpipe.training.signals import StopRequest
+from tfpipe.training.stall import StallWatch
 from tfpipe.training.summary import summary_rows, summary_text
 from tfpipe.training.telemetry import Telemetry
 from tfpipe.training.time_limit import TimeLimit
@@ -240,6 +241,7 @@ def _run(
             if launched_elastic():
                 every = config.training.elastic_commit_steps
                 observers.insert(0, CommitEverySteps(loop, state, commit, world, changes, every_steps=every))
+            observers.insert(0, held.enter_context(StallWatch(world, patience_s=config.training.stall_s)))
             loop.run(state, held.enter_context(CheckpointWriter(saved)), observers)
         # 6. The best weights are the model.
         state.best_epoch = world.on_chief(lambda: restore_best(loop, saved, state))
