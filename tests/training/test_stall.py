@@ -23,6 +23,7 @@ TENSORFLOW = frame("/env/site-packages/tensorflow/python/eager/execute.py", "qui
         ([LOOP, TENSORFLOW], (True, "/app/tfpipe/training/loop.py:7 in _train_epoch")),
         ([LOOP], (False, "/app/tfpipe/training/loop.py:7 in _train_epoch")),
         ([LOOP, frame("/app/mine.py", "on_train_batch_end", 33)], (False, "/app/mine.py:33 in on_train_batch_end")),
+        ([LOOP, frame("/home/me/tensorflow/mine.py", "hook")], (False, "/home/me/tensorflow/mine.py:7 in hook")),
         ([LOOP, frame("/app/tfpipe/training/loop.py", "_timed"), TENSORFLOW], (False, "reading its data")),
         ([LOOP, GATHER, HOROVOD], (True, "/app/tfpipe/distributed.py:7 in gather_objects")),
         ([], (False, "unknown")),

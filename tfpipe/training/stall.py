@@ -23,8 +23,10 @@ logger = logging.getLogger(__name__)
 
 # In the time that one is patient.
 _LOOKS = 4
+_LAST_LOOK_S = 1.0
 # In files of these folders a program waits for TensorFlow or Horovod; the functions are those of ours that called them.
-_LIBRARIES = ("/tensorflow/", "/horovod/", "/keras/src/")
+# Only where packages are installed (site-packages, dist-packages): a user's own folder may be called tensorflow too.
+_LIBRARIES = tuple(f"-packages/{name}/" for name in ("tensorflow", "horovod", "keras"))
 _WAITING = (
     "_train_epoch", "gather_objects", "broadcast_object", "allreduce_sum", "allreduce_max", "broadcast_variables",
 )  # fmt: skip
@@ -80,7 +82,8 @@ class StallWatch(Observer):
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self._thread is not None:
-            self._thread.join()
+            # Not for long: a launcher that no longer answers must not hold up the end of a run.
+            self._thread.join(_LAST_LOOK_S)
 
     def on_train_begin(self) -> None:
         self._since = time.monotonic()
