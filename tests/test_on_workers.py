@@ -126,12 +126,6 @@ def test_a_run_of_four_workers_resumed_on_one_ends_as_the_undisturbed_one(sittin
     assert_same_run(newest(result.output_dir), newest(shared / "undisturbed"))
 
 
-def test_a_fast_dev_run_on_two_workers_tracks_nothing(sitting, shared):
-    sitting(2)
-
-    assert json.loads((shared / "fast-dev-run" / "result.json").read_text())["run_id"] == ""
-
-
 def test_the_learning_rate_finder_suggests_the_same_on_two_workers(sitting, shared, tmp_path):
     code = lr_find([*json.loads((shared / "lr-find.json").read_text()), "--output", str(tmp_path)])
 
@@ -142,3 +136,4 @@ def test_the_learning_rate_finder_suggests_the_same_on_two_workers(sitting, shar
     assert alone["suggestion"] == pytest.approx(together["suggestion"], rel=1e-6)
     # Until it diverges: there, rounding decides.
     assert together["losses"][:20] == pytest.approx(alone["losses"][:20], rel=1e-3)
+    assert {path.name for path in folders[1].iterdir()} == {"lr_find.png", "lr_find.json"}

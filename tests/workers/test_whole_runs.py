@@ -64,11 +64,16 @@ def test_a_run_that_another_number_of_workers_left_is_resumed(world, agreed):
     assert result.workers == world.size
 
 
-def test_a_fast_dev_run_takes_everything_along(world, agreed):
-    overrides = ("training.callbacks=['tests.training.user_code:Recorder']", "training.rematerialization=segments")
+def test_a_fast_dev_run_takes_everything_along_and_tracks_nothing(world, agreed):
+    overrides = (
+        "training.callbacks=['tests.training.user_code:Recorder']",
+        "training.rematerialization=segments",
+        f"tracking.uri=sqlite:///{SHARED}/unused.db",
+    )
 
     result = together(world, agreed, lambda: run("unused", *overrides, fast_dev_run=True))
 
+    assert not (SHARED / "unused.db").exists()
     assert result.output_dir == SHARED / "fast-dev-run"
     assert json.loads((result.output_dir / "result.json").read_text())["workers"] == world.size
     assert not (SHARED / "unused").exists()
