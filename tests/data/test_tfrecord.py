@@ -226,7 +226,7 @@ GOOD = tfrecord.frame(example(image=b"image", label=0))
 
 def packed(content):
     buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb") as file:
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as file:
         file.write(content)
     return buffer.getvalue()
 
