@@ -17,7 +17,7 @@ demo: setup  ## the whole pipeline on the embedded digits, ending in an answered
 	@$(VENV)/python examples/demo.py
 
 test: setup  ## every test
-	@$(VENV)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	@$(VENV)/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 
 test-fast: setup  ## the tests that take seconds
 	@$(VENV)/python -m pytest -m "not slow and not tensorflow and not horovod"

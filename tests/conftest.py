@@ -1,25 +1,44 @@
 """What holds for every test."""
 
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Speed is checked by benchmarks: on a busy machine an example may take its time. A test that fails must fail again.
 settings.register_profile("tfpipe", deadline=None, derandomize=True)
 settings.load_profile("tfpipe")
 
-TESTS = Path(__file__).parent
+# Tests that start four workers, twice as many as a small machine has cores, run one after the other.
+MANY_WORKERS = frozenset({
+    "tests/test_on_workers.py", "tests/test_end_to_end.py", "tests/training/test_elastic.py",
+    "tests/training/test_several_hosts.py", "tests/training/test_timeline.py",
+})  # fmt: skip
 # Their fixtures last a session: a bundle is made once.
-ONE_GROUP = ("convert", "serving")
-# Tests that start four workers, twice as many as a small machine has cores; marked so, they run one after the other.
-WORKERS = "workers"
+ONE_GROUP = ("tests/convert", "tests/serving")
 
 
+class Groups(LoadScopeScheduling):
+    """Gives each of the processes of `make test` whole groups of tests."""
+
+    def _split_scope(self, nodeid):
+        return group(nodeid)
+
+
+def group(nodeid):
+    """Tests of one group run one after the other: those of a file, by default."""
+    file = PurePosixPath(nodeid.partition("::")[0])
+    if str(file) in MANY_WORKERS:
+        return "many workers"
+    return next((folder for folder in ONE_GROUP if file.is_relative_to(folder)), str(file))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Groups(config, log)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """`make test` runs two processes of tests: a file goes to one of them, the tests of many workers first."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            place = item.path.relative_to(TESTS)
-            item.add_marker(pytest.mark.xdist_group(place.parts[0] if place.parts[0] in ONE_GROUP else str(place)))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != WORKERS)
+    # What takes longest begins first.
+    items.sort(key=lambda item: group(item.nodeid) != "many workers")

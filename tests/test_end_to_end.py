@@ -15,13 +15,7 @@ from tests.serving import servers
 from tfpipe.decode import decode_image
 from tfpipe.models.assembly import load_model
 
-pytestmark = [
-    pytest.mark.horovod,
-    pytest.mark.tensorflow,
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.xdist_group("workers"),
-]
+pytestmark = [pytest.mark.horovod, pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = one_of_each_kind()

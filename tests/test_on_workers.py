@@ -17,13 +17,7 @@ from tfpipe.core.errors import StoppedError
 from tfpipe.lr_find import main as lr_find
 from tfpipe.train import train
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    pytest.mark.horovod,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.xdist_group("workers"),
-]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = ROOT / "tests" / "workers"

@@ -23,7 +23,7 @@ from tests.training.test_processes import assert_same_run, newest
 from tfpipe.config import load_config
 from tfpipe.train import train
 
-pytestmark = [pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("workers")]
+pytestmark = [pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(600)]
 
 HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
 HOSTS = ("localhost", "127.0.0.1", "127.1", "127.0.1")

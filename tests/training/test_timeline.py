@@ -14,7 +14,7 @@ import yaml
 from tests.training.small_runs import small_values, write_class_folders
 from tfpipe.training.checkpoints import load
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("workers")]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 TRAIN = [sys.executable, "-m", "tfpipe.train"]
