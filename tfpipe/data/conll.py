@@ -3,6 +3,7 @@
 Source: Tjong Kim Sang & De Meulder 2003, "Introduction to the CoNLL-2003 shared task", section 2.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,9 +79,11 @@ def _positions(columns: Sequence[str] | None, text_column: str, label_column: st
 
 
 def _fields(line: str) -> list[str]:
-    if not line.strip():
+    # Not str.split(): words may hold a no-break space.
+    line = line.strip(" \r")
+    if not line.strip("\t "):
         return []
-    return [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
+    return [field.strip(" ") for field in line.split("\t")] if "\t" in line else re.split(" +", line)
 
 
 def _is_comment(fields: Sequence[str]) -> bool:

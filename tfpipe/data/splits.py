@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -167,18 +167,27 @@ def _open_other(config: Config, path: str | None, split: str, multi_label: bool 
 
 
 def _open(config: Config, path: str, split: str, where: str, multi_label: bool | None = None) -> Source | None:
+    form = text_form(config)
+    if form is None:
+        return open_source(path, columns=config.data.columns, split=split, config=config, where=where)
+    if multi_label is not None:
+        form = replace(form, multi_label=multi_label)
+    return open_text(path, form, split=split, config=config, where=where)
+
+
+def text_form(config: Config) -> TextForm | None:
+    """How a run's texts are read; None for a task of images."""
     data = config.data
     if config.task == "image_classification":
-        return open_source(path, columns=data.columns, split=split, config=config, where=where)
-    form = TextForm(
+        return None
+    return TextForm(
         task=config.task,
         columns=data.columns,
         text_column=data.text_column,
         label_column=data.label_column,
-        multi_label=data.multi_label if multi_label is None else multi_label,
+        multi_label=data.multi_label,
         max_text_chars=data.max_text_chars,
     )
-    return open_text(path, form, split=split, config=config, where=where)
 
 
 def _in_classes_of(train: Source, other: Source, split: str) -> Source:

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 def csv_rows(
     file: Path, text: str, columns: Sequence[str] | None, *, check_header: Callable[[Sequence[str], str], None]
 ) -> Iterator[Row]:
-    """The rows of a CSV or (by its suffix) TSV table; blank lines are left out, and so are spaces before a field.
+    """The rows of a CSV or (by its suffix) TSV table; blank lines are left out, and in CSV spaces before a field.
 
     In a TSV, quotes enclose a field only where the whole file reads so: text that was never quoted often holds them.
 
@@ -114,7 +114,12 @@ def _records(file: Path, text: str, delimiter: str) -> list[tuple[int, list[str]
 def _parse(file: Path, text: str, delimiter: str, quoting: Any) -> list[tuple[int, list[str]]]:
     records: list[tuple[int, list[str]]] = []
     reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=quoting,
+        # `"text", "label"` is a way to write CSV; in a TSV a space belongs to the field.
+        skipinitialspace=delimiter == ",",
+        strict=True,
     )
     with _any_field_size(len(text)):
         while True:

@@ -107,6 +107,10 @@ class TextSource:
         """Indices of all labels of a text, increasing; empty for a tagged text."""
         return self._labels_of[index]
 
+    def content(self, index: int) -> str | TaggedText:
+        """What `read` gives, however long."""
+        return self._rows[index].content
+
     def text(self, index: int) -> str:
         """The text alone, however long."""
         content = self._rows[index].content
