@@ -83,7 +83,7 @@ def _no_labels(data: DataSet, kind: Kind) -> Iterator[Finding]:
 
 
 def _empty(data: DataSet) -> Iterator[Finding]:
-    groups = _each(sample for sample in data.readable() if not sample.num_words and not sample.excerpt.strip())
+    groups = _each(sample for sample in data.readable() if not sample.num_words)
     if groups:
         yield Finding(
             "empty", "error", f"Texts without any character that shows: {len(groups)}.", "Remove them.", groups
