@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from tfpipe.core.entities import Scheme, Transition, entity_spans, invalid_transitions, scheme_of
+from tfpipe.core.entities import Scheme, Transition, entity_spans, invalid_transitions
 from tfpipe.core.errors import DecodeError
 from tfpipe.core.words import split_words
 from tfpipe.data.text import TaggedText, TextSource, text_key
@@ -67,19 +67,23 @@ class TextInspection:
 
 
 def inspect_texts(
-    source: TextSource, split: str, *, count_tokens: Callable[[str], int] | None = None
+    source: TextSource,
+    split: str,
+    *,
+    scheme: Scheme = "BIO",
+    count_tokens: Callable[[str], int] | None = None,
 ) -> list[TextInspection]:
     """Read every text, with a progress bar.
 
     Args:
         source: The texts.
         split: What they are for; copied into each result.
+        scheme: What tags should keep to.
         count_tokens: Gives the length of a text in tokens, with all that a model adds.
 
     Returns:
         One result a text, in the source's order.
     """
-    scheme = scheme_of(source.labels) if source.kind == "tags" else "BIO"
     bar = tqdm(range(len(source)), desc=f"checking {split}", unit=" texts", disable=None)
     return [_inspect(source, index, split, scheme, count_tokens) for index in bar]
 
@@ -95,7 +99,8 @@ def _inspect(
         fault, detail = "too_long", str(error)
     content = source.content(index)
     labels = answer = tuple(source.labels[label] for label in source.labels_of(index))
-    label, invalid, num_words = " | ".join(labels), (), len(split_words(text)[0])
+    label, num_words = " | ".join(labels), len(split_words(text)[0])
+    invalid: tuple[Transition, ...] = ()
     if isinstance(content, TaggedText):
         labels = tuple(span.label for span in entity_spans(content.tags))
         label, answer, num_words = ", ".join(sorted(set(labels))), content.tags, len(content.tags)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tfpipe.config import parse_config
 from tfpipe.core import atomic
-from tfpipe.core.entities import types_of
+from tfpipe.core.entities import scheme_of, types_of
 from tfpipe.core.errors import DataError
 from tfpipe.data.findings import DataSet, Finding, Limits, find
 from tfpipe.data.inspection import inspect_source
@@ -109,7 +109,7 @@ def validate_config(
     sources_by_split = {name: source for name, source in sources.items() if source is not None}
     samples: dict[str, list[Any]] = {
         name: (
-            inspect_texts(source, name, count_tokens=count_tokens)
+            inspect_texts(source, name, scheme=scheme_of(train.labels), count_tokens=count_tokens)
             if isinstance(source, TextSource)
             else inspect_source(source, name, max_pixels=config.data.max_image_pixels, threads=threads)
         )
@@ -130,6 +130,7 @@ def _report(
     train: Source, data: DataSet, split_problems: Sequence[Finding], config: Config, max_tokens: int | None
 ) -> ValidationReport:
     limits: Limits | TextLimits
+    summary: Callable[[Any], dict[str, Any]]
     if isinstance(train, TextSource):
         limits = TextLimits(config.data.balance_tolerance, config.data.max_text_chars, max_tokens)
         findings, summary = find_in_texts(data, limits, train.kind), text_summary
