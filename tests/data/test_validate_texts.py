@@ -242,5 +242,5 @@ def test_the_command_packs_texts(tmp_path, monkeypatch, capsys):
     write(tmp_path / "a.conll", BIO)
 
     assert main(["pack", "a.conll", "--task", "token_classification", "--output", "packed", "--shards", "2"]) == 0
-    assert capsys.readouterr().out.startswith("Packed 2 samples of 5 classes.\n2 shards, content ")
+    assert capsys.readouterr().out.startswith("Packed 2 samples of 5 tags.\n2 shards, content ")
     assert main(["validate", "packed", "task=token_classification", "--output", "report"]) == 0

@@ -60,7 +60,8 @@ def _pack(options: argparse.Namespace) -> int:
         form=text_form(config),
     )
     skipped = f", {len(result.skipped)} corrupt ones skipped" if result.skipped else ""
-    print(f"Packed {result.num_samples:,} samples of {len(result.labels)} classes{skipped}.")
+    what = "tags" if config.task == "token_classification" else "classes"
+    print(f"Packed {result.num_samples:,} samples of {len(result.labels)} {what}{skipped}.")
     print(f"{result.num_shards} shards, content {result.content_sha256[:12]}. Use: data.path={result.output_dir}")
     return 0
 

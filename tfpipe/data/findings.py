@@ -188,7 +188,12 @@ def _small_images(data: DataSet, limits: Limits) -> Iterator[Finding]:
 
 
 def equal_samples(
-    data: DataSet, *, key_of: Callable[[Any], str], answer_of: Callable[[Any], Hashable], noun: str
+    data: DataSet,
+    *,
+    key_of: Callable[[Any], str],
+    answer_of: Callable[[Any], Hashable],
+    noun: str,
+    conflict: str = "with more than one label",
 ) -> Iterator[Finding]:
     """Leaks between splits, copies with different labels, and other copies.
 
@@ -197,6 +202,7 @@ def equal_samples(
         key_of: What equal samples share.
         answer_of: What equal samples should share.
         noun: Samples in the plural, for messages.
+        conflict: What is wrong where they do not, for messages.
     """
     by_key: dict[str, list[Any]] = defaultdict(list)
     for sample in data.readable():
@@ -218,8 +224,8 @@ def equal_samples(
         yield Finding(
             "conflicting_labels",
             "error",
-            f"{noun} with more than one label: {len(conflicts)}.",
-            "Decide on one label each.",
+            f"{noun} {conflict}: {len(conflicts)}.",
+            "Decide on one answer each.",
             conflicts,
         )
     if duplicates:
@@ -228,7 +234,7 @@ def equal_samples(
             "duplicate",
             "warning",
             f"{noun} that occur more than once: {len(duplicates)}, with {copies} copies too many.",
-            "Remove the copies: they weigh more than other samples, and a random split would leak them.",
+            "Remove the copies: they weigh more than other samples, and a random split of your own would leak them.",
             duplicates,
         )
 

@@ -1,18 +1,19 @@
 """What `validate` and `pack` learn about one text by reading it."""
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from tfpipe.core.entities import Scheme, Transition, entity_spans, invalid_transitions
+from tfpipe.core.entities import Scheme, Span, Transition, entity_spans, invalid_transitions
 from tfpipe.core.errors import DecodeError
 from tfpipe.core.words import split_words
 from tfpipe.data.text import TaggedText, TextSource, text_key
 
 _EXCERPT_CHARS = 240
 _PLACES_SHOWN = 3
+_ENTITIES_SHOWN = 8
 _REPLACEMENT = "\ufffd"
 # Control characters that are white space in any text.
 _ORDINARY = frozenset("\t\n\r")
@@ -29,7 +30,7 @@ class TextInspection:
         split: "training", "validation" or "test".
         index: Position in that split's source.
         identifier: As the source gives it.
-        label: Its label; several joined by ` | `; of a tagged text the types of its entities.
+        label: Its label; several joined by ` | `; of a tagged text its first entities with their types.
         labels: Class names, label names, or the type of every entity.
         answer: What copies of the text should share: its labels or its tags.
         key: What copies share; see `text_key`.
@@ -102,8 +103,9 @@ def _inspect(
     label, num_words = " | ".join(labels), len(split_words(text)[0])
     invalid: tuple[Transition, ...] = ()
     if isinstance(content, TaggedText):
-        labels = tuple(span.label for span in entity_spans(content.tags))
-        label, answer, num_words = ", ".join(sorted(set(labels))), content.tags, len(content.tags)
+        spans = entity_spans(content.tags)
+        labels = tuple(span.label for span in spans)
+        label, answer, num_words = _entities_shown(content, spans), content.tags, len(content.tags)
         invalid = tuple(invalid_transitions(content.tags, scheme))
         detail = detail or _invalid_detail(content, invalid)
     return TextInspection(
@@ -141,6 +143,12 @@ def is_garbled(text: str) -> bool:
 
 def _is_control(character: str) -> bool:
     return character not in _ORDINARY and unicodedata.category(character) == "Cc"
+
+
+def _entities_shown(content: TaggedText, spans: Sequence[Span]) -> str:
+    surfaces = (content.text[content.starts[span.start] : content.ends[span.end - 1]] for span in spans)
+    shown = [f"{surface} ({span.label})" for surface, span in zip(surfaces, spans, strict=True)]
+    return ", ".join(shown[:_ENTITIES_SHOWN]) + (", ..." if len(shown) > _ENTITIES_SHOWN else "")
 
 
 def _invalid_detail(content: TaggedText, invalid: tuple[Transition, ...]) -> str:
