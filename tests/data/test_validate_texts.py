@@ -208,6 +208,13 @@ def test_a_histogram_counts_every_length_once_and_never_across_the_limit(lengths
     assert sum(bar.count for bar in chart.bars if bar.is_over) == sum(limit is not None and n > limit for n in lengths)
 
 
+def test_one_very_long_text_leaves_the_others_their_bars():
+    chart = histogram("Words", [*range(10, 40), *range(10, 40), *range(10, 40), *range(10, 40), 90_000])
+
+    assert len([bar for bar in chart.bars if bar.count]) > 10
+    assert chart.bars[-1].high == 90_000
+
+
 @given(st.text("aéüñçßø€’“ž ", min_size=1).filter(lambda text: not text.isascii()))
 def test_text_decoded_wrongly_is_told_from_text(text):
     assert is_garbled(text.encode().decode("cp1252"))

@@ -13,6 +13,7 @@ from tfpipe.data.validation_report import ValidationReport
 
 _TEMPLATE = "text_validation_page.html"
 _MAX_BINS = 24
+_SHARE_BY_LENGTH = 0.99
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Histogram:
 
     Attributes:
         title: What is counted.
-        bars: Of equal width, and the first and last bar of the data are not empty.
+        bars: Of equal width, but for the last, which takes the longest one in a hundred.
         median: Of the lengths.
         limit: What the model reads; None where there is none.
     """
@@ -73,22 +74,27 @@ def histogram(title: str, lengths: Sequence[int], limit: int | None = None) -> H
     """
     values = np.asarray(lengths)
     least, largest = int(values.min()), int(values.max())
-    width = math.ceil((largest - least + 1) / _MAX_BINS)
+    # The last bar takes the longest texts: one of them would leave the others a single bar.
+    end = int(np.quantile(values, _SHARE_BY_LENGTH, method="higher"))
+    if limit is not None and limit < largest:
+        end = max(end, limit + 1)
+    width = math.ceil((end - least + 1) / _MAX_BINS)
     start = least
     if limit is not None and least <= limit < largest:
         # Laid out from the limit, so that no bar has texts on both sides of it.
         start = limit + 1 - width * math.ceil((limit + 1 - least) / width)
-    edges = start + width * np.arange(math.ceil((largest + 1 - start) / width) + 1)
-    counts, _ = np.histogram(values, edges)
+    edges = start + width * np.arange(math.ceil((end + 1 - start) / width) + 1)
+    counts, _ = np.histogram(np.minimum(values, end), edges)
+    highs = [*(edges[1:-1] - 1).tolist(), max(largest, int(edges[-1]) - 1)]
     bars = tuple(
         Bin(
             low=max(0, low),
-            high=low + width - 1,
+            high=high,
             count=count,
             share=count / int(counts.max()),
             is_over=limit is not None and low > limit,
         )
-        for low, count in zip(edges[:-1].tolist(), counts.tolist(), strict=True)
+        for low, high, count in zip(edges[:-1].tolist(), highs, counts.tolist(), strict=True)
     )
     return Histogram(title, bars, float(np.median(values)), limit)
 
