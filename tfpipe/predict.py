@@ -20,7 +20,8 @@ from tqdm import tqdm
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, DataError, StoppedError, TfpipeError
 from tfpipe.core.postprocess import classification_answer
-from tfpipe.data.files import TABLE_SUFFIXES, image_files, printable
+from tfpipe.data.files import image_files, printable
+from tfpipe.data.tables import TABLE_SUFFIXES
 from tfpipe.decode import decode_image
 from tfpipe.distributed import World, join, launched_rank
 from tfpipe.scoring import Scorer, open_scorer

@@ -63,14 +63,23 @@ class DataConfig(_Section):
 
     path: str = Field(
         description="Folder with one sub-folder per class, CSV or JSONL manifest (path, label), TFRecord shards "
-        "(folder, file or glob), `digits`, or package.module:function."
+        "(folder, file or glob), `digits`, or package.module:function; of texts, CSV, TSV or JSONL (text, label), a "
+        "folder of .txt files, or CoNLL."
     )
     validation_path: str | None = Field(None, description="Validation data, in any of the forms of data.path.")
     validation_fraction: float = Field(
         0.2, ge=0, lt=1, description="Share of data.path kept for validation, by class; unused with validation_path."
     )
     test_path: str | None = Field(None, description="Test data, scored once, at the end.")
-    columns: Strings | None = Field(None, description="Column names of a manifest without a header.")
+    columns: Strings | None = Field(None, description="Column names of a table without a header.")
+    text_column: str = Field("text", description="Column (or key) of a table of texts that holds the text.")
+    label_column: str = Field("label", description="Column (or key) of a table of texts that holds the label.")
+    multi_label: bool | None = Field(
+        None,
+        description="Whether a text may have several labels or none; default: where a JSONL file has lists of labels "
+        "or a table has labels parted by `|`.",
+    )
+    max_text_chars: int = Field(100_000, ge=1, description="Longer texts, in characters, count as corrupt.")
     min_image_size: int = Field(1, ge=1, description="Smallest height and width in pixels; `validate` reports less.")
     max_image_pixels: int = Field(64_000_000, ge=1, description="Larger images count as corrupt.")
     balance_tolerance: float = Field(
@@ -310,7 +319,9 @@ class ConversionConfig(_Section):
 class Config(_Section):
     """One run."""
 
-    task: Literal["image_classification"] = Field("image_classification", description="What is learnt.")
+    task: Literal["image_classification", "text_classification", "token_classification"] = Field(
+        "image_classification", description="What is learnt."
+    )
     data: DataConfig
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     model: ModelConfig = ModelConfig()

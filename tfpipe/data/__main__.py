@@ -3,23 +3,27 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from tfpipe.config import override_values, parse_config, read_values
 from tfpipe.core.errors import ConfigError, GateError
 from tfpipe.data.pack import pack
+from tfpipe.data.splits import text_form
 from tfpipe.data.validate import JSON_FILE, PAGE_FILE, validate_config
 from tfpipe.data.validation_report import ValidationReport
 from tfpipe.settings import Config
 from tfpipe.startup import run_command
 
-_KEYS = ("data.", "training.seed=")
-_KEYS_HELP = "any key of the section data, or training.seed; `python -m tfpipe.train --help` explains them"
+_KEYS = ("data.", "training.seed=", "task=")
+_TASKS = get_args(Config.model_fields["task"].annotation)
+_KEYS_HELP = "any key of the section data, training.seed, or task; `python -m tfpipe.train --help` explains them"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 2 wrong usage or input, 3 errors in the data."""
-    parser = argparse.ArgumentParser(prog="python -m tfpipe.data", description="Check and pack labelled images.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tfpipe.data", description="Check and pack labelled images and texts."
+    )
     parser.add_argument("command", choices=("validate", "pack"), help="each has its own --help")
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = parser.parse_args(words[:1])
@@ -53,9 +57,11 @@ def _pack(options: argparse.Namespace) -> int:
         max_image_pixels=config.data.max_image_pixels,
         skip_corrupt=options.skip_corrupt,
         overwrite=options.overwrite,
+        form=text_form(config),
     )
     skipped = f", {len(result.skipped)} corrupt ones skipped" if result.skipped else ""
-    print(f"Packed {result.num_samples:,} samples of {len(result.labels)} classes{skipped}.")
+    what = "tags" if config.task == "token_classification" else "classes"
+    print(f"Packed {result.num_samples:,} samples of {len(result.labels)} {what}{skipped}.")
     print(f"{result.num_shards} shards, content {result.content_sha256[:12]}. Use: data.path={result.output_dir}")
     return 0
 
@@ -65,7 +71,7 @@ def _validate_parser() -> argparse.ArgumentParser:
         "validate",
         "Read every sample; write validation.json and validation.html. Exit code 3 where there are errors.",
     )
-    parser.add_argument("--validation", metavar="PATH", help="validation data; pictures in both are leaks")
+    parser.add_argument("--validation", metavar="PATH", help="validation data; samples in both are leaks")
     parser.add_argument("--test", metavar="PATH", help="test data, likewise")
     parser.add_argument("--config", metavar="FILE", help="take the section data and training.seed from a run's YAML")
     return parser
@@ -86,6 +92,7 @@ def _command_parser(name: str, description: str) -> argparse.ArgumentParser:
         description=description,
         epilog=f"key=value: {_KEYS_HELP}. Example: data.columns=[path,label]",
     )
+    parser.add_argument("--task", choices=_TASKS, help="what the data are for; default: image_classification")
     parser.add_argument("words", nargs="*", metavar="PATH", help="the data, in any of the forms of data.path")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     return parser
@@ -112,6 +119,8 @@ def _config(path: str | None, overrides: Sequence[str], options: argparse.Namesp
         "validation_path": getattr(options, "validation", None),
         "test_path": getattr(options, "test", None),
     }
+    if options.task is not None:
+        values["task"] = options.task
     values["data"].update({key: value for key, value in given.items() if value is not None})
     if "path" not in values["data"]:
         raise ConfigError(

@@ -1,7 +1,5 @@
 """Image files: a folder with one sub-folder per class, or a manifest with a path and a label a row."""
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -13,13 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from tfpipe.core.errors import DataError, DecodeError
+from tfpipe.data.encodings import read_text
 from tfpipe.data.labels import class_order
+from tfpipe.data.tables import JSON_SUFFIXES, Row, csv_rows, json_rows, refuse
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp")
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 # A folder whose sub-folders are all called so holds splits, not classes.
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-_PROBLEMS_SHOWN = 5
+_VALUE_SHOWN = 80
 _PROGRESS_AFTER_S = 2.0
 _MISSING = -1
 
@@ -75,19 +74,23 @@ class FileSource:
         return self._sizes.count(_MISSING)
 
 
-def open_class_folders(folder: Path, *, where: str) -> FileSource:
+def open_class_folders(
+    folder: Path, *, where: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, what: str = "images"
+) -> FileSource:
     """Open a folder with one sub-folder per class.
 
     Files may lie any depth below the class folder; symbolic links are followed; hidden names are left out, and so are
-    files whose suffix is not an image's (`FileSource.ignored`). A file that has the suffix but is no image is a corrupt
+    files of other suffixes (`FileSource.ignored`). A file that has the suffix but is no image is a corrupt
     sample. `labels` holds every class folder, also an empty one.
 
     Args:
         folder: An existing folder.
         where: The key or argument that it came from, for messages.
+        suffixes: How names of samples end, in lower case.
+        what: Samples in the plural, for messages.
 
     Raises:
-        DataError: There is no class folder, no image in any, or the sub-folders look like splits.
+        DataError: There is no class folder, no sample in any, or the sub-folders look like splits.
     """
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name))
     loose = [entry.name for entry in os.scandir(folder) if entry.is_file() and not _is_hidden(entry.name)]
@@ -104,13 +107,13 @@ def open_class_folders(folder: Path, *, where: str) -> FileSource:
     ignored = list(loose)
     files = (file for name in classes for file in _files_below(folder, name))
     for name, relative in _with_progress(files, "listing files"):
-        if relative.lower().endswith(IMAGE_SUFFIXES):
+        if relative.lower().endswith(suffixes):
             rows.append(_Row(str(folder / relative), printable(relative), printable(name)))
         else:
             ignored.append(relative)
     if not rows:
         raise DataError(
-            f"{where}: expected images ({' '.join(IMAGE_SUFFIXES)}) in the {len(classes)} sub-folders of "
+            f"{where}: expected {what} ({' '.join(suffixes)}) in the {len(classes)} sub-folders of "
             f"{str(folder)!r}, found none."
         )
     return FileSource(rows, class_order(printable(name) for name in classes), [printable(name) for name in ignored])
@@ -129,23 +132,18 @@ def open_table(file: Path, columns: Sequence[str] | None, *, where: str) -> File
     Raises:
         DataError: Not UTF-8, other columns, rows without path or label, no rows, or none of the files is there.
     """
-    is_json = file.suffix.lower() in (".jsonl", ".ndjson")
     if columns is not None:
         _check_columns(columns, f"data.columns: expected names with 'path' and 'label' among them, received {columns}.")
-    text = _read_text(file)
     rows: list[_Row] = []
     problems: list[str] = []
-    for line, values in _json_rows(file, text) if is_json else _csv_rows(file, text, columns):
+    for row in _table_rows(file, columns):
         try:
-            path, label = _path_and_label(values)
+            path, label = _path_and_label(row)
         except ValueError as error:
-            problems.append(f"{file}, line {line}: {error}")
+            problems.append(f"{file}, line {row.line}: {error}")
             continue
         rows.append(_Row(str(file.parent / path), path, label))
-    if problems:
-        more = f"\n  and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
-        shown = "".join(f"\n  {problem}" for problem in problems[:_PROBLEMS_SHOWN])
-        raise DataError(f"{where}: expected a path and a label in every row; {len(problems)} differ{shown}{more}")
+    refuse(problems, where=where, expected="a path and a label")
     if not rows:
         raise DataError(f"{where}: expected rows in {str(file)!r}, found none.")
     source = FileSource(rows, class_order(row.label for row in rows))
@@ -208,63 +206,35 @@ def _with_progress(items: Any, what: str) -> Any:
     return tqdm(items, desc=what, unit=" files", delay=_PROGRESS_AFTER_S, disable=None, leave=False)
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: expected UTF-8 text; byte {error.start} is not.") from error
-    except OSError as error:
-        raise DataError(f"{file}: expected a readable file; {error.strerror}.") from error
-
-
 def _check_columns(columns: Sequence[str], message: str) -> None:
     if not {"path", "label"} <= set(columns) or len(set(columns)) != len(columns):
         raise DataError(message)
 
 
-def _csv_rows(file: Path, text: str, columns: Sequence[str] | None) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _table_rows(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    text = read_text(file)
+    if file.suffix.lower() in JSON_SUFFIXES:
+        yield from json_rows(file, text)
+        return
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    header = None if columns is None else list(columns)
-    try:
-        for fields in reader:
-            if not any(field.strip() for field in fields):
-                continue
-            if header is None:
-                header = [field.strip() for field in fields]
-                _check_columns(
-                    header,
-                    f"{file}: expected the header path{delimiter}label, received {delimiter.join(fields)!r}. "
-                    "For a table without a header set data.columns=[path,label].",
-                )
-            elif columns is not None and [field.strip() for field in fields] == header and reader.line_num == 1:
-                raise DataError(f"{file}: expected no header beside data.columns={header}, received one. Drop the key.")
-            elif len(fields) != len(header):
-                yield reader.line_num, f"expected {len(header)} fields, received {len(fields)}."
-            else:
-                yield reader.line_num, dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: expected CSV; {error}.") from error
+
+    def check_header(names: Sequence[str], header: str) -> None:
+        _check_columns(
+            names,
+            f"{file}: expected the header path{delimiter}label, received {header!r}. "
+            "For a table without a header set data.columns=[path,label].",
+        )
+
+    yield from csv_rows(file, text, columns, check_header=check_header)
 
 
-def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            values = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}, line {line}: expected one JSON object; {error}.") from error
-        if isinstance(values, dict) and "path" in values and "label" in values:
-            yield line, values
-        else:
-            yield line, f"expected an object with the keys path and label, received {content.strip()[:80]}."
-
-
-def _path_and_label(values: dict[str, Any] | str) -> tuple[str, str]:
-    if isinstance(values, str):
-        raise ValueError(values)
-    path, label = values["path"], values["label"]
+def _path_and_label(row: Row) -> tuple[str, str]:
+    if row.problem:
+        raise ValueError(row.problem)
+    if not isinstance(row.values, dict) or "path" not in row.values or "label" not in row.values:
+        received = json.dumps(row.values, ensure_ascii=False)[:_VALUE_SHOWN]
+        raise ValueError(f"expected an object with the keys path and label, received {received}.")
+    path, label = row.values["path"], row.values["label"]
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)
     for name, value in (("path", path), ("label", label)):

@@ -1,14 +1,45 @@
-"""What is wrong with a data set, told from the inspection of its samples. Pure: no files, no pictures."""
+"""What is wrong with a data set, told from the inspection of its samples. Pure: no files, no pictures.
+
+`find` is for images; `tfpipe.data.text_findings` has texts, and shares what is the same for both.
+"""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
-from tfpipe.data.inspection import FAULTS, Inspection
+from tfpipe.data.inspection import FAULTS
 
 _NAMES_SHOWN = 10
 _ADVICE_ON_FAULTS = "Repair or remove them; training skips unreadable samples and stops when they are too many."
+
+
+class Inspected(Protocol):
+    """What is known about one sample of any kind."""
+
+    @property
+    def split(self) -> str:
+        """What it is for: "training", "validation" or "test"."""
+
+    @property
+    def identifier(self) -> str:
+        """As the source gives it."""
+
+    @property
+    def label(self) -> str:
+        """Its label, or its labels, as a person reads them."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What it counts for in the balance of classes."""
+
+    @property
+    def fault(self) -> str:
+        """Why it cannot be used; "" for a sample that can."""
+
+    @property
+    def detail(self) -> str:
+        """What is wrong, as a sentence."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +51,15 @@ class Finding:
         severity: "error" (do not train on this) or "warning".
         message: What was found, as a sentence.
         advice: What to do about it.
-        groups: The samples concerned. Samples that are equal to each other share a group; otherwise a group is one
-            sample. Empty where a class or a file beside the samples is concerned.
+        groups: The samples concerned, each an `Inspected`. Samples that are equal to each other share a group;
+            otherwise a group is one sample. Empty where a class or a file beside the samples is concerned.
     """
 
     kind: str
     severity: Literal["error", "warning"]
     message: str
     advice: str
-    groups: tuple[tuple[Inspection, ...], ...] = ()
+    groups: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -54,36 +85,53 @@ class DataSet:
     """Everything known about the data of one validation.
 
     Attributes:
-        samples: Inspections by split; "training" is always there.
+        samples: Each an `Inspected`, by split; "training" is always there.
         labels: Class names of the training data, also of those without samples.
         ignored: Files beside the samples that were left out.
     """
 
-    samples: Mapping[str, Sequence[Inspection]]
+    samples: Mapping[str, Sequence[Any]]
     labels: tuple[str, ...]
     ignored: tuple[str, ...] = ()
 
     def class_counts(self, split: str) -> Counter[str]:
         """Samples of each class that occurs."""
-        return Counter(sample.label for sample in self.samples[split])
+        return Counter(name for sample in self.samples[split] for name in sample.labels)
+
+    def readable(self) -> list[Any]:
+        """Samples of all splits that can be used."""
+        return [sample for samples in self.samples.values() for sample in samples if not sample.fault]
 
 
 def find(data: DataSet, limits: Limits) -> list[Finding]:
     """Every check, errors first."""
     findings = [
-        *_class_problems(data),
-        *_faults(data),
+        *class_problems(data),
+        *faults(data, FAULTS),
         *_small_images(data, limits),
-        *_equal_pictures(data),
-        *_imbalance(data, limits),
+        *equal_samples(
+            data, key_of=lambda sample: sample.pixel_hash, answer_of=lambda sample: sample.label, noun="Pictures"
+        ),
+        *imbalance(data, limits.balance_tolerance),
         *_left_out(data),
     ]
+    return errors_first(findings)
+
+
+def errors_first(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings in the order in which a person should read them."""
     return sorted(findings, key=lambda finding: finding.severity != "error")
 
 
-def _class_problems(data: DataSet) -> Iterator[Finding]:
+def class_problems(data: DataSet, *, needs_two: bool = True) -> Iterator[Finding]:
+    """Classes that are missing on either side of training and scoring.
+
+    Args:
+        data: All samples.
+        needs_two: Whether one class alone is an error.
+    """
     counts = data.class_counts("training")
-    if len(counts) == 1:
+    if len(counts) == 1 and needs_two:
         yield Finding(
             "one_class",
             "error",
@@ -95,17 +143,17 @@ def _class_problems(data: DataSet) -> Iterator[Finding]:
         yield Finding(
             "empty_class",
             "error",
-            f"Classes without training samples: {_listed(empty)}.",
+            f"Classes without training samples: {listed(empty)}.",
             "Add samples or remove the folder.",
         )
     for split in data.samples:
         unknown = sorted(set(data.class_counts(split)) - set(counts))
         if unknown:
-            groups = tuple((sample,) for sample in data.samples[split] if sample.label in unknown)
+            groups = tuple((sample,) for sample in data.samples[split] if not set(unknown).isdisjoint(sample.labels))
             yield Finding(
                 "unknown_label",
                 "error",
-                f"Classes of the {split} data that the training data lack: {_listed(unknown)}.",
+                f"Classes of the {split} data that the training data lack: {listed(unknown)}.",
                 "Correct the labels, or add such samples to the training data.",
                 groups,
             )
@@ -114,20 +162,21 @@ def _class_problems(data: DataSet) -> Iterator[Finding]:
             yield Finding(
                 "unscored_class",
                 "warning",
-                f"Classes without {split} samples: {_listed(absent)}.",
+                f"Classes without {split} samples: {listed(absent)}.",
                 "Nothing will be known about how well they are recognised.",
             )
 
 
-def _faults(data: DataSet) -> Iterator[Finding]:
-    for fault, title in FAULTS.items():
+def faults(data: DataSet, titles: Mapping[str, str]) -> Iterator[Finding]:
+    """Samples that cannot be used, by fault and the heading that each has."""
+    for fault, title in titles.items():
         groups = tuple((sample,) for samples in data.samples.values() for sample in samples if sample.fault == fault)
         if groups:
             yield Finding(fault, "error", f"{title}: {len(groups)}.", _ADVICE_ON_FAULTS, groups)
 
 
 def _small_images(data: DataSet, limits: Limits) -> Iterator[Finding]:
-    groups = tuple((sample,) for sample in _readable(data) if min(sample.height, sample.width) < limits.min_image_size)
+    groups = tuple((sample,) for sample in data.readable() if min(sample.height, sample.width) < limits.min_image_size)
     if groups:
         yield Finding(
             "too_small",
@@ -138,20 +187,36 @@ def _small_images(data: DataSet, limits: Limits) -> Iterator[Finding]:
         )
 
 
-def _equal_pictures(data: DataSet) -> Iterator[Finding]:
-    by_pixels: dict[str, list[Inspection]] = defaultdict(list)
-    for sample in _readable(data):
-        by_pixels[sample.pixel_hash].append(sample)
-    equal = [tuple(group) for group in by_pixels.values() if len(group) > 1]
+def equal_samples(
+    data: DataSet,
+    *,
+    key_of: Callable[[Any], str],
+    answer_of: Callable[[Any], Hashable],
+    noun: str,
+    conflict: str = "with more than one label",
+) -> Iterator[Finding]:
+    """Leaks between splits, copies with different labels, and other copies.
+
+    Args:
+        data: All samples.
+        key_of: What equal samples share.
+        answer_of: What equal samples should share.
+        noun: Samples in the plural, for messages.
+        conflict: What is wrong where they do not, for messages.
+    """
+    by_key: dict[str, list[Any]] = defaultdict(list)
+    for sample in data.readable():
+        by_key[key_of(sample)].append(sample)
+    equal = [tuple(group) for group in by_key.values() if len(group) > 1]
     leaks = tuple(group for group in equal if len({sample.split for sample in group}) > 1)
-    conflicts = tuple(group for group in equal if len({sample.label for sample in group}) > 1)
+    conflicts = tuple(group for group in equal if len({answer_of(sample) for sample in group}) > 1)
     worse = set(leaks) | set(conflicts)
     duplicates = tuple(group for group in equal if group not in worse)
     if leaks:
         yield Finding(
             "leak",
             "error",
-            f"Pictures in more than one of {', '.join(data.samples)}: {len(leaks)}.",
+            f"{noun} in more than one of {', '.join(data.samples)}: {len(leaks)}.",
             "A model is not measured by what it was trained on: remove them from one side.",
             leaks,
         )
@@ -159,8 +224,8 @@ def _equal_pictures(data: DataSet) -> Iterator[Finding]:
         yield Finding(
             "conflicting_labels",
             "error",
-            f"Pictures with more than one label: {len(conflicts)}.",
-            "Decide on one label each.",
+            f"{noun} {conflict}: {len(conflicts)}.",
+            "Decide on one answer each.",
             conflicts,
         )
     if duplicates:
@@ -168,23 +233,23 @@ def _equal_pictures(data: DataSet) -> Iterator[Finding]:
         yield Finding(
             "duplicate",
             "warning",
-            f"Pictures that occur more than once: {len(duplicates)}, with {copies} copies too many.",
-            "Remove the copies: they weigh more than other samples, and a random split would leak them.",
+            f"{noun} that occur more than once: {len(duplicates)}, with {copies} copies too many.",
+            "Remove the copies: they weigh more than other samples, and a random split of your own would leak them.",
             duplicates,
         )
 
 
-def _imbalance(data: DataSet, limits: Limits) -> Iterator[Finding]:
+def imbalance(data: DataSet, tolerance: float) -> Iterator[Finding]:
+    """Classes whose size is far from the mean; see `out_of_balance`."""
     counts = data.class_counts("training")
-    off = out_of_balance(counts, limits.balance_tolerance)
+    off = out_of_balance(counts, tolerance) if counts else []
     if off:
         mean = sum(counts.values()) / len(counts)
         shares = [f"{name} {counts[name]} ({counts[name] / mean - 1:+.0%})" for name in off]
         yield Finding(
             "imbalance",
             "warning",
-            f"Classes further than {limits.balance_tolerance:.0%} from the mean of {mean:.0f} samples: "
-            f"{_listed(shares, quote=False)}.",
+            f"Classes further than {tolerance:.0%} from the mean of {mean:.0f} samples: {listed(shares, quote=False)}.",
             "Add samples of the rare classes, or judge the model by a metric that weighs classes equally.",
         )
 
@@ -202,15 +267,12 @@ def _left_out(data: DataSet) -> Iterator[Finding]:
             "ignored_files",
             "warning",
             f"Files that are left out, since they lie in no class folder or their name does not end like an image's: "
-            f"{len(data.ignored)}, {_listed(sorted(data.ignored))}.",
+            f"{len(data.ignored)}, {listed(sorted(data.ignored))}.",
             "Convert those that are images (to JPEG, PNG, BMP, GIF or WebP), or remove them.",
         )
 
 
-def _readable(data: DataSet) -> list[Inspection]:
-    return [sample for samples in data.samples.values() for sample in samples if not sample.fault]
-
-
-def _listed(names: Sequence[str], *, quote: bool = True) -> str:
+def listed(names: Sequence[str], *, quote: bool = True) -> str:
+    """The first few names."""
     shown = ", ".join(repr(name) if quote else name for name in names[:_NAMES_SHOWN])
     return f"{shown} and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else shown

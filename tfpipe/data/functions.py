@@ -86,8 +86,7 @@ def open_function(spec: str, split: str, config: Config, *, where: str) -> UserS
     Raises:
         DataError: It cannot be imported, or returns something else.
     """
-    given = _load(spec, where)(split, config)
-    origin = f"{where}: {spec}({split!r})"
+    given, origin = call_function(spec, split, config, where=where)
     if given is None:
         return None
     if hasattr(given, "as_numpy_iterator"):
@@ -99,6 +98,15 @@ def open_function(spec: str, split: str, config: Config, *, where: str) -> UserS
             f"{type(given).__name__}, which lacks {', '.join(missing)}."
         )
     return UserSource(given, where=origin)
+
+
+def call_function(spec: str, split: str, config: Config, *, where: str) -> tuple[Any, str]:
+    """What `fn(split, config)` returns, and its name for messages; see `open_function`.
+
+    Raises:
+        DataError: It cannot be imported.
+    """
+    return _load(spec, where)(split, config), f"{where}: {spec}({split!r})"
 
 
 def _load(spec: str, where: str) -> Callable[[str, Config], Any]:

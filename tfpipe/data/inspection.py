@@ -65,6 +65,11 @@ class Inspection:
     content_hash: str = ""
     pixel_hash: str = ""
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class, as samples of several have them."""
+        return (self.label,)
+
 
 def inspect_source(source: Source, split: str, *, max_pixels: int, threads: int | None = None) -> list[Inspection]:
     """Read and decode every sample, in parallel with a progress bar.

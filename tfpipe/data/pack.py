@@ -19,9 +19,14 @@ from tfpipe import __version__
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, DataError
 from tfpipe.data import tfrecord
+from tfpipe.data.findings import Inspected
 from tfpipe.data.inspection import Inspection, inspect_source
 from tfpipe.data.shards import FILENAME, IMAGE, LABEL, MANIFEST_FILE, MANIFEST_FORMAT, TEXT, read_manifest
 from tfpipe.data.sources import Sample, Source, open_source, to_pixels
+from tfpipe.data.text import TextSource
+from tfpipe.data.text_files import TextForm, open_text
+from tfpipe.data.text_inspection import inspect_texts
+from tfpipe.data.text_shards import text_features
 from tfpipe.decode import MAX_IMAGE_PIXELS
 
 MANIFEST_FORMAT_VERSION = 1
@@ -49,7 +54,7 @@ class PackResult:
     num_samples: int
     num_shards: int
     content_sha256: str
-    skipped: tuple[Inspection, ...]
+    skipped: tuple[Inspected, ...]
 
 
 def pack(
@@ -63,6 +68,7 @@ def pack(
     skip_corrupt: bool = False,
     overwrite: bool = False,
     threads: int | None = None,
+    form: TextForm | None = None,
 ) -> PackResult:
     """Write a data set as TFRecord shards `data-00000-of-00008.tfrecord` and manifest.json.
 
@@ -83,6 +89,7 @@ def pack(
         skip_corrupt: Leave out samples that cannot be read, instead of refusing.
         overwrite: Replace an earlier pack in `output_dir`.
         threads: Images checked at the same time; None means one per core.
+        form: How texts are read; None means images.
 
     Raises:
         ConfigError: `output_dir` exists or cannot be made, or `shards` does not fit the data.
@@ -91,11 +98,15 @@ def pack(
     """
     target = Path(output_dir)
     _check_target(target, path, overwrite=overwrite)
-    source = open_source(path, columns=columns)
+    source = open_source(path, columns=columns) if form is None else open_text(path, form)
     if source is None:
         raise DataError(f"data.path: expected {path}('train') to return data, received None.")
     atomic.writable_folder(target.parent, where="--output")
-    samples = inspect_source(source, "training", max_pixels=max_image_pixels, threads=threads)
+    samples: Sequence[Any] = (
+        inspect_texts(source, "training")
+        if isinstance(source, TextSource)
+        else inspect_source(source, "training", max_pixels=max_image_pixels, threads=threads)
+    )
     readable = [sample for sample in samples if not sample.fault]
     skipped = tuple(sample for sample in samples if sample.fault)
     _check_samples(readable, skipped, path, skip_corrupt=skip_corrupt)
@@ -123,9 +134,7 @@ def _check_target(target: Path, path: str, *, overwrite: bool) -> None:
         raise ConfigError(f"--output: expected an earlier pack to replace, found something else in {str(target)!r}.")
 
 
-def _check_samples(
-    readable: Sequence[Inspection], skipped: Sequence[Inspection], path: str, *, skip_corrupt: bool
-) -> None:
+def _check_samples(readable: Sequence[Any], skipped: Sequence[Any], path: str, *, skip_corrupt: bool) -> None:
     if skipped and not skip_corrupt:
         shown = "".join(f"\n  {sample.identifier}: {sample.detail}" for sample in skipped[:_SHOWN])
         more = f"\n  and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
@@ -137,7 +146,7 @@ def _check_samples(
         raise DataError(f"{path}: expected readable samples, found none of {len(skipped)}.")
 
 
-def _parts(samples: Sequence[Inspection], shards: int | None, seed: int) -> list[list[Inspection]]:
+def _parts(samples: Sequence[Any], shards: int | None, seed: int) -> list[list[Any]]:
     """The samples in their order, cut into shards of equal counts."""
     if shards is None:
         shards = min(len(samples), math.ceil(sum(sample.size_bytes for sample in samples) / _SHARD_BYTES))
@@ -148,19 +157,19 @@ def _parts(samples: Sequence[Inspection], shards: int | None, seed: int) -> list
     return [ordered[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
-def _write(source: Source, parts: Sequence[Sequence[Inspection]], folder: Path, seed: int) -> dict[str, Any]:
+def _write(source: Source, parts: Sequence[Sequence[Any]], folder: Path, seed: int) -> dict[str, Any]:
     """Write the shards; returns the manifest."""
     content_lines: list[str] = []
     entries: list[dict[str, Any]] = []
-    with tqdm(total=sum(map(len, parts)), desc="writing shards", unit=" images", disable=None) as bar:
+    with tqdm(total=sum(map(len, parts)), desc="writing shards", unit=" samples", disable=None) as bar:
         for number, part in enumerate(parts):
             name = f"data-{number:05d}-of-{len(parts):05d}.tfrecord"
             digest, size_bytes = hashlib.sha256(), 0
             with open(folder / name, "wb") as file:
                 for sample in part:
-                    content = _encoded(source.read(sample.index)[0])
+                    content, example = _content_and_example(source, sample)
                     content_lines.append(_content_line(sample, content))
-                    record = tfrecord.frame(_example(source, sample, content))
+                    record = tfrecord.frame(example)
                     digest.update(record)
                     size_bytes += file.write(record)
                     bar.update()
@@ -173,20 +182,31 @@ def _write(source: Source, parts: Sequence[Sequence[Inspection]], folder: Path, 
                     "identifiers": [sample.identifier for sample in part],
                 }
             )
+    kind = {"kind": source.kind} if isinstance(source, TextSource) else {}
     return {
         "format": MANIFEST_FORMAT,
         "format_version": MANIFEST_FORMAT_VERSION,
         "tfpipe_version": __version__,
         "content_sha256": hashlib.sha256("".join(sorted(content_lines)).encode()).hexdigest(),
+        **kind,
         "labels": list(source.labels),
         "num_samples": len(content_lines),
-        "classes": dict(sorted(Counter(sample.label for part in parts for sample in part).items())),
+        "classes": dict(sorted(Counter(name for part in parts for sample in part for name in sample.labels).items())),
         "seed": seed,
         "shards": entries,
     }
 
 
-def _content_line(sample: Inspection, content: bytes) -> str:
+def _content_and_example(source: Source, sample: Any) -> tuple[bytes, bytes]:
+    """What counts for the hash of the content, and the record."""
+    if isinstance(source, TextSource):
+        example = tfrecord.serialize_example(text_features(source, sample.index))
+        return example, example
+    content = _encoded(source.read(sample.index)[0])
+    return content, _example(source, sample, content)
+
+
+def _content_line(sample: Inspected, content: bytes) -> str:
     # JSON, so that no identifier can be mistaken for the end of a line.
     return json.dumps([sample.identifier, sample.label, hashlib.sha256(content).hexdigest()]) + "\n"
 

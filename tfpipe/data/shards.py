@@ -1,12 +1,13 @@
 """TFRecord shards as a source: random access to labelled images through an index of where each record is."""
 
+import contextlib
 import gzip
 import json
 import mmap
 import shutil
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,9 +115,19 @@ def open_shards(shards: Sequence[Path], *, where: str, whole_folder: bool = Fals
     Raises:
         DataError: See `ShardSource`; or a shard is missing or of another size than the manifest says.
     """
+    manifest = shards_manifest(shards, where=where, whole_folder=whole_folder)
+    return ShardSource(shards, None if manifest is None else manifest["labels"], where=where)
+
+
+def shards_manifest(shards: Sequence[Path], *, where: str, whole_folder: bool) -> dict[str, Any] | None:
+    """The manifest that `pack` wrote beside shards, once they agree with it; None where there is none.
+
+    Raises:
+        DataError: A shard is missing or of another size than the manifest says.
+    """
     manifest = read_manifest(shards[0].parent) if shards else None
     if manifest is None:
-        return ShardSource(shards, None, where=where)
+        return None
     sizes = {entry["file"]: entry["bytes"] for entry in manifest["shards"]}
     missing = sorted(set(sizes) - {shard.name for shard in shards}) if whole_folder else []
     if missing:
@@ -131,7 +142,7 @@ def open_shards(shards: Sequence[Path], *, where: str, whole_folder: bool = Fals
                 f"{shard}: expected {sizes[shard.name]} bytes as {MANIFEST_FILE} says, received "
                 f"{shard.stat().st_size}. Copy or pack it again."
             )
-    return ShardSource(shards, manifest["labels"], where=where)
+    return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -148,6 +159,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise DataError(f"{folder / MANIFEST_FILE}: expected JSON; {error}.") from error
     is_ours = isinstance(manifest, dict) and manifest.get("format") == MANIFEST_FORMAT
     return manifest if is_ours else None
+
+
+@contextlib.contextmanager
+def open_whole(shard: Path) -> Iterator[Path]:
+    """A shard as a plain file, for as long as the context lasts: itself, or an unpacked copy of a gzip file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfpipe-shards-") as scratch:
+        yield _plain(shard, Path(scratch), 0)
 
 
 def _plain(shard: Path, scratch: Path, index: int) -> Path:

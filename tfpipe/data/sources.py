@@ -5,16 +5,18 @@ import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from tfpipe.config import parse_config
 from tfpipe.core.errors import DataError, DecodeError
 from tfpipe.data.arrays import open_digits, rgb_pixels
-from tfpipe.data.files import TABLE_SUFFIXES, open_class_folders, open_table
+from tfpipe.data.files import open_class_folders, open_table
 from tfpipe.data.functions import open_function
 from tfpipe.data.shards import is_shard_name, open_shards
+from tfpipe.data.tables import TABLE_SUFFIXES
+from tfpipe.data.text import TextSource
 from tfpipe.decode import MAX_IMAGE_PIXELS, decode_image
 from tfpipe.settings import Config
 
@@ -48,8 +50,8 @@ class Source(Protocol):
         """Cheap evidence of a sample's content for the fingerprint: a file's size, a record's CRC, an array's hash."""
         ...
 
-    def read(self, index: int) -> tuple[Sample, int]:
-        """One sample and its class.
+    def read(self, index: int) -> tuple[Any, int]:
+        """One sample (a `Sample`; of a `TextSource` a text, or one with a tag for each word) and its class.
 
         Raises:
             DecodeError: The file is missing or unreadable, or the record damaged.
@@ -82,8 +84,13 @@ class Subset:
     def stamp(self, index: int) -> str:
         return self._source.stamp(int(self._indices[index]))
 
-    def read(self, index: int) -> tuple[Sample, int]:
+    def read(self, index: int) -> tuple[Any, int]:
         return self._source.read(int(self._indices[index]))
+
+
+def subset(source: Source, indices: Sequence[int] | np.ndarray) -> Source:
+    """Some samples of a source, in the order of `indices`; of a `TextSource` another one."""
+    return source.take(indices) if isinstance(source, TextSource) else Subset(source, indices)
 
 
 class Relabelled:
@@ -113,7 +120,7 @@ class Relabelled:
     def stamp(self, index: int) -> str:
         return self._source.stamp(index)
 
-    def read(self, index: int) -> tuple[Sample, int]:
+    def read(self, index: int) -> tuple[Any, int]:
         sample, label = self._source.read(index)
         return sample, self._index_of[label]
 
@@ -172,20 +179,38 @@ def open_source(
         return open_digits()
     if is_function(path):
         return open_function(path, split, config or parse_config({"data": {"path": path}}, where=where), where=where)
+    place, shards = find_shards(path, where=where)
+    if shards:
+        return open_shards(shards, where=where, whole_folder=place.is_dir())
+    if place.is_dir():
+        return open_class_folders(place, where=where)
+    return _open_file(place, columns, where)
+
+
+def find_shards(path: str, *, where: str) -> tuple[Path, list[Path]]:
+    """What `data.path` names on disk, and the TFRecord shards there: in a folder, by a glob, or the file itself.
+
+    Args:
+        path: A path or a glob.
+        where: The key or argument that it came from, for messages.
+
+    Returns:
+        (the path, the shards in order); without shards it is an existing folder or file of another form.
+
+    Raises:
+        DataError: Nothing is there.
+    """
     place = Path(path).expanduser()
     if place.is_dir():
-        shards = sorted(entry for entry in place.iterdir() if is_shard_name(entry.name) and entry.is_file())
-        if shards:
-            return open_shards(shards, where=where, whole_folder=True)
-        return open_class_folders(place, where=where)
+        return place, sorted(entry for entry in place.iterdir() if is_shard_name(entry.name) and entry.is_file())
     if place.exists():
-        return _open_file(place, columns, where)
+        return place, [place] if is_shard_name(place.name) and place.is_file() else []
     if glob.has_magic(path):
         # Path.glob cannot start from a pattern that may be absolute.
         matches = sorted(Path(match) for match in glob.glob(str(place), recursive=True))  # noqa: PTH207
         shards = [match for match in matches if match.is_file()]
         if shards:
-            return open_shards(shards, where=where)
+            return place, shards
     raise DataError(f"{where}: expected a data set, found nothing at {path!r}.{_nearest(place)}")
 
 
@@ -197,8 +222,6 @@ def is_function(path: str) -> bool:
 def _open_file(file: Path, columns: Sequence[str] | None, where: str) -> Source:
     if file.suffix.lower() in TABLE_SUFFIXES and file.is_file():
         return open_table(file, columns, where=where)
-    if is_shard_name(file.name) and file.is_file():
-        return open_shards([file], where=where)
     raise DataError(
         f"{where}: expected a folder, a manifest ({', '.join(TABLE_SUFFIXES)}) or a TFRecord file (*.tfrecord), "
         f"received {str(file)!r}."

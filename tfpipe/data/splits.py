@@ -1,16 +1,18 @@
 """Training, validation and test data of a run: opened, split by class, and checked against each other."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tfpipe.core.entities import OUTSIDE
 from tfpipe.core.errors import DataError
-from tfpipe.data.sources import Relabelled, Source, Subset, is_function, open_source
+from tfpipe.data.holding_out import hold_out, split_texts
+from tfpipe.data.sources import Relabelled, Source, is_function, open_source, subset
+from tfpipe.data.text import TextSource, listed
+from tfpipe.data.text_files import TextForm, open_text
 from tfpipe.settings import Config
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def open_splits(config: Config) -> Splits:
     if validation is not None:
         validation = _in_classes_of(train, validation, "validation")
     elif config.data.validation_fraction > 0:
-        kept, held_out = split_by_class(train, config.data.validation_fraction, config.training.seed)
-        train, validation = Subset(train, kept), Subset(train, held_out)
+        kept, held_out = split_source(train, config.data.validation_fraction, config.training.seed)
+        train, validation = subset(train, kept), subset(train, held_out)
     if test is not None:
         test = _in_classes_of(train, test, "test")
     return Splits(train, validation, test, fingerprint(train, validation, test))
@@ -58,19 +60,28 @@ def open_splits(config: Config) -> Splits:
 def open_sources(config: Config) -> tuple[Source, Source | None, Source | None]:
     """Open training, validation and test data as they are: not split, not checked against each other.
 
-    Each counts classes in its own `labels`.
+    Each counts classes in its own `labels`. Texts of all three have as many labels each as the training data's: one, or
+    any number.
 
     Raises:
         DataError: Nothing there, or not readable as a data set.
     """
-    train = open_source(config.data.path, columns=config.data.columns, config=config)
+    train = _open(config, config.data.path, "train", "data.path")
     if train is None:
         raise DataError(f"data.path: expected {config.data.path}('train') to return data, received None.")
+    multi_label = train.multi_label if isinstance(train, TextSource) else None
     return (
         train,
-        _open_other(config, config.data.validation_path, "validation"),
-        _open_other(config, config.data.test_path, "test"),
+        _open_other(config, config.data.validation_path, "validation", multi_label),
+        _open_other(config, config.data.test_path, "test", multi_label),
     )
+
+
+def split_source(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out a share of a data set: `split_texts` of texts, `split_by_class` of all else."""
+    if isinstance(source, TextSource):
+        return split_texts(source, fraction, seed)
+    return split_by_class(source, fraction, seed)
 
 
 def split_by_class(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,16 +108,9 @@ def split_by_class(source: Source, fraction: float, seed: int) -> tuple[np.ndarr
     if small:
         raise DataError(
             f"data.validation_fraction: expected at least 2 samples in every class to split, received 1 in "
-            f"{_listed(small)}. Add samples, or set data.validation_path or data.validation_fraction=0."
+            f"{listed(small)}. Add samples, or set data.validation_path or data.validation_fraction=0."
         )
-    kept: list[int] = []
-    held_out: list[int] = []
-    for members in groups:
-        ordered = sorted(members, key=lambda identifier: _rank(identifier, seed))
-        count = min(max(1, round(len(ordered) * fraction)), len(ordered) - 1)
-        for position, identifier in enumerate(ordered):
-            (held_out if position < count else kept).extend(members[identifier])
-    return np.sort(np.array(kept, dtype=np.int64)), np.sort(np.array(held_out, dtype=np.int64))
+    return hold_out(groups, fraction, seed)
 
 
 def fingerprint(*sources: Source | None) -> str:
@@ -129,12 +133,17 @@ def _lines(source: Source | None) -> Iterator[str]:
 
 
 def _check_classes(source: Source) -> None:
+    if isinstance(source, TextSource) and source.kind != "single":
+        if not set(source.labels) - {OUTSIDE}:
+            what = "labels" if source.multi_label else "entities"
+            raise DataError(f"data.path: expected texts with {what}, received none.")
+        return
     counts = class_counts(source)
     if len(source.labels) < 2:
         raise DataError(f"data.path: expected at least two classes, received one: {source.labels[0]!r}.")
     empty = [name for name, count in zip(source.labels, counts, strict=True) if count == 0]
     if empty:
-        raise DataError(f"data.path: expected samples of every class, received none of {_listed(empty)}.")
+        raise DataError(f"data.path: expected samples of every class, received none of {listed(empty)}.")
 
 
 def class_counts(source: Source) -> np.ndarray:
@@ -146,32 +155,49 @@ def class_counts(source: Source) -> np.ndarray:
     return np.bincount([source.label(index) for index in range(len(source))], minlength=len(source.labels))
 
 
-def _open_other(config: Config, path: str | None, split: str) -> Source | None:
+def _open_other(config: Config, path: str | None, split: str, multi_label: bool | None) -> Source | None:
     where = f"data.{split}_path"
     if path is not None:
-        source = open_source(path, columns=config.data.columns, split=split, config=config, where=where)
+        source = _open(config, path, split, where, multi_label)
         if source is None:
             raise DataError(f"{where}: expected {path}({split!r}) to return data, received None.")
         return source
     # Only a function has splits of its own under one name.
-    return open_source(config.data.path, split=split, config=config) if is_function(config.data.path) else None
+    return _open(config, config.data.path, split, "data.path", multi_label) if is_function(config.data.path) else None
+
+
+def _open(config: Config, path: str, split: str, where: str, multi_label: bool | None = None) -> Source | None:
+    form = text_form(config)
+    if form is None:
+        return open_source(path, columns=config.data.columns, split=split, config=config, where=where)
+    if multi_label is not None:
+        form = replace(form, multi_label=multi_label)
+    return open_text(path, form, split=split, config=config, where=where)
+
+
+def text_form(config: Config) -> TextForm | None:
+    """How a run's texts are read; None for a task of images."""
+    data = config.data
+    if config.task == "image_classification":
+        return None
+    return TextForm(
+        task=config.task,
+        columns=data.columns,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        multi_label=data.multi_label,
+        max_text_chars=data.max_text_chars,
+    )
 
 
 def _in_classes_of(train: Source, other: Source, split: str) -> Source:
+    if isinstance(other, TextSource):
+        return other.with_labels(train.labels)
     present = [name for name, count in zip(other.labels, class_counts(other), strict=True) if count]
     unknown = [name for name in present if name not in train.labels]
     if unknown:
         raise DataError(
-            f"data.{split}_path: expected only classes of the training data ({_listed(train.labels)}), received "
-            f"{_listed(unknown)} too."
+            f"data.{split}_path: expected only classes of the training data ({listed(train.labels)}), received "
+            f"{listed(unknown)} too."
         )
     return Relabelled(other, train.labels)
-
-
-def _rank(identifier: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\n{identifier}".encode()).digest()
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

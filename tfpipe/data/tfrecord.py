@@ -7,7 +7,7 @@ Protocol Buffers encoding specification.
 
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -119,11 +119,12 @@ def parse_example(buffer: Buffer, record: Span, names: frozenset[str]) -> dict[s
     return found
 
 
-def serialize_example(features: Mapping[str, bytes | int]) -> bytes:
-    """A tf.train.Example with one value a feature; equal features give equal bytes.
+def serialize_example(features: Mapping[str, bytes | int | Sequence[bytes] | Sequence[int]]) -> bytes:
+    """A tf.train.Example; equal features give equal bytes.
 
     Args:
-        features: By name; bytes make a bytes list, integers of at most 64 bits an integer list.
+        features: By name; bytes make a bytes list, integers of at most 64 bits an integer list, of one value or, from
+            a sequence, of several.
     """
     entries = (
         _message(1, _message(1, name.encode()) + _message(2, _serialized_feature(features[name])))
@@ -132,10 +133,13 @@ def serialize_example(features: Mapping[str, bytes | int]) -> bytes:
     return _message(1, b"".join(entries))
 
 
-def _serialized_feature(value: bytes | int) -> bytes:
-    if isinstance(value, bytes):
-        return _message(1, _message(1, value))
-    return _message(3, _message(1, _serialized_varint(value % (1 << 64))))
+def _serialized_feature(value: bytes | int | Sequence[bytes] | Sequence[int]) -> bytes:
+    values = [value] if isinstance(value, bytes | int) else value
+    strings = [item for item in values if isinstance(item, bytes)]
+    if strings:
+        return _message(1, b"".join(_message(1, item) for item in strings))
+    integers = [item for item in values if isinstance(item, int)]
+    return _message(3, _message(1, b"".join(_serialized_varint(item % (1 << 64)) for item in integers)))
 
 
 def _message(number: int, content: bytes) -> bytes:

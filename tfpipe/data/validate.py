@@ -1,20 +1,26 @@
 """`python -m tfpipe.data validate`: what is wrong with a data set, before it is trained on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tfpipe.config import parse_config
 from tfpipe.core import atomic
+from tfpipe.core.entities import scheme_of, types_of
 from tfpipe.core.errors import DataError
 from tfpipe.data.findings import DataSet, Finding, Limits, find
-from tfpipe.data.inspection import Inspection, inspect_source
+from tfpipe.data.inspection import inspect_source
 from tfpipe.data.sources import Source
-from tfpipe.data.splits import open_sources, split_by_class
+from tfpipe.data.splits import open_sources, split_source
+from tfpipe.data.text import TextSource
+from tfpipe.data.text_findings import TextLimits, find_in_texts, text_summary
+from tfpipe.data.text_inspection import inspect_texts
+from tfpipe.data.text_page import render_texts
 from tfpipe.data.validation_page import render
-from tfpipe.data.validation_report import ValidationReport
+from tfpipe.data.validation_report import ValidationReport, image_summary
 from tfpipe.decode import MAX_IMAGE_PIXELS
 from tfpipe.settings import Config
 
@@ -79,15 +85,34 @@ def validate(
     return validate_config(config, output_dir=output_dir, threads=threads)
 
 
-def validate_config(config: Config, *, output_dir: str | Path, threads: int | None = None) -> ValidationReport:
-    """As `validate`, for the data of a run's configuration."""
+def validate_config(
+    config: Config,
+    *,
+    output_dir: str | Path,
+    threads: int | None = None,
+    count_tokens: Callable[[str], int] | None = None,
+    max_tokens: int | None = None,
+) -> ValidationReport:
+    """As `validate`, for the data of a run's configuration, images or texts.
+
+    Args:
+        config: Its `task`, its section `data` and `training.seed`.
+        output_dir: Folder to write; made if missing.
+        threads: Images read at the same time; None means one per core.
+        count_tokens: Gives the length of a text in tokens, with all that a model adds to it.
+        max_tokens: What the model reads of a text; longer ones are reported.
+    """
     target = Path(output_dir)
     train, validation, test = open_sources(config)
     atomic.writable_folder(target, where="--output")
     sources = {"training": train, "validation": validation, "test": test}
     sources_by_split = {name: source for name, source in sources.items() if source is not None}
-    samples = {
-        name: inspect_source(source, name, max_pixels=config.data.max_image_pixels, threads=threads)
+    samples: dict[str, list[Any]] = {
+        name: (
+            inspect_texts(source, name, scheme=scheme_of(train.labels), count_tokens=count_tokens)
+            if isinstance(source, TextSource)
+            else inspect_source(source, name, max_pixels=config.data.max_image_pixels, threads=threads)
+        )
         for name, source in sources_by_split.items()
     }
     split_problems: list[Finding] = []
@@ -95,25 +120,44 @@ def validate_config(config: Config, *, output_dir: str | Path, threads: int | No
         samples, split_problems = _as_training_would_split(train, samples, config)
         sources_by_split["validation"] = train
     ignored = [name for source in sources_by_split.values() for name in getattr(source, "ignored", ())]
-    data = DataSet(samples, train.labels, tuple(ignored))
-    limits = Limits(config.data.min_image_size, config.data.balance_tolerance)
-    report = ValidationReport(
-        path=config.data.path,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        limits=limits,
-        data=data,
-        findings=(*split_problems, *find(data, limits)),
-    )
+    data = DataSet(samples, _class_names(train), tuple(ignored))
+    report = _report(train, data, split_problems, config, max_tokens)
     _write(report, sources_by_split, target)
     return report
 
 
+def _report(
+    train: Source, data: DataSet, split_problems: Sequence[Finding], config: Config, max_tokens: int | None
+) -> ValidationReport:
+    limits: Limits | TextLimits
+    summary: Callable[[Any], dict[str, Any]]
+    if isinstance(train, TextSource):
+        limits = TextLimits(config.data.balance_tolerance, config.data.max_text_chars, max_tokens)
+        findings, summary = find_in_texts(data, limits, train.kind), text_summary
+    else:
+        limits = Limits(config.data.min_image_size, config.data.balance_tolerance)
+        findings, summary = find(data, limits), image_summary
+    return ValidationReport(
+        path=config.data.path,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        limits=limits,
+        data=data,
+        findings=(*split_problems, *findings),
+        summaries={name: summary(samples) for name, samples in data.samples.items()},
+    )
+
+
+def _class_names(train: Source) -> tuple[str, ...]:
+    """What the balance of classes is over: of tagged texts the types of entities."""
+    return types_of(train.labels) if isinstance(train, TextSource) and train.kind == "tags" else train.labels
+
+
 def _as_training_would_split(
-    train: Source, samples: Mapping[str, list[Inspection]], config: Config
-) -> tuple[dict[str, list[Inspection]], list[Finding]]:
+    train: Source, samples: Mapping[str, list[Any]], config: Config
+) -> tuple[dict[str, list[Any]], list[Finding]]:
     """The samples with those that training would hold out moved to "validation"; or why there is no such split."""
     try:
-        kept, held_out = split_by_class(train, config.data.validation_fraction, config.training.seed)
+        kept, held_out = split_source(train, config.data.validation_fraction, config.training.seed)
     except DataError as error:
         return dict(samples), [Finding("cannot_split", "error", str(error), "Training would refuse this data set.")]
     whole = samples["training"]
@@ -125,7 +169,10 @@ def _as_training_would_split(
 
 
 def _write(report: ValidationReport, sources: Mapping[str, Source], output_dir: Path) -> None:
-    page = render(report, read=lambda sample: sources[sample.split].read(sample.index)[0])
+    if isinstance(report.limits, TextLimits):
+        page = render_texts(report)
+    else:
+        page = render(report, read=lambda sample: sources[sample.split].read(sample.index)[0])
     atomic.write_file(output_dir / PAGE_FILE, page)
     content = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
     # Last: where it is, the report is complete.

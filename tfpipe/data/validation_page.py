@@ -67,20 +67,33 @@ def render(report: ValidationReport, *, read: Callable[[Inspection], Sample]) ->
         report: What was found.
         read: Gives a sample again, for its thumbnail; may raise DecodeError.
     """
+    return fill(_TEMPLATE, report, card_of=lambda sample: _card(sample, read))
+
+
+def fill(template: str, report: ValidationReport, *, card_of: Callable[[Any], Any], **more: Any) -> str:
+    """A page from its template.
+
+    Args:
+        template: A file in this package that extends `validation_base.html`.
+        report: What was found.
+        card_of: What the template shows of a sample.
+        more: What else the template asks for.
+    """
     environment = Environment(
         loader=PackageLoader("tfpipe.data", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template(_TEMPLATE).render(
+    return environment.get_template(template).render(
         report=report,
         summary=report.to_dict(),
-        sections=[(finding, _groups(finding, read)) for finding in report.findings],
+        sections=[(finding, _groups(finding, card_of)) for finding in report.findings],
         balance=_balance(report),
         version=__version__,
+        **more,
     )
 
 
-def _groups(finding: Finding, read: Callable[[Inspection], Sample]) -> list[list[Card]]:
-    return [[_card(sample, read) for sample in group[:_SAMPLES_SHOWN]] for group in finding.groups[:_GROUPS_SHOWN]]
+def _groups(finding: Finding, card_of: Callable[[Any], Any]) -> list[list[Any]]:
+    return [[card_of(sample) for sample in group[:_SAMPLES_SHOWN]] for group in finding.groups[:_GROUPS_SHOWN]]
 
 
 def _card(sample: Inspection, read: Callable[[Inspection], Sample]) -> Card:
@@ -128,6 +141,8 @@ def _readable_text(content: bytes) -> str:
 def _balance(report: ValidationReport) -> dict[str, Any]:
     """What the chart of class sizes shows: the largest first; of very many classes, the largest and the smallest."""
     counts = report.data.class_counts("training")
+    if not counts:
+        return {"bars": [], "left_out": 0, "mean": 0.0, "mean_share": 0.0}
     largest = max(counts.values())
     mean = sum(counts.values()) / len(counts)
     off = set(out_of_balance(counts, report.limits.balance_tolerance))

@@ -1,14 +1,14 @@
 """What `validate` found, and its form as JSON."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from tfpipe import __version__
-from tfpipe.data.findings import DataSet, Finding, Limits
+from tfpipe.data.findings import DataSet, Finding
 from tfpipe.data.inspection import Inspection
 
 REPORT_FORMAT_VERSION = 1
@@ -21,16 +21,18 @@ class ValidationReport:
     Attributes:
         path: The training data, as it was given.
         created: UTC, ISO 8601.
-        limits: What was measured against.
+        limits: What was measured against; a dataclass.
         data: Every sample's inspection, the class names, the files left out.
         findings: What is wrong, errors first.
+        summaries: What is known about each split, as JSON has it.
     """
 
     path: str
     created: str
-    limits: Limits
+    limits: Any
     data: DataSet
     findings: tuple[Finding, ...]
+    summaries: Mapping[str, dict[str, Any]]
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -59,13 +61,14 @@ class ValidationReport:
             "num_warnings": len(self.warnings),
             "limits": asdict(self.limits),
             "labels": list(self.data.labels),
-            "splits": {name: _split_summary(samples) for name, samples in self.data.samples.items()},
+            "splits": dict(self.summaries),
             "findings": [_finding_to_dict(finding) for finding in self.findings],
             "ignored_files": sorted(self.data.ignored),
         }
 
 
-def _split_summary(samples: Sequence[Inspection]) -> dict[str, Any]:
+def image_summary(samples: Sequence[Inspection]) -> dict[str, Any]:
+    """What is known about one split of images, as JSON has it."""
     readable = [sample for sample in samples if not sample.fault]
     return {
         "samples": len(samples),
@@ -74,13 +77,13 @@ def _split_summary(samples: Sequence[Inspection]) -> dict[str, Any]:
         "formats": dict(Counter(sample.format for sample in readable).most_common()),
         "modes": dict(Counter(sample.mode for sample in readable).most_common()),
         "turned_by_exif": sum(sample.orientation != 1 for sample in readable),
-        "height": _range([sample.height for sample in readable]),
-        "width": _range([sample.width for sample in readable]),
+        "height": value_range([sample.height for sample in readable]),
+        "width": value_range([sample.width for sample in readable]),
     }
 
 
-def _range(values: Sequence[int]) -> dict[str, float] | None:
-    """Least, median and largest of pixel counts; None where nothing could be read."""
+def value_range(values: Sequence[int]) -> dict[str, float] | None:
+    """Least, median and largest; None where there is nothing."""
     if not values:
         return None
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tfpipe.data.sharding import epoch_order, num_steps
-from tfpipe.data.sources import Source, Subset
+from tfpipe.data.sources import Source, subset
 from tfpipe.data.splits import Splits
 from tfpipe.settings import Config
 from tfpipe.training.workspace import FAST_DEV_RUN
@@ -50,4 +50,4 @@ def steps_of_epoch(num_samples: int, config: Config) -> int:
 def _picked(source: Source, batches: int, config: Config) -> Source:
     """The first batches of epoch 0: any classes, as sources in class order have one class at their head."""
     order = epoch_order(len(source), seed=config.training.seed, epoch=0)
-    return Subset(source, order[: batches * config.training.batch_size])
+    return subset(source, order[: batches * config.training.batch_size])

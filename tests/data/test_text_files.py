@@ -1,0 +1,263 @@
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfpipe.core.errors import DataError, DecodeError
+from tfpipe.data.text_files import TextForm, open_text
+
+FORM = TextForm("text_classification")
+LANGUAGES = [
+    ("Das Paket kam zu spät an.", "delivery"),
+    ("配送がとても早かった。", "praise"),
+    ("لم أستلم الطلب بعد", "delivery"),
+    ("Où est ma facture, s’il vous plaît ?", "payment"),
+    ("It said \"sold out\", twice 🙃", "stock"),
+]  # fmt: skip
+
+
+def opened(path, **options):
+    return open_text(str(path), TextForm("text_classification", **options))
+
+
+def samples(source):
+    return [(source.read(i)[0], [source.labels[label] for label in source.labels_of(i)]) for i in range(len(source))]
+
+
+def write(path, content, encoding="utf-8"):
+    path.write_bytes(content.encode(encoding))
+    return path
+
+
+def table(rows, delimiter=",", header=("text", "label")):
+    file = io.StringIO()
+    csv.writer(file, delimiter=delimiter).writerows([header, *rows] if header else rows)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_texts_of_any_language_are_read_from_tables(tmp_path, name, encoding):
+    lines = "\n".join(json.dumps({"label": label, "text": text}, ensure_ascii=False) for text, label in LANGUAGES)
+    content = lines if name.endswith("l") else table(LANGUAGES, "\t" if name.endswith("tsv") else ",")
+
+    source = opened(write(tmp_path / name, content, encoding))
+
+    assert source.labels == ("delivery", "payment", "praise", "stock")
+    assert samples(source) == [(text, [label]) for text, label in LANGUAGES]
+    assert source.identifier(0) == f"{name}:{1 if name.endswith('l') else 2}"
+    assert [source.label(i) for i in range(5)] == [0, 2, 0, 1, 3]
+    assert not source.multi_label
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\t"), min_size=1).map(str.lstrip).filter(str.strip)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(rows=st.lists(st.tuples(texts, st.sampled_from(["a", "b"])), min_size=1, max_size=8))
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_table_that_the_csv_module_wrote_is_read_back(tmp_path_factory, name, rows):
+    content = table(rows, "\t" if name.endswith("tsv") else ",")
+    # Many NULs are refused as UTF-16.
+    content = content.replace("\0", "")
+    rows = [(text.replace("\0", ""), label) for text, label in rows]
+    if not all(text.strip() and text == text.lstrip() for text, _ in rows):
+        return
+
+    source = opened(write(tmp_path_factory.mktemp("tables") / name, content))
+
+    assert samples(source) == [(text, [label]) for text, label in rows]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(
+        st.tuples(st.text('ab "', min_size=1).filter(str.strip), st.sampled_from(["0", "1"])), min_size=1, max_size=8
+    )
+)
+def test_a_tsv_that_was_never_quoted_keeps_one_row_a_line(tmp_path_factory, rows):
+    content = "".join(f"{text}\t{label}\n" for text, label in rows)
+
+    source = opened(
+        write(tmp_path_factory.mktemp("tables") / "a.tsv", content), columns=("text", "label"), multi_label=False
+    )
+
+    assert [source.labels[source.label(i)] for i in range(len(source))] == [label for _, label in rows]
+    for index, (text, _) in enumerate(rows):
+        assert source.text(index) in (text, text.strip('"').replace('""', '"'), text[1:-1].replace('""', '"'))
+
+
+def test_a_quote_that_opens_a_field_of_a_tsv_by_mistake_is_a_character(tmp_path):
+    path = write(tmp_path / "a.tsv", 'text\tlabel\n"fine\t1\nso-so\t0\nnot "good"\t0\nwell"\t1\n')
+
+    assert [text for text, _ in samples(opened(path))] == ['"fine', "so-so", 'not "good"', 'well"']
+
+
+def test_a_table_without_a_header_takes_its_columns_from_the_config(tmp_path):
+    path = write(tmp_path / "a.tsv", "7\tgood film\t1\n8\tbad film\t0\n")
+
+    source = opened(path, columns=("id", "sentence", "stars"), text_column="sentence", label_column="stars")
+
+    assert samples(source) == [("good film", ["1"]), ("bad film", ["0"])]
+
+
+def test_classes_that_are_numbers_count_as_numbers(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "label": 10}\n{"text": "b", "label": 9}\n')
+
+    assert opened(path).labels == ("9", "10")
+
+
+def test_several_labels_of_a_table_are_parted_by_a_bar(tmp_path):
+    path = write(tmp_path / "a.csv", "text,label\nlate and broken,delivery|damage\nthanks,\nlate,delivery | delivery\n")
+
+    source = opened(path)
+
+    assert source.multi_label
+    assert source.labels == ("damage", "delivery")
+    assert [source.labels_of(i) for i in range(3)] == [(0, 1), (), (1,)]
+    assert [source.label(i) for i in range(3)] == [0, -1, 1]
+
+
+def test_several_labels_of_jsonl_are_a_list(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl",
+        '{"text": "a", "label": ["x|y", 3]}\n{"text": "b", "label": []}\n{"text": "c", "label": "x|y"}\n',
+    )
+
+    source = opened(path)
+
+    assert samples(source) == [("a", ["3", "x|y"]), ("b", []), ("c", ["x|y"])]
+
+
+def test_a_bar_is_part_of_a_name_where_the_config_says_one_label(tmp_path):
+    source = opened(write(tmp_path / "a.csv", "text,label\na,x|y\nb,z\n"), multi_label=False)
+
+    assert source.labels == ("x|y", "z")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            "sentence,label\na,b\n",
+            "a.csv: expected the columns 'text' and 'label', received 'sentence', 'label'",
+        ),
+        ("a.csv", "text,label\na,b\nc\n", "1 differ\n.*a.csv, line 3: expected 2 fields, received 1"),
+        ("a.csv", "text,label\na,b\nc,\n", "line 3: expected a label, received ''"),
+        ("a.csv", "text,label\n", "expected rows in .*a.csv', found none"),
+        ("a.csv", "text,text,label\na,b,c\n", "expected distinct columns"),
+        ("a.csv", 'text,label\n"a,b\n', "line 2: expected CSV; unexpected end of data"),
+        ("a.jsonl", '{"text": null, "label": "a"}', "line 1: expected text, received null"),
+        ("a.jsonl", '\n{"text": 5, "label": "a"}', "line 2: expected text, received 5"),
+        ("a.jsonl", '{"text": ["a"], "label": "a"}', r'line 1: expected text, received \["a"\]'),
+        ("a.jsonl", '{"text": "a", "label": null}', r"expected a label \(text or an integer\), received null"),
+        ("a.jsonl", '{"text": "a", "label": 0.5}', "received 0.5"),
+        ("a.jsonl", '{"text": "a", "label": true}', "received true"),
+        ("a.jsonl", '{"text": "a", "label": [["b"]]}', r'expected a label \(text or an integer\), received \["b"\]'),
+        ("a.jsonl", '{"text": "a", "label": ["b", ""]}', "expected labels, received '' among them"),
+        ("a.jsonl", '{"body": "a", "label": "b"}', "line 1: expected the key 'text', received 'body', 'label'"),
+        ("a.jsonl", '["a", "b"]', "expected an object with the keys text and label, received "),
+        ("a.jsonl", '{"text": "a\\ud83d", "label": "b"}', "received half of a surrogate pair at character 1"),
+        ("a.jsonl", "text", "line 1: expected one JSON object"),
+        ("a.txt", "some text", r"expected a folder, a table \(.csv, .tsv, .jsonl, .ndjson\) or a TFRecord file"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_its_place(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        opened(write(tmp_path / name, content))
+
+
+def test_a_list_of_labels_is_refused_where_the_config_says_one(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "label": ["b", "c"]}')
+
+    with pytest.raises(DataError, match=r"line 1: expected one label, received a list of 2\. Is data"):
+        opened(path, multi_label=False)
+
+
+def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path):
+    write(tmp_path / "train.tsv", "")
+
+    with pytest.raises(DataError, match=r"found nothing at .*Did you mean .*train\.tsv'"):
+        opened(tmp_path / "trian.tsv")
+
+
+def test_a_text_of_ten_megabytes_is_a_corrupt_sample_and_the_others_are_read(tmp_path):
+    path = write(tmp_path / "a.csv", table([("x" * 10_000_000, "a"), ("short", "b")]))
+
+    source = opened(path)
+
+    with pytest.raises(
+        DecodeError, match=r"a.csv:2: expected at most 100000 characters \(data.max_text_chars\), received 10000000"
+    ):
+        source.read(0)
+    assert source.read(1) == ("short", 1)
+    assert csv.field_size_limit() < 10_000_000
+
+
+def test_a_folder_of_text_files_has_a_class_a_folder(tmp_path):
+    for place, content in {"neg/1.txt": "schlecht\n", "pos/sub/2.txt": "gut\nund schön", "pos/notes.md": "?"}.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / place, content)
+
+    source = opened(tmp_path)
+
+    assert samples(source) == [("schlecht", ["neg"]), ("gut\nund schön", ["pos"])]
+    assert source.identifier(1) == "pos/sub/2.txt"
+    assert source.ignored == ("pos/notes.md",)
+
+
+def test_files_of_a_folder_that_are_no_text_are_refused_by_name(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.txt").write_bytes(b"caf\xe9 cr\xe8me")
+
+    with pytest.raises(
+        DataError, match=r"expected text in every file; 1 differ\n  a/1\.txt: expected UTF-8 text; byte 3"
+    ):
+        opened(tmp_path)
+
+
+FUNCTIONS = """
+class Data:
+    labels = ("no", "yes")
+    def __init__(self, rows): self.rows = rows
+    def __len__(self): return len(self.rows)
+    def read(self, index): return self.rows[index]
+
+def by_name(split, config): return Data([("good", "yes"), ("bad", "no")]) if split == "train" else None
+def by_index(split, config): return Data([("good", 1), ("bad", 0)])
+def several(split, config): return Data([("both", [0, "yes"]), ("none", [])])
+def broken(split, config): return Data([("good", 1), (b"bad", 0)])
+def tagged(split, config): return Data([(["Ana", "left"], ["B-PER", "O"])])
+"""
+
+
+@pytest.fixture
+def functions(tmp_path, monkeypatch, request):
+    name = f"texts_{abs(hash(request.node.name))}"
+    write(tmp_path / f"{name}.py", FUNCTIONS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def test_a_function_gives_texts_with_names_or_indices(functions):
+    expected = [("good", ["yes"]), ("bad", ["no"])]
+
+    assert samples(opened(f"{functions}:by_name")) == samples(opened(f"{functions}:by_index")) == expected
+    assert samples(opened(f"{functions}:several")) == [("both", ["no", "yes"]), ("none", [])]
+    assert open_text(f"{functions}:by_name", FORM, split="test") is None
+
+
+def test_a_function_gives_tagged_words(functions):
+    source = open_text(f"{functions}:tagged", TextForm("token_classification"))
+
+    assert source.read(0) == (("Ana left", (0, 4), (3, 8), ("B-PER", "O")), 1)
+
+
+def test_a_function_that_gives_bytes_is_refused(functions):
+    with pytest.raises(DataError, match="sample 000001: "):
+        opened(f"{functions}:broken")
