@@ -33,11 +33,13 @@ def state_of(run):
 # A run that tries everything ------------------------------------------------------------------------------------------
 
 
-def test_a_fast_dev_run_takes_one_batch_through_everything_and_leaves_the_real_run_free(tmp_path, data):
-    config = small_config(tmp_path, data, [f"data.test_path={data}", "training.warmup_epochs=2"], epochs=9)
+def test_a_fast_dev_run_takes_one_batch_through_everything_and_leaves_the_real_run_free(tmp_path, data, capsys):
+    overrides = [f"data.test_path={data}", "training.warmup_epochs=2"]
+    config = small_config(tmp_path, data, overrides, epochs=9)
 
-    for _ in range(2):
-        result = train(config, fast_dev_run=True)
+    assert train_command(["--config", str(tmp_path / "config.yaml"), "--fast-dev-run", *overrides]) == 0
+    assert "nothing was tracked or registered" in capsys.readouterr().err
+    result = train(config, fast_dev_run=True)
 
     assert result.output_dir == tmp_path / "fast-dev-run"
     assert {path.name for path in result.output_dir.iterdir()} >= {
@@ -59,6 +61,11 @@ def test_a_fast_dev_run_shows_what_is_wrong_before_the_real_one(tmp_path, data):
 
     with pytest.raises(ConfigError, match=r"received 'drak'\. Did you mean 'dark'\?"):
         train(config, fast_dev_run=True)
+
+
+def test_texts_are_refused_before_anything_is_read(tmp_path, data):
+    with pytest.raises(ConfigError, match="task: expected image_classification, received text_classification"):
+        train(small_config(tmp_path, data, ["task=text_classification"]))
 
 
 def test_a_fast_dev_run_is_nothing_to_resume(tmp_path, data, capsys):
@@ -108,7 +115,7 @@ def test_the_finder_suggests_a_rate_and_leaves_nothing_else(tmp_path, data, caps
     assert alone["stopped"]
     assert len(alone["losses"]) < 60
     assert 1e-4 < alone["suggestion"] < 10
-    assert f"training.learning_rate={alone['suggestion']:.2g}" in capsys.readouterr().out
+    assert f"training.learning_rate={alone['suggestion']:.2g}" in capsys.readouterr().err
     assert (tmp_path / "alone" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.iterdir()} == before | {"alone"}
     assert {path.name for path in (tmp_path / "alone").iterdir()} == {"lr_find.png", "lr_find.json"}

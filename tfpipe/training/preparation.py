@@ -61,6 +61,11 @@ def prepare(config: Config, world: World, stop: StopRequest, *, fast_dev_run: bo
         DataError: The data cannot be used.
     """
     # 1. Data: the same on every worker.
+    if config.task != "image_classification":
+        raise ConfigError(
+            f"task: expected image_classification, received {config.task}: texts can be validated and packed, "
+            "but not trained on yet."
+        )
     say(world, "placement: %s", world.describe_placement())
     _check_metric_names(config)
     user_callbacks = world.together(lambda: build_callbacks(config.training))
