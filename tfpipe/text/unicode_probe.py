@@ -18,7 +18,7 @@ _CHARACTERS = [chr(code_point) for code_point in range(0x110000) if not 0xD800 <
 
 @functools.lru_cache(maxsize=1)
 def probe_unicode() -> UnicodeTable:
-    """The table of the TensorFlow that is installed, about 3 s; the same object each time."""
+    """The table of the TensorFlow that is installed, in some seconds; the same object each time."""
     decomposition = _differences(_normalized(_CHARACTERS, "NFD"))
     combining = _combining(decomposition)
     whitespace, punctuation = _delimiters(split_on_cjk=False)
@@ -65,28 +65,28 @@ def _combining(decomposition: dict[str, str]) -> dict[str, int]:
     # Of a low and a high class. Source: The Unicode Standard, UnicodeData.txt: 1 and 240.
     low, high = "\u0334", "\u0345"
     simple = [character for character in _CHARACTERS if character not in decomposition]
-    below_high, above_low = _moves(high, simple)[0], _moves(low, simple)[1]
-    marks = {low, high} | {
-        character for character, *moved in zip(simple, below_high, above_low, strict=True) if any(moved)
-    }
-    left = sorted(marks)
+    movable = _lower(high, simple) | _higher(low, simple)
+    marks = sorted({low, high, *itertools.compress(simple, movable)})
+    left = marks
     classes: list[tuple[int, list[str]]] = []
     while left:
-        lower, higher = _moves(left[0], sorted(marks))
-        same = set(itertools.compress(sorted(marks), ~(lower | higher)))
+        lower = _lower(left[0], marks)
+        same = set(itertools.compress(marks, ~(lower | _higher(left[0], marks))))
         classes.append((int(lower.sum()), sorted(same)))
         left = [character for character in left if character not in same]
     return {character: rank for rank, (_, same) in enumerate(sorted(classes), start=1) for character in same}
 
 
-def _moves(one: str, others: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `others` NFD moves before `one` when they stand behind it, and behind it when they stand before."""
-    behind = _normalized([one + other for other in others], "NFD")
-    before = _normalized([other + one for other in others], "NFD")
-    return (
-        np.array([string != one + other for string, other in zip(behind, others, strict=True)]),
-        np.array([string != other + one for string, other in zip(before, others, strict=True)]),
-    )
+def _lower(one: str, others: Sequence[str]) -> np.ndarray:
+    """Which of `others` NFD moves from behind `one` to before it: those of a lower class."""
+    strings = _normalized([one + other for other in others], "NFD")
+    return np.array([string != one + other for string, other in zip(strings, others, strict=True)])
+
+
+def _higher(one: str, others: Sequence[str]) -> np.ndarray:
+    """Which of `others` NFD moves from before `one` to behind it: those of a higher class."""
+    strings = _normalized([other + one for other in others], "NFD")
+    return np.array([string != other + one for string, other in zip(strings, others, strict=True)])
 
 
 def _compositions(decomposition: dict[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ TensorFlow has it (`UnicodeTable`). Ids are equal to the layer's for any Unicode
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +26,9 @@ _UNICODE = "unicode.json"
 _MAX_WORD_BYTES = 100
 # Words that are remembered with their pieces; some 20 MB at most.
 _CACHED_WORDS = 50_000
+
+# Id, start and end within a word.
+_Piece = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class WordPieceTokenizer:
         self._words = _word_pattern(options, table)
         self._without_accents: Callable[[str], Aligned] | None = AccentRemoval(table) if options.strip_accents else None
         self._folded = CaseFolding(table) if options.lowercase else None
-        self._cache: dict[str, Encoding] = {}
+        self._cache: dict[str, list[_Piece]] = {}
 
     @classmethod
     def from_stored(cls, stored: StoredTokenizer) -> "WordPieceTokenizer":
@@ -109,18 +112,19 @@ class WordPieceTokenizer:
         ids: list[int] = []
         starts: list[int] = []
         ends: list[int] = []
-        bare = self._bare(text)
-        for begin, word in self._split(bare.text):
-            pieces = self._cached(word)
-            ids += pieces.ids
-            starts += [bare.starts[begin + start] for start in pieces.starts]
-            ends += [bare.ends[begin + end - 1] for end in pieces.ends]
+        bare, first, behind = self._bare(text)
+        for match in self._words.finditer(bare):
+            begin = match.start()
+            for index, start, end in self._pieces(match.group()):
+                ids.append(index)
+                starts.append(first[begin + start])
+                ends.append(behind[begin + end - 1])
         return Encoding(ids, starts, ends)
 
     def words(self, text: str) -> list[str]:
         """The words of a text, folded, as they are looked up in the vocabulary."""
         check_text(text)
-        return [self._fold(word).text for _, word in self._split(self._bare(text).text)]
+        return [self._fold(word).text for word in self._words.findall(self._bare(text).text)]
 
     def save(self, folder: Path) -> None:
         """See `Tokenizer.save`."""
@@ -140,11 +144,6 @@ class WordPieceTokenizer:
             return unchanged(text, made_from=text)
         return self._without_accents(text)
 
-    def _split(self, text: str) -> Iterator[tuple[int, str]]:
-        if not self.options.split:
-            return iter([(0, text)] if text else [])
-        return ((match.start(), match.group()) for match in self._words.finditer(text))
-
     def _fold(self, word: str) -> Aligned:
         if self._folded is None:
             return unchanged(word, made_from=word)
@@ -152,10 +151,10 @@ class WordPieceTokenizer:
             return unchanged(word.lower(), made_from=word)
         return self._folded(word)
 
-    def _cached(self, word: str) -> Encoding:
+    def _pieces(self, word: str) -> list[_Piece]:
         pieces = self._cache.get(word)
         if pieces is None:
-            pieces = self._pieces(word)
+            pieces = self._longest_pieces(word)
             # A word that is too long for the vocabulary would fill memory, and seldom comes twice.
             if len(word) <= _MAX_WORD_BYTES:
                 if len(self._cache) >= _CACHED_WORDS:
@@ -163,17 +162,14 @@ class WordPieceTokenizer:
                 self._cache[word] = pieces
         return pieces
 
-    def _pieces(self, word: str) -> Encoding:
-        """Ids and places within the word."""
-        unknown = Encoding([self.unknown_id], [0], [len(word)])
-        if self._folded is not None and self._folded.least_length(word) > _MAX_WORD_BYTES:
+    def _longest_pieces(self, word: str) -> list[_Piece]:
+        unknown = [(self.unknown_id, 0, len(word))]
+        if len(word) > _MAX_WORD_BYTES and self._folded and self._folded.least_length(word) > _MAX_WORD_BYTES:
             return unknown
         folded, starts, ends = self._fold(word)
-        if not folded:
-            return Encoding([], [], [])
         if len(folded) > _MAX_WORD_BYTES or len(folded.encode()) > _MAX_WORD_BYTES:
             return unknown
-        pieces = Encoding([], [], [])
+        pieces: list[_Piece] = []
         begin = 0
         while begin < len(folded):
             known = self._next if begin else self._first
@@ -183,14 +179,14 @@ class WordPieceTokenizer:
                     break
             else:
                 return unknown
-            pieces.ids.append(index)
-            pieces.starts.append(min(starts[begin:end]))
-            pieces.ends.append(max(ends[begin:end]))
+            pieces.append((index, min(starts[begin:end]), max(ends[begin:end])))
             begin = end
         return pieces
 
 
 def _word_pattern(options: WordPieceOptions, table: UnicodeTable) -> re.Pattern[str]:
+    if not options.split:
+        return re.compile(".+", re.DOTALL)
     alone = pattern_class(table.punctuation + (table.ideographs if options.split_on_cjk else []))
     return re.compile(f"[{alone}]|[^{alone}{pattern_class(table.whitespace)}]+")
 
