@@ -22,7 +22,7 @@ from tfpipe.text.train_tokenizer import train_tokenizer
 
 SENTENCES = 10_000
 WORDS = 20_000
-TURNS = 3
+TURNS = 5
 
 
 def main() -> None:

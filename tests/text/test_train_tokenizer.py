@@ -60,6 +60,14 @@ def test_accents_make_no_difference_where_asked():
 
 
 @pytest.mark.tensorflow
+def test_a_word_too_long_to_be_looked_up_is_no_token():
+    tokenizer = train_tokenizer([f"{'long' * 100} word"] * 3, kind="wordpiece", vocabulary_size=400)
+
+    assert "word" in tokenizer.vocabulary
+    assert max(map(len, tokenizer.vocabulary)) < 10
+
+
+@pytest.mark.tensorflow
 def test_rare_characters_are_unknown_where_the_vocabulary_is_small():
     tokenizer = train_tokenizer(LATIN, kind="wordpiece", vocabulary_size=40)
 

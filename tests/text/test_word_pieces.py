@@ -180,6 +180,11 @@ def test_a_lone_surrogate_is_refused_with_its_place(under_test):
         (["[PAD]", "[UNK]", "[CLS]"], r"vocabulary: expected the end token '\[SEP\]' among its 3 tokens"),
         (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "a"], "vocabulary: expected each token once, received 'a' twice"),
         (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a\n"], r"without line ends, NUL or white space behind, received 'a\\n'"),
+        (
+            ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\0a"],
+            r"without line ends, NUL or white space behind, received '\\x00a'",
+        ),
+        (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "é" * 129], "expected tokens of at most 256 bytes"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_used_is_refused(vocabulary, message):

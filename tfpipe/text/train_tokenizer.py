@@ -95,7 +95,7 @@ def _train_word_pieces(
     words = Counter(part for text in texts for word in splitter.words(text) for part in word.split())
     # Each character may need two tokens, one to begin a word and one to go on. Rarer characters become unknown.
     alphabet = _frequent_characters(words, (vocabulary_size - len(special)) // 2)
-    words = Counter({word: count for word, count in words.items() if alphabet.issuperset(word)})
+    words = Counter({word: count for word, count in words.items() if alphabet.issuperset(word) and _looked_up(word)})
     suffixes = sorted({options.suffix_indicator + character for word in words for character in word[1:]})
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size,
@@ -112,6 +112,10 @@ def _train_word_pieces(
     return WordPieceTokenizer(
         sorted(vocabulary, key=vocabulary.__getitem__), options, word_pieces.SPECIAL_TOKENS, splitter.table
     )
+
+
+def _looked_up(word: str) -> bool:
+    return len(word.encode()) <= word_pieces.MAX_WORD_BYTES
 
 
 def _frequent_characters(words: Mapping[str, int], limit: int) -> set[str]:

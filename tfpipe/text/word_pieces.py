@@ -23,7 +23,9 @@ _VOCABULARY = "vocabulary.txt"
 _UNICODE = "unicode.json"
 
 # tensorflow_text's FastWordpieceTokenizer, max_bytes_per_word: a longer word is one unknown token.
-_MAX_WORD_BYTES = 100
+MAX_WORD_BYTES = 100
+# The longest token that its vocabulary takes.
+_MAX_TOKEN_BYTES = 256
 # Words that are remembered with their pieces; some 20 MB at most.
 _CACHED_WORDS = 50_000
 
@@ -156,7 +158,7 @@ class WordPieceTokenizer:
         if pieces is None:
             pieces = self._longest_pieces(word)
             # A word that is too long for the vocabulary would fill memory, and seldom comes twice.
-            if len(word) <= _MAX_WORD_BYTES:
+            if len(word) <= MAX_WORD_BYTES:
                 if len(self._cache) >= _CACHED_WORDS:
                     self._cache.clear()
                 self._cache[word] = pieces
@@ -164,10 +166,10 @@ class WordPieceTokenizer:
 
     def _longest_pieces(self, word: str) -> list[_Piece]:
         unknown = [(self.unknown_id, 0, len(word))]
-        if len(word) > _MAX_WORD_BYTES and self._folded and self._folded.least_length(word) > _MAX_WORD_BYTES:
+        if len(word) > MAX_WORD_BYTES and self._folded and self._folded.least_length(word) > MAX_WORD_BYTES:
             return unknown
         folded, starts, ends = self._fold(word)
-        if len(folded) > _MAX_WORD_BYTES or len(folded.encode()) > _MAX_WORD_BYTES:
+        if len(folded) > MAX_WORD_BYTES or len(folded.encode()) > MAX_WORD_BYTES:
             return unknown
         pieces: list[_Piece] = []
         begin = 0
@@ -197,10 +199,11 @@ def _ids(vocabulary: Sequence[str]) -> dict[str, int]:
         twice = next(token for index, token in enumerate(vocabulary) if ids[token] != index)
         raise ConfigError(f"vocabulary: expected each token once, received {twice!r} twice.")
     for token in vocabulary:
-        # Keras's vocabulary file would lose the one, TensorFlow's dictionary does not take the other.
-        if token != token.rstrip() or not set("\n\r\0").isdisjoint(token):
+        # Keras's vocabulary file would lose the one, TensorFlow's dictionary does not take the others.
+        if token != token.rstrip() or not set("\n\r\0").isdisjoint(token) or len(token.encode()) > _MAX_TOKEN_BYTES:
             raise ConfigError(
-                f"vocabulary: expected tokens without line ends, NUL or white space behind, received {token!r}."
+                f"vocabulary: expected tokens of at most {_MAX_TOKEN_BYTES} bytes, without line ends, NUL or white "
+                f"space behind, received {token[:60]!r}."
             )
     return ids
 
