@@ -1,12 +1,15 @@
-"""`python -m tfpipe.data validate|pack`: parse, call, print."""
+"""`python -m tfpipe.data validate|pack|train-tokenizer`: parse, call, print."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from tfpipe.config import override_values, parse_config, read_values
+from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, GateError
+from tfpipe.data.corpus import read_texts
 from tfpipe.data.pack import pack
 from tfpipe.data.splits import text_form
 from tfpipe.data.validate import JSON_FILE, PAGE_FILE, validate_config
@@ -22,15 +25,16 @@ _KEYS_HELP = "any key of the section data, training.seed, or task; `python -m tf
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 2 wrong usage or input, 3 errors in the data."""
     parser = argparse.ArgumentParser(
-        prog="python -m tfpipe.data", description="Check and pack labelled images and texts."
+        prog="python -m tfpipe.data", description="Check and pack labelled images and texts; make a tokenizer."
     )
-    parser.add_argument("command", choices=("validate", "pack"), help="each has its own --help")
+    parser.add_argument("command", choices=("validate", "pack", "train-tokenizer"), help="each has its own --help")
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = parser.parse_args(words[:1])
     # Not argparse's own sub-commands: those refuse key=value words after an option.
     options, command = {
         "validate": (_validate_parser(), _validate),
         "pack": (_pack_parser(), _pack),
+        "train-tokenizer": (_train_tokenizer_parser(), _train_tokenizer),
     }[chosen.command]
     parsed = options.parse_intermixed_args(words[1:])
     return run_command(lambda: command(parsed))
@@ -64,6 +68,44 @@ def _pack(options: argparse.Namespace) -> int:
     print(f"Packed {result.num_samples:,} samples of {len(result.labels)} {what}{skipped}.")
     print(f"{result.num_shards} shards, content {result.content_sha256[:12]}. Use: data.path={result.output_dir}")
     return 0
+
+
+def _train_tokenizer(options: argparse.Namespace) -> int:
+    # They import TensorFlow and the libraries of tokenizers, which images do without.
+    from tfpipe.text.keras_side import save_proved
+    from tfpipe.text.train_tokenizer import train_tokenizer
+
+    target = Path(options.output)
+    if target.exists() and not (options.overwrite and target.is_dir()):
+        raise ConfigError(
+            f"--output: expected a new folder, but {options.output!r} exists. Add --overwrite to replace it."
+        )
+    atomic.writable_folder(target.parent, where="--output")
+    tokenizer = train_tokenizer(
+        read_texts(options.path),
+        kind=options.kind,
+        vocabulary_size=options.vocabulary_size,
+        lowercase=options.lowercase,
+        strip_accents=options.strip_accents,
+    )
+    save_proved(tokenizer, target)
+    print(f"Trained a {tokenizer.kind} tokenizer of {tokenizer.vocabulary_size:,} tokens: {options.output}")
+    return 0
+
+
+def _train_tokenizer_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfpipe.data train-tokenizer",
+        description="Make a vocabulary from texts; the same texts give the same vocabulary.",
+    )
+    parser.add_argument("path", metavar="PATH", help="texts: .txt, one a line; .csv, .tsv or .jsonl, the column `text`")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--kind", choices=("wordpiece", "bpe", "sentencepiece"), default="wordpiece")
+    parser.add_argument("--vocabulary-size", type=int, default=8000, metavar="N", help="tokens; default: %(default)s")
+    parser.add_argument("--lowercase", action="store_true", help="make no difference between upper and lower case")
+    parser.add_argument("--strip-accents", action="store_true", help="wordpiece: take é for e")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier tokenizer")
+    return parser
 
 
 def _validate_parser() -> argparse.ArgumentParser:
