@@ -10,10 +10,10 @@ from xdist.scheduler import LoadScopeScheduling
 settings.register_profile("tfpipe", deadline=None, derandomize=True)
 settings.load_profile("tfpipe")
 
-# Tests that start four workers, twice as many as a small machine has cores, run one after the other.
+# Tests that start up to four workers, twice as many as a small machine has cores, run one after the other.
 MANY_WORKERS = frozenset({
     "tests/test_on_workers.py", "tests/test_end_to_end.py", "tests/training/test_elastic.py",
-    "tests/training/test_several_hosts.py", "tests/training/test_timeline.py",
+    "tests/training/test_several_hosts.py",
 })  # fmt: skip
 # Their fixtures last a session: a bundle is made once.
 ONE_GROUP = ("tests/convert", "tests/serving")

@@ -115,7 +115,7 @@ def test_the_finder_suggests_a_rate_and_leaves_nothing_else(tmp_path, data, caps
     assert alone["stopped"]
     assert len(alone["losses"]) < 60
     assert 1e-4 < alone["suggestion"] < 10
-    assert f"training.learning_rate={alone['suggestion']:.2g}" in capsys.readouterr().err
+    assert f"training.learning_rate={alone['suggestion']:.2g}" in capsys.readouterr().out
     assert (tmp_path / "alone" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.iterdir()} == before | {"alone"}
     assert {path.name for path in (tmp_path / "alone").iterdir()} == {"lr_find.png", "lr_find.json"}
