@@ -153,6 +153,15 @@ def test_tags_that_are_not_valid_bio_are_found(check, tmp_path, last):
     assert finding["samples"][0]["detail"].startswith("I-LOC of word ")
 
 
+def test_texts_tagged_in_two_ways_are_a_warning_as_annotators_differ(check, tmp_path):
+    path = write(tmp_path / "a.conll", "In\tO\nBern\tB-LOC\n\nIn\tO\nBern\tO\n\nIn\tO\nRom\tB-LOC\n")
+
+    assert check(path, "token_classification", balance_tolerance=1.0) == {
+        "conflicting_labels": ["a.conll:1", "a.conll:4"]
+    }
+    assert report_of(tmp_path)["findings"][0]["severity"] == "warning"
+
+
 def test_the_scheme_is_that_of_the_data(check, tmp_path):
     bioes = "Ana\tB-PER\nMaria\tE-PER\n\nRom\tS-LOC\n\n"
 

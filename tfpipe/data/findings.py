@@ -6,7 +6,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from tfpipe.data.inspection import FAULTS
 
@@ -42,6 +42,9 @@ class Inspected(Protocol):
         """What is wrong, as a sentence."""
 
 
+Severity: TypeAlias = Literal["error", "warning"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One kind of thing that is wrong.
@@ -56,7 +59,7 @@ class Finding:
     """
 
     kind: str
-    severity: Literal["error", "warning"]
+    severity: Severity
     message: str
     advice: str
     groups: tuple[tuple[Any, ...], ...] = ()
@@ -194,6 +197,7 @@ def equal_samples(
     answer_of: Callable[[Any], Hashable],
     noun: str,
     conflict: str = "with more than one label",
+    conflict_severity: Severity = "error",
 ) -> Iterator[Finding]:
     """Leaks between splits, copies with different labels, and other copies.
 
@@ -203,6 +207,7 @@ def equal_samples(
         answer_of: What equal samples should share.
         noun: Samples in the plural, for messages.
         conflict: What is wrong where they do not, for messages.
+        conflict_severity: How bad that is.
     """
     by_key: dict[str, list[Any]] = defaultdict(list)
     for sample in data.readable():
@@ -223,7 +228,7 @@ def equal_samples(
     if conflicts:
         yield Finding(
             "conflicting_labels",
-            "error",
+            conflict_severity,
             f"{noun} {conflict}: {len(conflicts)}.",
             "Decide on one answer each.",
             conflicts,

@@ -54,6 +54,8 @@ def find_in_texts(data: DataSet, limits: TextLimits, kind: Kind) -> list[Finding
             answer_of=lambda sample: sample.answer,
             noun="Texts",
             conflict="tagged in more than one way" if kind == "tags" else "with different labels",
+            # Annotators differ over a tag now and then, in published corpora too.
+            conflict_severity="warning" if kind == "tags" else "error",
         ),
         *_odd_characters(data),
         *_truncated(data, limits),
