@@ -25,6 +25,10 @@ TENSORFLOW = frame("/env/site-packages/tensorflow/python/eager/execute.py", "qui
         ([LOOP, frame("/app/mine.py", "on_train_batch_end", 33)], (False, "/app/mine.py:33 in on_train_batch_end")),
         ([LOOP, frame("/home/me/tensorflow/mine.py", "hook")], (False, "/home/me/tensorflow/mine.py:7 in hook")),
         ([LOOP, frame("/app/tfpipe/training/loop.py", "_timed"), TENSORFLOW], (False, "reading its data")),
+        (
+            [LOOP, TENSORFLOW, frame("/app/tfpipe/distributed.py", "total"), HOROVOD],
+            (True, "/app/tfpipe/distributed.py:7 in total"),
+        ),
         ([LOOP, GATHER, HOROVOD], (True, "/app/tfpipe/distributed.py:7 in gather_objects")),
         ([], (False, "unknown")),
     ],

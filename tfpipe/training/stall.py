@@ -24,12 +24,11 @@ logger = logging.getLogger(__name__)
 # In the time that one is patient.
 _LOOKS = 4
 _LAST_LOOK_S = 1.0
-# In files of these folders a program waits for TensorFlow or Horovod; the functions are those of ours that called them.
+# In files of these folders a program waits for TensorFlow or Horovod; then the innermost of ours says for what.
 # Only where packages are installed (site-packages, dist-packages): a user's own folder may be called tensorflow too.
 _LIBRARIES = tuple(f"-packages/{name}/" for name in ("tensorflow", "horovod", "keras"))
-_WAITING = (
-    "_train_epoch", "gather_objects", "broadcast_object", "allreduce_sum", "allreduce_max", "broadcast_variables",
-)  # fmt: skip
+_STEP = "_train_epoch"
+_COLLECTIVES = "/tfpipe/distributed.py"
 _INPUT = "_timed"
 
 
@@ -133,7 +132,8 @@ def whereabouts(stack: Sequence[Any]) -> tuple[bool, str]:
     in_library = stack[-1] is not inner
     if in_library and inner.name == _INPUT:
         return False, "reading its data"
-    return in_library and inner.name in _WAITING, f"{inner.filename}:{inner.lineno} in {inner.name}"
+    waits = inner.name == _STEP or inner.filename.endswith(_COLLECTIVES)
+    return in_library and waits, f"{inner.filename}:{inner.lineno} in {inner.name}"
 
 
 def describe(before: Mapping[int, Report], now: Mapping[int, Report], *, size: int) -> str | None:
