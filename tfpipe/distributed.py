@@ -1,6 +1,7 @@
 """The workers of a run. The only file that imports Horovod."""
 
 import contextlib
+import functools
 import math
 import os
 import platform
@@ -114,17 +115,7 @@ class World:
         """Give every worker the chief's values of Keras variables."""
         if self.size == 1:
             return
-        import horovod.tensorflow as hvd
-        import tensorflow as tf
-
-        # Compiled, so that they travel together. Not hvd.broadcast_variables, which sends them by the layers' names.
-        @tf.function(autograph=False)
-        def broadcast() -> None:
-            for variable in variables:
-                with _operation("broadcast") as name:
-                    variable.value.assign(hvd.broadcast(variable.value, root_rank=0, name=name))
-
-        broadcast()
+        _broadcasting()([variable.value for variable in variables])
 
     def broadcast_object(self, value: T) -> T:
         """The chief's value, on every worker; anything that can be pickled."""
@@ -496,6 +487,22 @@ def _operation(kind: str) -> Iterator[str]:
 
     with tf.compat.v1.get_default_graph().name_scope(None):
         yield f"tfpipe_{kind}"
+
+
+@functools.cache
+def _broadcasting() -> Callable[[list[Any]], None]:
+    """Gives variables the chief's values. Kept, as user callbacks ask for it after each step."""
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    # Compiled, so that they travel together. Not hvd.broadcast_variables, which sends them by the layers' names.
+    @tf.function(autograph=False)
+    def broadcast(variables: list[Any]) -> None:
+        for variable in variables:
+            with _operation("broadcast") as name:
+                variable.assign(hvd.broadcast(variable, root_rank=0, name=name))
+
+    return broadcast  # type: ignore[no-any-return]
 
 
 def _portable(error: TfpipeError | None) -> tuple[type[TfpipeError], str] | None:
