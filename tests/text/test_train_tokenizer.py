@@ -174,8 +174,19 @@ def test_the_command_replaces_only_where_told(texts, capsys):
     assert main([*words, "300"]) == 0
     assert main([*words, "310"]) == 2
     assert (
-        "--output: expected a new folder, but 'made' exists. Add --overwrite to replace it." in capsys.readouterr().err
+        "--output: expected a new folder, but 'made' exists. Add --overwrite to replace an earlier tokenizer"
+        in capsys.readouterr().err
     )
     assert load_tokenizer(texts / "made").vocabulary_size == 300
     assert main([*words, "310", "--overwrite"]) == 0
     assert load_tokenizer(texts / "made").vocabulary_size == 310
+
+
+@pytest.mark.tensorflow
+def test_a_folder_of_something_else_is_never_replaced(texts, capsys):
+    (texts / "mine").mkdir()
+    (texts / "mine" / "notes.txt").write_text("mine")
+
+    assert main(["train-tokenizer", "texts.txt", "--kind", "bpe", "--output", "mine", "--overwrite"]) == 2
+    assert "anything else stays" in capsys.readouterr().err
+    assert [path.name for path in (texts / "mine").iterdir()] == ["notes.txt"]

@@ -73,12 +73,14 @@ def _pack(options: argparse.Namespace) -> int:
 def _train_tokenizer(options: argparse.Namespace) -> int:
     # They import TensorFlow and the libraries of tokenizers, which images do without.
     from tfpipe.text.keras_side import save_proved
+    from tfpipe.text.tokenizer_files import MANIFEST
     from tfpipe.text.train_tokenizer import train_tokenizer
 
     target = Path(options.output)
-    if target.exists() and not (options.overwrite and target.is_dir()):
+    if target.exists() and not (options.overwrite and (target / MANIFEST).is_file()):
         raise ConfigError(
-            f"--output: expected a new folder, but {options.output!r} exists. Add --overwrite to replace it."
+            f"--output: expected a new folder, but {options.output!r} exists. Add --overwrite to replace an earlier "
+            "tokenizer; anything else stays."
         )
     atomic.writable_folder(target.parent, where="--output")
     tokenizer = train_tokenizer(
@@ -88,7 +90,8 @@ def _train_tokenizer(options: argparse.Namespace) -> int:
         lowercase=options.lowercase,
         strip_accents=options.strip_accents,
     )
-    save_proved(tokenizer, target)
+    with atomic.staged_folder(target, replace=options.overwrite) as staging:
+        save_proved(tokenizer, staging)
     print(f"Trained a {tokenizer.kind} tokenizer of {tokenizer.vocabulary_size:,} tokens: {options.output}")
     return 0
 
