@@ -125,6 +125,19 @@ class PreprocessingConfig(_Section):
     mean: Floats | None = Field(None, description="Per channel, on a scale of 0..1; with normalization=fixed.")
     std: Floats | None = Field(None, description="Per channel, on a scale of 0..1; with normalization=fixed.")
     augmentation: AugmentationConfig = AugmentationConfig()
+    tokenizer: str | None = Field(
+        None,
+        description="Of texts: a folder of `python -m tfpipe.data train-tokenizer`, or a keras-nlp preset; default: "
+        "that of model.preset, or else one trained on the training texts.",
+    )
+    tokenizer_kind: Literal["wordpiece", "bpe", "sentencepiece"] = Field(
+        "wordpiece", description="Kind of a tokenizer that is trained on the training texts."
+    )
+    vocabulary_size: int = Field(8000, ge=10, description="Largest vocabulary of a tokenizer that is trained.")
+    lowercase: bool = Field(False, description="A tokenizer that is trained makes no difference between cases.")
+    max_length: int = Field(
+        128, ge=3, description="Tokens of a text that the model sees at once, the first and the last special one too."
+    )
 
 
 class ModelConfig(_Section):
@@ -134,6 +147,18 @@ class ModelConfig(_Section):
     weights: str = Field(
         "random", description="`random`, `imagenet` (fetched by Keras), or a local .keras or .weights.h5 file."
     )
+    preset: str | None = Field(
+        None, description="bert, roberta and distilbert: pretrained, a keras-nlp preset's name or local folder."
+    )
+    num_layers: int = Field(2, ge=1, description="Transformer layers where there is no preset.")
+    width: int = Field(
+        128, ge=1, description="Of the embeddings of a model of texts, and of a transformer's layers, without a preset."
+    )
+    num_heads: int = Field(2, ge=1, description="Attention heads where there is no preset.")
+    feed_forward_width: int | None = Field(
+        None, ge=1, description="Between a transformer layer's two dense ones, without a preset; default: 4 * width."
+    )
+    freeze_embeddings: bool = Field(False, description="Leave the embeddings of a model of texts as they are.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the head.")
     freeze_backbone: bool = Field(False, description="Train the head alone until unfreeze_epochs say otherwise.")
     unfreeze_epochs: Ints = Field(
@@ -168,6 +193,12 @@ class TrainingConfig(_Section):
     )
     final_learning_rate_fraction: float = Field(
         0.0, ge=0, le=1, description="Lowest learning rate, as a share of the peak."
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Learning rate of a layer over that of the layer above it, from the head (1) down.",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
     gradient_reduction: Literal["mean", "adasum"] = Field(
