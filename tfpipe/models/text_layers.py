@@ -1,0 +1,104 @@
+"""Keras layers of ours for rows of token ids; they ship inside the model.
+
+Every one of them leaves padding out, so that an answer does not depend on how far its row was padded.
+
+Shapes: B batch, S sequence, W width, F filters.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
+class PaddingMask(keras.layers.Layer):
+    """Tell tokens from padding.
+
+    Args:
+        pad_id: The id that fills rows up; no text has it.
+    """
+
+    def __init__(self, pad_id: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pad_id = pad_id
+
+    def call(self, ids: Any) -> Any:
+        """(B, S) int32 ids -> (B, S) int32, 1 for tokens and 0 for padding."""
+        return ops.cast(ops.not_equal(ids, self.pad_id), "int32")
+
+    def compute_output_spec(self, ids: Any) -> Any:
+        """(B, S) int32, whatever the policy."""
+        return keras.KerasTensor(ids.shape, dtype="int32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "pad_id": self.pad_id}
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
+class MaskedConvolutions(keras.layers.Layer):
+    """Convolutions of several widths side by side, with ReLU; padding is zeros to them, as what lies beyond the row.
+
+    Source: Kim 2014, arXiv:1408.5882, section 2; "same" convolutions, as a text may be shorter than the widest one.
+
+    Args:
+        filters: Of each width.
+        widths: In tokens.
+    """
+
+    def __init__(self, filters: int, widths: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.filters, self.widths = filters, tuple(widths)
+        self.convolutions = [
+            keras.layers.Conv1D(
+                filters, width, padding="same", activation="relu", dtype=self.dtype_policy, name=f"width{width}"
+            )
+            for width in self.widths
+        ]
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Make the kernels for (B, S, W)."""
+        for convolution in self.convolutions:
+            convolution.build(input_shape)
+
+    def call(self, inputs: Any, mask: Any) -> Any:
+        """(B, S, W) and the mask of `PaddingMask` -> (B, S, filters * len(widths)), none below 0."""
+        seen = inputs * ops.expand_dims(ops.cast(mask, inputs.dtype), -1)
+        return ops.concatenate([convolution(seen) for convolution in self.convolutions], axis=-1)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None], *_: Any) -> tuple[int | None, ...]:
+        """(B, S, W) -> (B, S, filters * len(widths))."""
+        return (*input_shape[:-1], self.filters * len(self.widths))
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "filters": self.filters, "widths": list(self.widths)}
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
+class MaskedMaxPooling(keras.layers.Layer):
+    """The largest value over the tokens of a row.
+
+    Args:
+        lowest: What stands for padding: the lower bound of the input, 0 after ReLU and -1 after tanh. A row of padding
+            alone gives it; the lowest number of the type would not survive half precision.
+    """
+
+    def __init__(self, lowest: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lowest = lowest
+
+    def call(self, inputs: Any, mask: Any) -> Any:
+        """(B, S, F) of at least `lowest`, and the mask of `PaddingMask` -> (B, F)."""
+        padding = ops.cast(self.lowest, inputs.dtype)
+        return ops.max(ops.where(ops.expand_dims(mask > 0, -1), inputs, padding), axis=1)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None], *_: Any) -> tuple[int | None, ...]:
+        """(B, S, F) -> (B, F)."""
+        return (input_shape[0], input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "lowest": self.lowest}
