@@ -83,9 +83,9 @@ class KerasScorer:
         # Only here: a bundle is scored without TensorFlow.
         import tensorflow as tf
 
-        from tfpipe.models.assembly import load_model
+        from tfpipe.models.assembly import load_image_model
 
-        parts = load_model(path)
+        parts = load_image_model(path)
         self.labels = parts.labels
         self.identity = {
             "model_name": name or path.resolve().parent.name,

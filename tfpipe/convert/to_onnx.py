@@ -18,7 +18,7 @@ import tfpipe
 from tfpipe.convert import resize
 from tfpipe.core.errors import BundleError, ConversionError
 from tfpipe.core.signature import TensorSpec
-from tfpipe.models.assembly import Parts
+from tfpipe.models.assembly import ImageParts
 from tfpipe.ort import open_session
 
 _NOISE = (b"before absl::InitializeLog()", b"Number of eligible GPUs")
@@ -30,18 +30,18 @@ _DOCUMENTATION = {
 IMAGE = TensorSpec("image", "uint8", ("height", "width", 3))
 
 
-def rows_spec(parts: Parts) -> TensorSpec:
+def rows_spec(parts: ImageParts) -> TensorSpec:
     """The model graph's input: a batch of preprocessed rows."""
     layer = parts.preprocessing.resize
     return TensorSpec("input", "float32", ("batch", layer.height, layer.width, 3))
 
 
-def probabilities_spec(parts: Parts) -> TensorSpec:
+def probabilities_spec(parts: ImageParts) -> TensorSpec:
     """The model graph's output."""
     return TensorSpec("probabilities", "float32", ("batch", len(parts.labels)))
 
 
-def preprocessing_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def preprocessing_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """The graph from one decoded image to one row: `image` uint8 (height, width, 3) -> `input` float32 (h, w, 3).
 
     Args:
@@ -63,7 +63,7 @@ def preprocessing_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, st
     )
 
 
-def network_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def network_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """The graph from rows to answers: `input` float32 (batch, h, w, 3) -> `probabilities` float32 (batch, classes).
 
     Args:

@@ -45,12 +45,16 @@ class Reader(Protocol):
         corrupt: What is wrong with the samples that could not be read so far, by index.
     """
 
-    source: Source
     row_spec: tf.TensorSpec
     label_spec: tf.TensorSpec
     num_draws: int
-    lengths: np.ndarray | None
     corrupt: dict[int, str]
+
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def lengths(self) -> np.ndarray | None: ...
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read rows.
@@ -237,9 +241,7 @@ def _batches(
         return rows, reader.labels(picked), weight, draws(picked), num_corrupt
 
     def load_tensors(picked: Any, weight: Any) -> tuple[Any, ...]:
-        tensors = tf.numpy_function(
-            load, [picked, weight], [spec.dtype for spec in specs], stateful=False
-        )
+        tensors = tf.numpy_function(load, [picked, weight], [spec.dtype for spec in specs], stateful=False)
         for tensor, spec in zip(tensors, specs, strict=True):
             tensor.set_shape(spec.shape)
         return tuple(tensors)

@@ -10,8 +10,9 @@ from typing import Any
 import keras
 
 from tfpipe.core.errors import BundleError, ConfigError
+from tfpipe.models.text_layers import TokenIds
 from tfpipe.models.zoo import IMAGENET, Normalization, find_model
-from tfpipe.preprocessing.layers import Augmentation, Probabilities, Resize, TokenIds
+from tfpipe.preprocessing.layers import Augmentation, Probabilities, Resize
 from tfpipe.settings import Config, PreprocessingConfig
 from tfpipe.tasks.multi_label import MultiLabel
 from tfpipe.tasks.single_label import SingleLabel

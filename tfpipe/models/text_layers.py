@@ -102,3 +102,30 @@ class MaskedMaxPooling(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "lowest": self.lowest}
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
+class TokenIds(keras.layers.Layer):
+    """Token ids as they are; holds which tokenizer they are of, so that a saved model takes no other.
+
+    Args:
+        tokenizer: Hex sha256 of its tokenizer.json.
+        max_length: Tokens of a row at most, special ones included.
+    """
+
+    def __init__(self, tokenizer: str, max_length: int, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "int32"})
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    def call(self, ids: Any) -> Any:
+        """(B, S) -> (B, S) int32."""
+        return ops.cast(ids, "int32")
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "tokenizer": self.tokenizer, "max_length": self.max_length}

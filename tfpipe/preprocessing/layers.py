@@ -224,33 +224,6 @@ class Probabilities(keras.layers.Layer):
         return {**super().get_config(), "labels": list(self.labels), "multi_label": self.multi_label}
 
 
-@keras.saving.register_keras_serializable(package="tfpipe")
-class TokenIds(keras.layers.Layer):
-    """Token ids as they are; holds which tokenizer they are of, so that a saved model takes no other.
-
-    Args:
-        tokenizer: Hex sha256 of its tokenizer.json.
-        max_length: Tokens of a row at most, special ones included.
-    """
-
-    def __init__(self, tokenizer: str, max_length: int, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "dtype": "int32"})
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-
-    def call(self, ids_BT: Any) -> Any:
-        """(B, T) -> (B, T) int32."""
-        return ops.cast(ids_BT, "int32")
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The shape of the input."""
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "tokenizer": self.tokenizer, "max_length": self.max_length}
-
-
 def _around(draw: Any, centre: float, spread: float) -> Any:
     """Map [0, 1) uniformly onto [centre - spread, centre + spread)."""
     return centre + spread * (2.0 * draw - 1.0)

@@ -70,7 +70,8 @@ class MultiLabel:
     def tally(self, labels: np.ndarray, predictions: np.ndarray, weights_B: np.ndarray) -> np.ndarray:
         """(C, 3): true positives, predicted, true."""
         columns = (labels * predictions, predictions, labels)
-        return np.stack([(weights_B[:, None] * column).sum(axis=0) for column in columns], axis=1).astype(np.float64)
+        sums = [np.sum(weights_B[:, None] * column, axis=0, dtype=np.float64) for column in columns]
+        return np.stack(sums, axis=1)
 
     def scores(self, tally: np.ndarray) -> dict[str, float]:
         return {"micro_f1": micro_score(tally).f1, "macro_f1": macro_score(tally).f1}

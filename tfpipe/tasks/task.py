@@ -40,10 +40,17 @@ class Task(Protocol):
         score_names: Of validation and test data, from the tally, beside `metric_names`.
     """
 
-    labels: tuple[str, ...]
-    label_shape: tuple[int | None, ...]
-    metric_names: tuple[str, ...]
-    score_names: tuple[str, ...]
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    @property
+    def label_shape(self) -> tuple[int | None, ...]: ...
+
+    @property
+    def metric_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def score_names(self) -> tuple[str, ...]: ...
 
     def output_shape(self) -> tuple[int | None, ...]:
         """Of the network's logits."""
@@ -118,7 +125,7 @@ def summary_line(values: Mapping[str, float]) -> str:
 
 
 def ratio(part: float, whole: float) -> float:
-    """part / whole; NaN where nothing was counted."""
+    """Part / whole; NaN where nothing was counted."""
     return part / whole if whole > 0 else float("nan")
 
 

@@ -274,7 +274,11 @@ class TrainingLoop:
             if len(share := rank_share(batch, rank=rank, world_size=self.world.size).tolist())
         ]
         good = checkpoints.newest_finite()
-        what = f"a finite loss, received {sums[LOSS]}" if not math.isfinite(sums[LOSS]) else f"finite gradients, norm {norm}"
+        what = (
+            f"a finite loss, received {sums[LOSS]}"
+            if not math.isfinite(sums[LOSS])
+            else f"finite gradients, norm {norm}"
+        )
         return (
             f"step {state.step}: expected {what}. Lower training.learning_rate ({state.learning_rate:g} here), set "
             f"training.gradient_clip_norm, or lengthen training.warmup_epochs. Samples of the step, by worker: "

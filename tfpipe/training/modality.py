@@ -8,7 +8,6 @@ import numpy as np
 from tfpipe.core.errors import DataError
 from tfpipe.data.pipeline import Reader, RowReader
 from tfpipe.data.sources import Source
-from tfpipe.data.splits import Splits
 from tfpipe.data.text import TextSource
 from tfpipe.data.token_rows import TokenReader
 from tfpipe.distributed import World

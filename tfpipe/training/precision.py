@@ -7,7 +7,7 @@ process, before the first operation.
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,9 +21,8 @@ from tfpipe.core.errors import ConfigError
 from tfpipe.data.pipeline import Batch, Reader, batch_specs
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
-from tfpipe.models.zoo import Normalization
-from tfpipe.preprocessing.layers import DRAWS
 from tfpipe.settings import Config, TrainingConfig
+from tfpipe.tasks.task import LOSS
 from tfpipe.training.recipe import build_optimizer
 from tfpipe.training.step import TrainingStep
 

@@ -124,7 +124,8 @@ class TrainingStep:
 
         def accumulate(piece: Any, gradients: list[Any], counts: Any) -> tuple[Any, list[Any], Any]:
             start, end = piece * size // pieces, (piece + 1) * size // pieces
-            part = Batch(*(tensor[start:end] for tensor in batch[:4]), batch.num_corrupt)
+            rows, labels, weights, draws = (tensor[start:end] for tensor in batch[:4])
+            part = Batch(rows, labels, weights, draws, batch.num_corrupt)
             more, more_counts = self._gradients(variables, part)
             return (
                 piece + 1,
@@ -134,7 +135,10 @@ class TrainingStep:
 
         zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
         _, gradients, counts = tf.while_loop(
-            lambda piece, *_: piece < pieces, accumulate, (tf.constant(0), zeros, tf.zeros(1 + NUM_COUNTS)), parallel_iterations=1
+            lambda piece, *_: piece < pieces,
+            accumulate,
+            (tf.constant(0), zeros, tf.zeros(1 + NUM_COUNTS)),
+            parallel_iterations=1,
         )
         return gradients, counts
 

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.data.pipeline import Batch
-from tfpipe.preprocessing.layers import DRAWS
 from tfpipe.training.checkpoints import TrainingState
 from tfpipe.training.loop import TrainingLoop
 from tfpipe.training.observers import Observer, StepRecord
