@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 
@@ -78,6 +79,49 @@ class MaskedConvolutions(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tfpipe")
+class BidirectionalLSTM(keras.layers.Layer):
+    """An LSTM from the first token on and another from the last one back, side by side.
+
+    The second gets each row reversed up to its padding, as keras.layers.Bidirectional with a mask would read it; but no
+    mask reaches cuDNN, which fails on a row of padding alone. Source: Graves & Schmidhuber 2005, section 2.2.
+
+    Args:
+        units: Of each direction.
+    """
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.ahead, self.back = (
+            keras.layers.LSTM(units, return_sequences=True, dtype=self.dtype_policy, name=name)
+            for name in ("ahead", "back")
+        )
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Make the weights for (B, S, W)."""
+        self.ahead.build(input_shape)
+        self.back.build(input_shape)
+
+    def call(self, inputs: Any, mask: Any, training: bool = False) -> Any:
+        """(B, S, W) and the mask of `PaddingMask`, padding at the end -> (B, S, 2 * units), between -1 and 1."""
+        # cuDNN's operation exists in no ONNX file, and in no SavedModel that is to run without a GPU.
+        self.ahead.use_cudnn = self.back.use_cudnn = "auto" if training else False
+        lengths = ops.sum(mask, axis=-1)
+        # tf2onnx takes an LSTM right behind a ReverseSequence for one that reads whole rows backwards, padding first.
+        seen = _reversed(inputs, lengths) * ops.expand_dims(ops.cast(mask, inputs.dtype), -1)
+        back = self.back(seen, training=training)
+        return ops.concatenate([self.ahead(inputs, training=training), _reversed(back, lengths)], axis=-1)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None], *_: Any) -> tuple[int | None, ...]:
+        """(B, S, W) -> (B, S, 2 * units)."""
+        return (*input_shape[:-1], 2 * self.units)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="tfpipe")
 class MaskedMaxPooling(keras.layers.Layer):
     """The largest value over the tokens of a row.
 
@@ -129,3 +173,7 @@ class TokenIds(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "tokenizer": self.tokenizer, "max_length": self.max_length}
+
+
+def _reversed(rows: Any, lengths: Any) -> Any:
+    return tf.reverse_sequence(rows, lengths, seq_axis=1)

@@ -17,7 +17,7 @@ from tfpipe.core.errors import ConfigError
 from tfpipe.models.assembly import load_weights
 from tfpipe.models.backbones import features, transformer
 from tfpipe.models.depth import is_embedding, layer_units
-from tfpipe.models.text_layers import MaskedConvolutions, MaskedMaxPooling, PaddingMask
+from tfpipe.models.text_layers import BidirectionalLSTM, MaskedConvolutions, MaskedMaxPooling, PaddingMask
 from tfpipe.models.zoo import MODELS, import_function
 from tfpipe.settings import Config
 
@@ -60,8 +60,7 @@ def text_bilstm(tokens: Tokens, num_classes: int, config: Config, per_token: boo
     """
     rows, mask = _rows(tokens)
     x = _embedding(tokens, config)(rows)
-    lstm = keras.layers.LSTM(config.model.width, return_sequences=True, name="lstm")
-    x = keras.layers.Bidirectional(lstm, name="bilstm")(x, mask=mask)
+    x = BidirectionalLSTM(config.model.width, name="bilstm")(x, mask)
     if not per_token:
         x = MaskedMaxPooling(-1.0, name="pool")(x, mask)
     return _with_head(rows, x, num_classes, config)
