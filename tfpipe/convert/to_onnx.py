@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import onnx
 import tensorflow as tf
 from tf2onnx import optimizer, tf_loader
@@ -15,7 +16,7 @@ from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 from tf2onnx.tfonnx import process_tf_graph
 
 import tfpipe
-from tfpipe.convert import resize
+from tfpipe.convert import native_layers, resize
 from tfpipe.core.errors import BundleError, ConversionError
 from tfpipe.core.signature import TensorSpec
 from tfpipe.models.assembly import Parts
@@ -25,9 +26,11 @@ _NOISE = (b"before absl::InitializeLog()", b"Number of eligible GPUs")
 _DOCUMENTATION = {
     "preprocessing": "One decoded image, upright 8-bit RGB of any size, to one row of the model's input.",
     "model": "A batch of preprocessed rows to class probabilities; the metadata `labels` names the classes in order.",
+    "text model": "A batch of rows of token ids, padded at their end, to probabilities of the metadata's `labels`.",
 }
 
 IMAGE = TensorSpec("image", "uint8", ("height", "width", 3))
+TOKENS = TensorSpec("input", "int32", ("batch", "sequence"))
 
 
 def rows_spec(parts: Parts) -> TensorSpec:
@@ -84,6 +87,40 @@ def network_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, str]) ->
         handlers=resize.ANTIALIASED,
         metadata={**metadata, "graph": "model"},
     )
+
+
+def text_network_to_onnx(
+    network: keras.Model,
+    probabilities_layer: keras.layers.Layer,
+    *,
+    num_outputs: int,
+    per_token: bool,
+    opset: int,
+    metadata: Mapping[str, str],
+) -> onnx.ModelProto:
+    """The graph from token ids to answers: `input` int32 (batch, sequence) -> `probabilities` float32.
+
+    Args:
+        network: From token ids to logits; float32 policies.
+        probabilities_layer: From logits to probabilities.
+        num_outputs: Classes, or tags.
+        per_token: Whether each token is answered, (batch, sequence, num_outputs), or each row, (batch, num_outputs).
+        opset: ONNX operator set, 17 or 18.
+        metadata: Written into the file.
+
+    Raises:
+        ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
+    """
+    shape = ("batch", "sequence", num_outputs) if per_token else ("batch", num_outputs)
+    with native_layers.native_layers():
+        return _to_onnx(
+            lambda input: {"probabilities": probabilities_layer(network(input, training=False))},
+            inputs=(TOKENS,),
+            outputs=(TensorSpec("probabilities", "float32", shape),),
+            opset=opset,
+            handlers=native_layers.HANDLERS,
+            metadata={**metadata, "graph": "text model"},
+        )
 
 
 def _to_onnx(
