@@ -7,12 +7,13 @@ three times the nodes, its embeddings stored more often than once, and nothing t
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import keras_hub  # type: ignore[import-untyped]
 import numpy as np
+import onnx
 import tensorflow as tf
 
 from tfpipe.convert.resize import Handler
@@ -20,19 +21,76 @@ from tfpipe.convert.resize import Handler
 # What is added to the scores of padding. BERT's own constant, which float16 can hold; exp(-1e4) is 0 in float32.
 # Source: Devlin et al. 2018, arXiv:1810.04805, the authors' code, modeling.py, attention_layer.
 _MASKED = -1e4
+_STAND_IN = "StandIn"
+
+
+class Weights:
+    """Weights that stay out of the trace, each with a stand-in there.
+
+    The converter copies all numbers of a graph at each of its steps, which takes 19 GB of memory for BERT-base.
+    """
+
+    def __init__(self) -> None:
+        self._variables: dict[str, tuple[Any, tuple[int, ...]]] = {}
+
+    def stand_in(self, variable: Any, shape: Sequence[int] | None = None) -> Any:
+        """A tensor of the trace for a variable, or for its numbers in another shape."""
+        wanted = (variable, tuple(variable.shape if shape is None else shape))
+        name, number = variable.path, 1
+        while name in self._variables and not _same(self._variables[name], wanted):
+            number += 1
+            name = f"{variable.path}_{number}"
+        self._variables[name] = wanted
+        return onnx_operator(_STAND_IN, [], wanted[1], weight=name)
+
+    def store(self, model: onnx.ModelProto) -> None:
+        """Put the weights in the place of their stand-ins."""
+        graph = model.graph
+        names = {
+            node.output[0]: onnx.helper.get_node_attr_value(node, "weight").decode()
+            for node in graph.node
+            if node.op_type == _STAND_IN
+        }
+        nodes = [node for node in graph.node if node.op_type != _STAND_IN]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        for node in graph.node:
+            for position, given in enumerate(node.input):
+                node.input[position] = names.get(given, given)
+        for name in sorted(set(names.values())):
+            variable, shape = self._variables[name]
+            value = keras.ops.convert_to_numpy(variable).reshape(shape)
+            graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+
+
+def _same(stored: tuple[Any, Any], wanted: tuple[Any, Any]) -> bool:
+    return stored[0] is wanted[0] and stored[1] == wanted[1]
 
 
 @contextlib.contextmanager
-def native_layers() -> Iterator[None]:
+def native_layers() -> Iterator[Weights]:
     """Within, embeddings, dense layers, LayerNormalization and attention are traced for `HANDLERS` to convert.
 
     Keras offers no way to call a layer inside another otherwise than it is written, so their methods are exchanged.
+
+    Yields:
+        What is to be stored in the converted model.
     """
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _METHODS]
-    for owner, name, method in _METHODS:
-        setattr(owner, name, method)
+    weights = Weights()
+    layers = _NativeLayers(weights)
+    exchanged: tuple[tuple[type, str, Callable[..., Any]], ...] = (
+        (keras.layers.Embedding, "call", layers.embedding),
+        (keras_hub.layers.PositionEmbedding, "call", layers.position_embedding),
+        (keras.layers.LayerNormalization, "call", layers.layer_normalization),
+        (keras.layers.Dense, "call", layers.dense),
+        (keras.layers.EinsumDense, "call", layers.einsum_dense),
+        (keras.layers.MultiHeadAttention, "_compute_attention", layers.attention),
+    )
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in exchanged]
+    for owner, name, function in exchanged:
+        setattr(owner, name, _as_method(function))
     try:
-        yield
+        yield weights
     finally:
         for owner, name, method in before:
             setattr(owner, name, method)
@@ -68,51 +126,86 @@ def _to_onnx_operator(graph: Any, node: Any, name: str, arguments: Sequence[Any]
 HANDLERS: Mapping[str, Handler] = {"PyFunc": _to_onnx_operator}
 
 
-def _embedding(layer: Any, ids: Any) -> Any:
-    # Keras lets an index be negative, and counts it from the end; an id is none.
-    return tf.gather(tf.convert_to_tensor(layer.embeddings), tf.cast(ids, tf.int32))
+def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda layer, *args, **kwargs: function(layer, *args, **kwargs)
 
 
-def _position_embedding(layer: Any, embedded: Any, start_index: int = 0, positions: Any = None) -> Any:
-    if positions is not None or start_index != 0:
-        return _KERAS_POSITIONS(layer, embedded, start_index=start_index, positions=positions)
-    table, first = tf.convert_to_tensor(layer.position_embeddings), np.zeros(1, np.int64)
-    length = tf.shape(embedded, out_type=tf.int64)[1:2]
-    # Of one row: added to each.
-    rows = onnx_operator("Slice", [table, first, length, first], (embedded.shape[1], table.shape[1]))
-    return tf.expand_dims(rows, 0)
+class _NativeLayers:
+    """Layers' methods, the layer as their first argument."""
 
+    def __init__(self, weights: Weights) -> None:
+        self._stand_in = weights.stand_in
+        self._keras_positions = keras_hub.layers.PositionEmbedding.call
+        self._keras_normalization = keras.layers.LayerNormalization.call
+        self._keras_einsum = keras.layers.EinsumDense.call
+        self._keras_attention = keras.layers.MultiHeadAttention._compute_attention
 
-def _layer_normalization(layer: Any, x: Any) -> Any:
-    axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
-    last = axis in (-1, len(x.shape) - 1) and (isinstance(layer.axis, int) or len(layer.axis) == 1)
-    if not last or layer.rms_scaling or layer.gamma is None:
-        return _KERAS_NORMALIZATION(layer, x)
-    inputs = [x, layer.gamma] if layer.beta is None else [x, layer.gamma, layer.beta]
-    return onnx_operator("LayerNormalization", inputs, x.shape, axis=-1, epsilon=float(layer.epsilon))
+    def embedding(self, layer: Any, ids: Any) -> Any:
+        # Keras lets an index be negative, and counts it from the end; an id is none.
+        return tf.gather(self._stand_in(layer.embeddings), tf.cast(ids, tf.int32))
 
+    def position_embedding(self, layer: Any, embedded: Any, start_index: int = 0, positions: Any = None) -> Any:
+        if positions is not None or start_index != 0:
+            return self._keras_positions(layer, embedded, start_index=start_index, positions=positions)
+        table, first = self._stand_in(layer.position_embeddings), np.zeros(1, np.int64)
+        length = tf.shape(embedded, out_type=tf.int64)[1:2]
+        # Of one row: added to each.
+        rows = onnx_operator("Slice", [table, first, length, first], (embedded.shape[1], table.shape[1]))
+        return tf.expand_dims(rows, 0)
 
-def _dense(layer: Any, x: Any, training: bool | None = None) -> Any:
-    y = tf.matmul(x, tf.convert_to_tensor(layer.kernel))
-    return _activated(layer, y if layer.bias is None else y + tf.convert_to_tensor(layer.bias))
+    def layer_normalization(self, layer: Any, x: Any) -> Any:
+        axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+        if axes not in ([-1], [len(x.shape) - 1]) or layer.rms_scaling or layer.gamma is None:
+            return self._keras_normalization(layer, x)
+        weights = [self._stand_in(weight) for weight in (layer.gamma, layer.beta) if weight is not None]
+        return onnx_operator("LayerNormalization", [x, *weights], x.shape, axis=-1, epsilon=float(layer.epsilon))
 
+    def dense(self, layer: Any, x: Any, training: bool | None = None) -> Any:
+        y = tf.matmul(x, self._stand_in(layer.kernel))
+        if layer.bias is not None:
+            y = y + self._stand_in(layer.bias)
+        return _activated(layer, y)
 
-def _einsum_dense(layer: Any, x: Any, training: bool | None = None) -> Any:
-    """One product of matrices where the equation contracts the last axes of `x` with the first of the kernel."""
-    left, result = layer.equation.replace(" ", "").split("->")
-    axes, kernel_axes = left.split(",")
-    contracted = [axis for axis in axes if axis in kernel_axes]
-    num = len(contracted)
-    if list(axes[-num:]) != contracted or kernel_axes[:num] != axes[-num:] or result != axes[:-num] + kernel_axes[num:]:
-        return _KERAS_EINSUM(layer, x)
-    kernel = tf.convert_to_tensor(layer.kernel)
-    into, out = math.prod(kernel.shape[:num]), kernel.shape[num:]
-    x = _reshaped(x, len(axes) - num, [into])
-    y = tf.matmul(x, tf.reshape(kernel, (into, -1)))
-    if layer.bias is not None:
-        y = y + tf.reshape(tf.convert_to_tensor(layer.bias), (-1,))
-    y = _reshaped(y, len(axes) - num, list(out))
-    return _activated(layer, y)
+    def einsum_dense(self, layer: Any, x: Any, training: bool | None = None) -> Any:
+        """One product of matrices where the equation contracts the last axes of `x` with the first of the kernel."""
+        left, result = layer.equation.replace(" ", "").split("->")
+        axes, kernel_axes = left.split(",")
+        num = len([axis for axis in axes if axis in kernel_axes])
+        kept = len(axes) - num
+        if axes[kept:] != kernel_axes[:num] or result != axes[:kept] + kernel_axes[num:]:
+            return self._keras_einsum(layer, x)
+        into, out = math.prod(layer.kernel.shape[:num]), layer.kernel.shape[num:]
+        kernel = self._stand_in(layer.kernel, (into, math.prod(out)))
+        y = tf.matmul(_reshaped(x, kept, [into]), kernel)
+        if layer.bias is not None:
+            y = y + self._stand_in(layer.bias, (math.prod(out),))
+        return _activated(layer, _reshaped(y, kept, list(out)))
+
+    def attention(
+        self,
+        layer: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any = None,
+        training: bool | None = None,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+    ) -> Any:
+        """Attention over (batch, sequence, heads, features), the mask added rather than chosen by."""
+        if return_attention_scores or use_causal_mask or len(query.shape) != 4:
+            return self._keras_attention(
+                layer, query, key, value, attention_mask, training, return_attention_scores, use_causal_mask
+            )
+        scores = tf.matmul(tf.transpose(query, (0, 2, 1, 3)), tf.transpose(key, (0, 2, 3, 1)))
+        scores = scores * np.float32(layer._inverse_sqrt_key_dim)
+        if attention_mask is not None:
+            mask = tf.cast(attention_mask, scores.dtype)
+            while len(mask.shape) < 4:
+                mask = tf.expand_dims(mask, 1)
+            scores = scores + (1.0 - mask) * _MASKED
+        mixed = tf.matmul(tf.nn.softmax(scores), tf.transpose(value, (0, 2, 1, 3)))
+        return tf.transpose(mixed, (0, 2, 1, 3)), None
 
 
 def _activated(layer: Any, y: Any) -> Any:
@@ -135,43 +228,3 @@ def _reshaped(x: Any, kept: int, lengths: Sequence[int]) -> Any:
     # A 0 keeps an axis, where TensorFlow would have the shape computed.
     shape = np.array([0] * kept + list(lengths), np.int64)
     return onnx_operator("Reshape", [x, shape], [*x.shape[:kept], *lengths])
-
-
-def _attention(
-    layer: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    attention_mask: Any = None,
-    training: bool | None = None,
-    return_attention_scores: bool = False,
-    use_causal_mask: bool = False,
-) -> Any:
-    """Attention over (batch, sequence, heads, features), the mask added rather than chosen by."""
-    if return_attention_scores or use_causal_mask or len(query.shape) != 4:
-        return _KERAS_ATTENTION(
-            layer, query, key, value, attention_mask, training, return_attention_scores, use_causal_mask
-        )
-    scores = tf.matmul(tf.transpose(query, (0, 2, 1, 3)), tf.transpose(key, (0, 2, 3, 1)))
-    scores = scores / np.float32(1 / layer._inverse_sqrt_key_dim)
-    if attention_mask is not None:
-        mask = tf.cast(attention_mask, scores.dtype)
-        while len(mask.shape) < 4:
-            mask = tf.expand_dims(mask, 1)
-        scores = scores + (1.0 - mask) * _MASKED
-    mixed = tf.matmul(tf.nn.softmax(scores), tf.transpose(value, (0, 2, 1, 3)))
-    return tf.transpose(mixed, (0, 2, 1, 3)), None
-
-
-_KERAS_POSITIONS = keras_hub.layers.PositionEmbedding.call
-_KERAS_NORMALIZATION = keras.layers.LayerNormalization.call
-_KERAS_EINSUM = keras.layers.EinsumDense.call
-_KERAS_ATTENTION = keras.layers.MultiHeadAttention._compute_attention
-_METHODS = (
-    (keras.layers.Embedding, "call", _embedding),
-    (keras_hub.layers.PositionEmbedding, "call", _position_embedding),
-    (keras.layers.LayerNormalization, "call", _layer_normalization),
-    (keras.layers.Dense, "call", _dense),
-    (keras.layers.EinsumDense, "call", _einsum_dense),
-    (keras.layers.MultiHeadAttention, "_compute_attention", _attention),
-)

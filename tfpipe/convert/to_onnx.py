@@ -112,7 +112,7 @@ def text_network_to_onnx(
         ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
     """
     shape = ("batch", "sequence", num_outputs) if per_token else ("batch", num_outputs)
-    with native_layers.native_layers():
+    with native_layers.native_layers() as weights:
         return _to_onnx(
             lambda input: {"probabilities": probabilities_layer(network(input, training=False))},
             inputs=(TOKENS,),
@@ -120,6 +120,7 @@ def text_network_to_onnx(
             opset=opset,
             handlers=native_layers.HANDLERS,
             metadata={**metadata, "graph": "text model"},
+            complete=weights.store,
         )
 
 
@@ -131,6 +132,7 @@ def _to_onnx(
     opset: int,
     handlers: Mapping[str, resize.Handler],
     metadata: Mapping[str, str],
+    complete: Callable[[onnx.ModelProto], None] = lambda model: None,
 ) -> onnx.ModelProto:
     """Convert a function of tensors that returns a dict; the acceptance test is that ONNX Runtime loads the result."""
     concrete = _trace(function, inputs)
@@ -150,6 +152,7 @@ def _to_onnx(
         raise ConversionError(
             f"{inputs[0].name} -> {outputs[0].name}: expected operations that tf2onnx can convert; {error}"
         ) from error
+    complete(model)
     _name_axes(model.graph.input, inputs)
     _name_axes(model.graph.output, outputs)
     _describe(model, metadata)
