@@ -102,6 +102,6 @@ def histogram(title: str, lengths: Sequence[int], limit: int | None = None) -> H
 def _histograms(samples: Sequence[TextInspection], limits: TextLimits) -> Iterator[Histogram]:
     yield histogram("Characters of a training text", [sample.num_chars for sample in samples])
     yield histogram("Words of a training text", [sample.num_words for sample in samples])
-    tokens = [sample.num_tokens for sample in samples if sample.num_tokens is not None]
+    tokens = [sample.tokens.num_tokens for sample in samples if sample.tokens is not None]
     if tokens:
         yield histogram("Tokens of a training text", tokens, limits.max_tokens)
