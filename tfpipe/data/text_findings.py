@@ -184,14 +184,14 @@ def _truncated(data: DataSet, limits: TextLimits) -> Iterator[Finding]:
         yield Finding(
             "truncated",
             "warning",
-            f"Texts of more than {limits.max_tokens} tokens, whose end the model does not see: {len(cut)} of "
-            f"{len(counted)} ({len(cut) / len(counted):.1%}); the longest has {cut[0].tokens.num_tokens}.",
+            f"Texts of more than {limits.max_tokens} tokens, whose end the model does not see: {len(cut):,} of "
+            f"{len(counted):,} ({len(cut) / len(counted):.1%}); the longest has {cut[0].tokens.num_tokens:,}.",
             "Raise preprocessing.max_length, at the cost of time and memory, or shorten the texts.",
             _each(
                 _told(
                     sample,
-                    f"{sample.tokens.num_tokens} tokens; not seen from character {sample.tokens.cut_at} of "
-                    f"{sample.num_chars} on.",
+                    f"{sample.tokens.num_tokens:,} tokens; not seen from character {sample.tokens.cut_at:,} of "
+                    f"{sample.num_chars:,} on.",
                 )
                 for sample in cut
             ),
@@ -212,8 +212,8 @@ def _unknown_tokens(data: DataSet) -> Iterator[Finding]:
         yield Finding(
             "unknown_tokens",
             "warning",
-            f"Tokens that the vocabulary lacks: {unknown} of {total} ({unknown / total:.2%}), in {len(samples)} of "
-            f"{len(counted)} texts; in most texts {listed(frequent)}.",
+            f"Tokens that the vocabulary lacks: {unknown:,} of {total:,} ({unknown / total:.2%}), in "
+            f"{len(samples):,} of {len(counted):,} texts; in most texts {listed(frequent)}.",
             "The model sees one and the same token for all of them. Few do no harm; many ask for a tokenizer that was "
             "trained on such texts, or one of byte-level BPE, which knows every character.",
             _each(_told(sample, f"Unknown: {listed(sample.tokens.unknown)}.") for sample in samples),

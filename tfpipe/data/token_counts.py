@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from tfpipe.core.errors import ConfigError
 from tfpipe.text.encoding import Tokenizer
 from tfpipe.text.packing import SPECIAL_TOKENS
 from tfpipe.text.tokenizer import load_tokenizer
@@ -60,6 +61,8 @@ def open_tokenizer(name: str) -> Tokenizer:
     folder = Path(name).expanduser()
     if folder.is_dir() and not (folder / _PRESET_FILE).is_file():
         return load_tokenizer(folder)
+    if "/" in name and "://" not in name and not folder.is_dir():
+        raise ConfigError(f"preprocessing.tokenizer: expected a tokenizer's folder, found none at {name!r}.")
     # Imports TensorFlow, which a folder of ours does without.
     from tfpipe.text.keras_side import tokenizer_from_preset
 
