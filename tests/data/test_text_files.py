@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfpipe.core.errors import DataError, DecodeError
-from tfpipe.data.sources import open_source
+from tfpipe.data.sources import open_source, to_pixels
 from tfpipe.data.text_files import TextForm, open_text
 
 FORM = TextForm("text_classification")
@@ -376,6 +376,17 @@ def test_a_function_gives_tagged_words(functions):
     assert source.read(0) == (("Ana left", (0, 4), (3, 8), ("B-PER", "O")), 1)
 
 
+def test_a_function_of_another_task_is_refused_with_the_task(functions):
+    with pytest.raises(
+        DataError, match=r'expected words and their tags, received "good" and "yes"\. .*task=text_class'
+    ):
+        open_text(f"{functions}:by_name", TextForm("token_classification"))
+    with pytest.raises(DataError, match=r'expected text, received \["Ana", "left"\]\. .*task=token_classification'):
+        opened(f"{functions}:tagged")
+    with pytest.raises(DecodeError, match=r"received text\. Texts go with task=text_classification"):
+        to_pixels(open_source(f"{functions}:by_name").read(0)[0])
+
+
 def test_a_function_that_gives_bytes_is_refused(functions):
-    with pytest.raises(DataError, match="sample 000001: expected text, received bytes"):
+    with pytest.raises(DataError, match=r"sample 000001: expected text, received bytes\. Images go with task="):
         opened(f"{functions}:broken")

@@ -1,6 +1,6 @@
 """The one place that opens every form of `data.path` for texts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -15,7 +15,7 @@ from tfpipe.data.encodings import decode_text
 from tfpipe.data.files import open_class_folders
 from tfpipe.data.functions import call_function
 from tfpipe.data.sources import DIGITS, MESSAGES, find_shards, is_function
-from tfpipe.data.tables import JSON_SUFFIXES, TABLE_SUFFIXES, refuse
+from tfpipe.data.tables import JSON_SUFFIXES, TABLE_SUFFIXES, refuse, shown
 from tfpipe.data.tagged_jsonl import read_tagged_jsonl
 from tfpipe.data.text import UNTAGGED, Kind, TaggedText, TextRow, TextSource, check_tag, join_words, tag_names
 from tfpipe.data.text_shards import open_text_shards
@@ -26,6 +26,7 @@ TextTask: TypeAlias = Literal["text_classification", "token_classification"]
 TEXT_SUFFIXES = (".txt",)
 _MESSAGES_FILE = "embedded/support_messages.tsv"
 _PROGRESS_AFTER_S = 2.0
+_OTHER_TASKS = "Images go with task=image_classification, tagged words with task=token_classification."
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,8 @@ def _tagged_sample(name: str, content: Any, tags: Any, origin: str) -> TextRow:
     if isinstance(content, TaggedText):
         return TextRow(name, content)
     try:
+        if isinstance(content, str | bytes) or not isinstance(tags, Collection):
+            raise ValueError(f"expected words and their tags, received {shown(content)} and {shown(tags)}. {UNTAGGED}")
         if len(content) != len(tags):
             raise ValueError(f"expected as many tags as words, received {len(tags)} for {len(content)}.")
         return TextRow(name, join_words([checked_text(word) for word in content], [check_tag(tag) for tag in tags]))
@@ -210,4 +213,5 @@ def _labelled_sample(name: str, text: Any, label: Any, names: Sequence[str], ori
         label = tuple(named(one) for one in label) if isinstance(label, list | tuple) else named(label)
         return LabelledText(f"{origin}, sample {name}", name, checked_text(text), label)
     except (TypeError, IndexError, ValueError) as error:
-        raise DataError(f"{origin}, sample {name}: {error}") from error
+        advice = "" if isinstance(text, str) else f" {_OTHER_TASKS}"
+        raise DataError(f"{origin}, sample {name}: {error}{advice}") from error
