@@ -122,7 +122,9 @@ def digits_margins() -> dict[str, list[float]]:
         accuracy = {}
         for precision in ("fp32", "fp16", "int8"):
             scorer = BundleScorer(Path(folder) / "bundle", precision=precision)
-            accuracy[precision] = float((scorer.probabilities(images).argmax(axis=1) == labels).mean())
+            prepared = [scorer.inference.prepare(image) for image in images]
+            predicted = [rows[0].argmax() for rows in scorer.probabilities(prepared)]
+            accuracy[precision] = float((np.array(predicted) == labels).mean())
             print(f"digits {precision}: {accuracy[precision]:.2%} of {len(labels)} test images right")
     return {
         "digits fp32 accuracy": [accuracy["fp32"] / LEAST_ACCURACY],

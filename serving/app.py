@@ -18,8 +18,9 @@ from serving.gpu import open_nvml
 from serving.metrics import Metrics
 from serving.request import Request
 from serving.routes.answers import refuse
+from serving.routes.inputs import FORM_FIELDS
 from serving.routes.operations import operations
-from serving.routes.predict import PATHS, PredictRoutes
+from serving.routes.predict import PredictRoutes
 from serving.schemas import components, inference_paths
 from serving.service import Service
 from serving.settings import ServingSettings
@@ -69,7 +70,7 @@ def create_app(
     _answer_errors_in_one_form(api, service)
     _document_inference(api)
     predict = PredictRoutes(service).predict
-    return Admission(service, dict.fromkeys(PATHS, predict), api)
+    return Admission(service, dict.fromkeys(FORM_FIELDS, predict), api)
 
 
 def engine_of_settings(settings: ServingSettings) -> Engine:
@@ -86,6 +87,7 @@ def engine_of_settings(settings: ServingSettings) -> Engine:
         threads=settings.threads,
         max_batch_size=settings.max_batch_size,
         max_image_pixels=settings.max_image_pixels,
+        max_text_chars=settings.max_text_chars,
     )
 
 

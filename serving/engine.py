@@ -1,28 +1,35 @@
-"""One model version, ready to answer: raw bytes -> decoded image -> row -> probabilities -> answer."""
+"""One model version, ready to answer: raw bytes or strings -> rows -> probabilities -> answers."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from serving.errors import DeadlineError, InferenceError, TooLargeError
+from serving.errors import DeadlineError, RequestError, TooLargeError, UndecodableTextError
 from serving.source import ServedBundle
 from tfpipe.core.bundle import GoldenSample, Variant, read_golden
-from tfpipe.core.errors import BundleError, DecodeError, SignatureError, TfpipeError
+from tfpipe.core.errors import (
+    BundleError,
+    DecodeError,
+    InferenceError,
+    InputTooLargeError,
+    SignatureError,
+    TfpipeError,
+)
 from tfpipe.core.parity import assert_parity, golden_bound
-from tfpipe.core.postprocess import classification_answer
 from tfpipe.core.signature import Array
-from tfpipe.decode import decode_image, image_header
+from tfpipe.inference.interface import Inference, Prepared, Takes, in_runs
+from tfpipe.inference.opening import open_inference
 from tfpipe.ort import OnnxModel, open_session
 
-_TASKS = ("image_classification",)
-_PREPROCESS_FILE = "preprocess.onnx"
 _OUTPUT = "probabilities"
-# What ONNX Runtime and the CUDA allocator say where memory runs out; they have no error class for it.
-_OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory")
+
+Input: TypeAlias = bytes | str | RequestError
+"""A file as a client sends it, a text, or what is wrong with an input already."""
 
 
 @dataclass
@@ -59,8 +66,8 @@ class Engine:
         precision: Variant that runs, e.g. "int8".
         provider: What runs it, e.g. "cpu".
         bundle_id: First 12 hex digits of the bundle's sha256.
-        task: "image_classification".
-        labels: Class names in the order of the model's output.
+        task: "image_classification", ...
+        takes: What an input is.
     """
 
     def __init__(
@@ -68,20 +75,19 @@ class Engine:
         served: ServedBundle,
         variant: Variant,
         *,
-        preprocess: OnnxModel,
+        inference: Inference,
         model: OnnxModel,
         max_batch_size: int,
-        max_image_pixels: int,
     ) -> None:
-        manifest = served.bundle.manifest
         self.name, self.version, self.aliases = served.name, served.version, served.aliases
         self.precision, self.provider = variant.precision, model.provider
         self.bundle_id = served.bundle.short_id
-        self.task, self.labels = manifest.task, manifest.labels
+        self.task = served.bundle.manifest.task
+        self.takes: Takes = inference.takes
         self._served, self._variant = served, variant
-        self._preprocess, self._model = preprocess, model
-        self._max_batch_size, self._max_image_pixels = max_batch_size, max_image_pixels
-        self._check_graphs()
+        self._inference, self._model = inference, model
+        self._max_batch_size = max_batch_size
+        self._check_graph()
 
     @classmethod
     def open(
@@ -93,6 +99,7 @@ class Engine:
         threads: int | None,
         max_batch_size: int,
         max_image_pixels: int,
+        max_text_chars: int,
     ) -> "Engine":
         """Open the sessions of a bundle.
 
@@ -103,74 +110,75 @@ class Engine:
             threads: Threads inside one run of the model; None means one a core.
             max_batch_size: Most rows in one run of the model.
             max_image_pixels: Larger images are refused.
+            max_text_chars: Longer texts are refused.
 
         Raises:
-            BundleError: A precision, task or graph that cannot be served.
+            BundleError: A precision, task, tokenizer or graph that cannot be served.
             ConfigError: The provider is not there.
         """
         bundle = served.bundle
-        if bundle.manifest.task not in _TASKS:
-            raise BundleError(f"{bundle.folder}: expected task {', '.join(_TASKS)}, received {bundle.manifest.task!r}.")
         variant = bundle.variant(precision)
-        # One thread: it resizes one image at a time, and as many requests as there are cores do so side by side.
-        # On the CPU: images of every size would make a GPU compile and copy anew for each.
-        preprocess = open_session(bundle.path(_PREPROCESS_FILE), provider="cpu", threads=1)
+        # One thread: it prepares one image at a time, and as many requests as there are cores do so side by side.
+        inference = open_inference(bundle, threads=1, max_image_pixels=max_image_pixels, max_text_chars=max_text_chars)
         model = open_session(bundle.path(variant.file), provider=provider, threads=threads)
-        return cls(
-            served,
-            variant,
-            preprocess=preprocess,
-            model=model,
-            max_batch_size=max_batch_size,
-            max_image_pixels=max_image_pixels,
-        )
+        return cls(served, variant, inference=inference, model=model, max_batch_size=max_batch_size)
 
-    def predict(self, contents: Sequence[bytes], *, deadline_s: float = float("inf")) -> Outcome:
-        """Answer encoded images, each on its own: one that fails leaves the others be.
+    def predict(self, inputs: Sequence[Input], *, deadline_s: float = float("inf")) -> Outcome:
+        """Answer inputs, each on its own: one that fails leaves the others be.
 
         Args:
-            contents: Files as a client sends them.
+            inputs: What a request holds; an error stays the answer in its place.
             deadline_s: `time.monotonic()` after which nobody waits for the answer.
 
         Raises:
             DeadlineError: The deadline passed before the last row was answered.
         """
-        outcome = Outcome()
-        rows: dict[int, Array] = {}
-        for index, content in enumerate(contents):
+        outcome = Outcome(rows=[{} for _ in inputs])
+        prepared: dict[int, Prepared] = {}
+        for index, given in enumerate(inputs):
             _check_deadline(deadline_s)
             try:
-                rows[index] = self.prepare(content, outcome)
+                prepared[index] = self.prepare(given, outcome)
             except (TfpipeError, MemoryError) as error:
-                outcome.rows.append(error)
-            else:
-                outcome.rows.append({})
-        indices = list(rows)
-        for start in range(0, len(indices), self._max_batch_size):
-            _check_deadline(deadline_s)
-            self._answer(indices[start : start + self._max_batch_size], rows, outcome)
+                outcome.rows[index] = error
+        # Several of one input, where it is a text that is longer than a row.
+        answered = iter(self._run_all([row for one in prepared.values() for row in one.rows], outcome, deadline_s))
+        for index, one in prepared.items():
+            outcome.rows[index] = _answer(one, list(islice(answered, len(one.rows))))
         return outcome
 
-    def prepare(self, content: bytes, outcome: Outcome) -> Array:
-        """One encoded image -> one row of the model's input, (1, height, width, 3) float32.
+    def prepare(self, given: Input, outcome: Outcome) -> Prepared:
+        """One input -> rows of the model's input.
 
         Raises:
             DecodeError: Not an image that can be read.
-            TooLargeError: More pixels than allowed.
+            UndecodableTextError: Not a text that can be read.
+            TooLargeError: More pixels or characters than allowed.
             InferenceError: The preprocessing graph failed.
+            RequestError: The one that was given.
         """
-        with outcome.timed("decode"):
-            pixels = self._decode(content)
-        with outcome.timed("preprocess"):
-            row = _run(self._preprocess, pixels, self._preprocess.output_names[0])[None]
+        if isinstance(given, RequestError):
+            raise given
         try:
-            self._served.bundle.manifest.inputs[0].check(row)
+            with outcome.timed("decode"):
+                sample = self._inference.decode(given)
+            with outcome.timed("preprocess"):
+                prepared = self._inference.prepare(sample)
+        except InputTooLargeError as error:
+            raise TooLargeError(str(error), **error.details) from error
+        except DecodeError as error:
+            if self.takes == "text":
+                raise UndecodableTextError(str(error)) from error
+            raise
+        try:
+            for row in prepared.rows:
+                self._served.bundle.manifest.inputs[0].check(row[None])
         except SignatureError as error:
             raise InferenceError(f"preprocessing: {error}") from error
-        return row
+        return prepared
 
-    def run(self, rows: Sequence[Array], outcome: Outcome) -> Array:
-        """Rows, each (1, height, width, 3) -> (rows, classes) probabilities, in one run of the model.
+    def run(self, rows: Sequence[Array], outcome: Outcome) -> list[Array]:
+        """Rows -> the probabilities of each, in one run of the model.
 
         Raises:
             InferenceError: The model failed.
@@ -178,10 +186,14 @@ class Engine:
         """
         outcome.batches.append(len(rows))
         with outcome.timed("model"):
-            return _run(self._model, rows[0] if len(rows) == 1 else np.concatenate(rows), _OUTPUT)
+            batch = self._inference.batch(rows)
+            probabilities = self._model.run({self._model.input_names[0]: batch}, [_OUTPUT])[_OUTPUT]
+        return self._inference.cut(probabilities, rows)
 
     def replay_golden(self) -> float:
         """Answer the bundle's golden samples and compare with training's answers, alone and in batches.
+
+        Of a text that is longer than a row, the first row counts: it is all that training sees of it.
 
         Returns:
             The largest difference.
@@ -193,60 +205,48 @@ class Engine:
         samples = read_golden(self._served.bundle)
         if not samples:
             raise BundleError(f"{self._served.bundle.folder}: expected golden samples to replay, received none.")
-        bound = golden_bound(self.precision, self._variant.golden_max_abs_diff)
-        reference = np.stack([sample.probabilities for sample in samples])
         rows = [self._golden_row(sample) for sample in samples]
-        size = self._max_batch_size
-        batched = [self.run(rows[start : start + size], Outcome()) for start in range(0, len(rows), size)]
-        alone = [self.run([row], Outcome()) for row in rows]
         where = f"golden samples of {self.name!r}, {self.precision} on {self.provider}"
-        return max(
-            assert_parity(np.concatenate(batched), reference, bound, where=f"{where}, in batches"),
-            assert_parity(np.concatenate(alone), reference, bound, where=where),
-        )
+        largest = 0.0
+        for size, how in ((self._max_batch_size, ", in batches"), (1, "")):
+            for positions in in_runs(self._inference, rows, size):
+                answered = self.run([rows[position] for position in positions], Outcome())
+                for position, row in zip(positions, answered, strict=True):
+                    difference = self._compare(row, samples[position], where=f"{where}{how}")
+                    largest = max(largest, difference)
+        return largest
 
     def warm_up(self) -> None:
-        """Run the largest batch once, so that no request pays for its first allocation."""
-        shape = [1 if isinstance(length, str) else length for length in self._served.bundle.manifest.inputs[0].shape]
-        self.run([np.zeros(shape, np.float32)] * self._max_batch_size, Outcome())
+        """Run the largest batch at each length once, so that no request pays for its first allocation."""
+        spec = self._served.bundle.manifest.inputs[0]
+        for length in self._inference.lengths:
+            shape = [length if isinstance(axis, str) else axis for axis in spec.shape[1:]]
+            self.run([np.zeros(shape, spec.dtype)] * self._max_batch_size, Outcome())
 
-    def _decode(self, content: bytes) -> Array:
-        try:
-            return decode_image(content, max_pixels=self._max_image_pixels)
-        except DecodeError:
-            # Both an image that is too large and one that is no image fail to decode; the header tells them apart.
-            height, width = _size_or_zero(content)
-            if height * width > self._max_image_pixels:
-                raise TooLargeError(
-                    f"image: expected at most {self._max_image_pixels} pixels, received {width} x {height}.",
-                    expected_pixels=self._max_image_pixels,
-                    received_pixels=height * width,
-                ) from None
-            raise
-
-    def _answer(self, indices: Sequence[int], rows: dict[int, Array], outcome: Outcome) -> None:
-        try:
-            probabilities = self.run([rows[index] for index in indices], outcome)
-        except (InferenceError, MemoryError) as error:
-            for index in indices:
-                outcome.rows[index] = error
-            return
-        for index, row in zip(indices, probabilities, strict=True):
-            # Not a number is no answer; JSON could not even say it.
-            outcome.rows[index] = (
-                classification_answer(row, self.labels)
-                if np.isfinite(row).all()
-                else InferenceError("model: expected finite probabilities, received NaN or infinity for this input.")
-            )
+    def _run_all(self, rows: Sequence[Array], outcome: Outcome, deadline_s: float) -> list[Array | Exception]:
+        results: dict[int, Array | Exception] = {}
+        for positions in in_runs(self._inference, rows, self._max_batch_size):
+            _check_deadline(deadline_s)
+            try:
+                answered = self.run([rows[position] for position in positions], outcome)
+            except (InferenceError, MemoryError) as error:
+                results |= dict.fromkeys(positions, error)
+            else:
+                results |= zip(positions, answered, strict=True)
+        return [results[position] for position in range(len(rows))]
 
     def _golden_row(self, sample: GoldenSample) -> Array:
         path = self._served.bundle.path(sample.file)
         try:
-            return self.prepare(path.read_bytes(), Outcome())
-        except (OSError, DecodeError, TooLargeError, InferenceError) as error:
+            return self.prepare(path.read_bytes(), Outcome()).rows[0]
+        except (OSError, DecodeError, RequestError, InferenceError) as error:
             raise BundleError(f"{path}: expected a golden sample that can be answered; {error}") from error
 
-    def _check_graphs(self) -> None:
+    def _compare(self, answered: Array, sample: GoldenSample, *, where: str) -> float:
+        bound = golden_bound(self.precision, self._variant.golden_max_abs_diff)
+        return assert_parity(answered, sample.probabilities, bound, where=where)
+
+    def _check_graph(self) -> None:
         manifest, where = self._served.bundle.manifest, self._served.bundle.path(self._variant.file)
         if (
             self._model.input_names != [spec.name for spec in manifest.inputs]
@@ -258,21 +258,16 @@ class Engine:
             )
 
 
-def _run(session: OnnxModel, array: Array, output: str) -> Array:
-    try:
-        return session.run({session.input_names[0]: array}, [output])[output]
-    # ONNX Runtime raises classes of its own, straight from Exception.
-    except Exception as error:
-        if any(words in str(error) for words in _OUT_OF_MEMORY):
-            raise MemoryError(str(error)) from error
-        raise InferenceError(f"model: expected an answer, but ONNX Runtime failed: {error}") from error
-
-
-def _size_or_zero(content: bytes) -> tuple[int, int]:
-    try:
-        return image_header(content)[2]
-    except DecodeError:
-        return 0, 0
+def _answer(prepared: Prepared, answered: Sequence[Array | Exception]) -> dict[str, Any] | Exception:
+    rows: list[Array] = []
+    for row in answered:
+        if isinstance(row, Exception):
+            return row
+        # Not a number is no answer; JSON could not even say it.
+        if not np.isfinite(row).all():
+            return InferenceError("model: expected finite probabilities, received NaN or infinity for this input.")
+        rows.append(row)
+    return prepared.answer(rows)
 
 
 def _check_deadline(deadline_s: float) -> None:

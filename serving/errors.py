@@ -12,7 +12,7 @@
     ├── RowsFailedError        every row of a batch failed
     ├── NotReadyError          loading or draining
     ├── DeadlineError          no answer within the deadline
-    └── InferenceError         the model could not answer
+    └── UndecodableTextError   bytes that are no UTF-8, or a string that is no Unicode
 
 They know no status codes: `serving.routes.answers` maps each class to one.
 """
@@ -78,5 +78,5 @@ class DeadlineError(RequestError):
     """No answer within the deadline."""
 
 
-class InferenceError(RequestError):
-    """The model could not answer, although the request is valid."""
+class UndecodableTextError(RequestError):
+    """Bytes that are no UTF-8 text, or a string that is no Unicode text."""

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tfpipe.core.errors import ConfigError
 from tfpipe.decode import MAX_IMAGE_PIXELS
+from tfpipe.inference.texts import MAX_TEXT_CHARS
 
 PREFIX = "TFPIPE_SERVING_"
 REGISTERED_MODEL = "TFPIPE_REGISTERED_MODEL"
@@ -57,6 +58,9 @@ class ServingSettings(BaseSettings):
     max_body_bytes: Count = Field(32 * 2**20, description="Largest request body; a larger one is refused with 413.")
     max_image_pixels: Count = Field(
         MAX_IMAGE_PIXELS, description="Largest image, told from its header; a larger one is refused with 413."
+    )
+    max_text_chars: Count = Field(
+        MAX_TEXT_CHARS, description="Longest text, in characters; a longer one is refused with 413."
     )
     timeout_ms: Milliseconds = Field(
         60_000,

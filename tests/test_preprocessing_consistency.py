@@ -1,4 +1,5 @@
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from tfpipe.core.bundle import Bundle, Manifest, Variant
 from tfpipe.core.parity import ROWS, assert_parity
 from tfpipe.data.pipeline import RowReader
 from tfpipe.export import preprocessing_from_json, preprocessing_to_json
+from tfpipe.inference.images import ImageInference
+from tfpipe.inference.opening import row_of_image
 from tfpipe.models.assembly import assemble, build_network, build_preprocessing, known_normalization
 from tfpipe.ort import open_session
 from tfpipe.settings import PreprocessingConfig
@@ -93,9 +96,11 @@ def _engine(parts, preprocess, model, folder):
     )  # fmt: skip
     return Engine(
         ServedBundle(Bundle(folder, manifest, "0" * 64), "drawn", None, ()), variant,
-        preprocess=open_session(preprocess.SerializeToString(), provider="cpu", threads=1),
+        inference=ImageInference(
+            partial(row_of_image, open_session(preprocess.SerializeToString(), provider="cpu", threads=1)), LABELS
+        ),
         model=open_session(model.SerializeToString(), provider="cpu", threads=1),
-        max_batch_size=8, max_image_pixels=1_000_000,
+        max_batch_size=8,
     )  # fmt: skip
 
 
@@ -134,7 +139,7 @@ def test_training_and_serving_preprocess_any_sample_alike(pipelines, name, conte
 
     resized, readable = reader.read(np.array([0]))
     trained_on = np.asarray(preprocessing.normalized(resized))
-    served = engine.prepare(content, Outcome())
+    served = engine.prepare(content, Outcome()).rows[0][None]
 
     assert readable.all()
     assert served.shape == trained_on.shape

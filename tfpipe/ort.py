@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from tfpipe.core.errors import BundleError, ConfigError
+from tfpipe.core.errors import BundleError, ConfigError, InferenceError
 from tfpipe.core.signature import Array
 
 _PROVIDERS = {
@@ -13,6 +13,8 @@ _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+# What ONNX Runtime and the CUDA allocator say where memory runs out; they have no error class for it.
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory")
 
 
 class OnnxModel:
@@ -39,9 +41,19 @@ class OnnxModel:
 
         Returns:
             Array by output name.
+
+        Raises:
+            InferenceError: ONNX Runtime failed.
+            MemoryError: There was not enough of it.
         """
         names = list(outputs) if outputs is not None else self.output_names
-        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        try:
+            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        # ONNX Runtime raises classes of its own, straight from Exception.
+        except Exception as error:
+            if any(words in str(error) for words in _OUT_OF_MEMORY):
+                raise MemoryError(str(error)) from error
+            raise InferenceError(f"model: expected an answer, but ONNX Runtime failed: {error}") from error
 
 
 def open_session(

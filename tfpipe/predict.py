@@ -2,10 +2,7 @@
 
 import argparse
 import contextlib
-import csv
-import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, DataError, StoppedError, TfpipeError
-from tfpipe.core.postprocess import classification_answer
-from tfpipe.data.files import image_files, printable
-from tfpipe.data.tables import TABLE_SUFFIXES
-from tfpipe.decode import decode_image
+from tfpipe.data.files import printable
 from tfpipe.distributed import World, join, launched_rank
+from tfpipe.inference.interface import Inference, Prepared
+from tfpipe.prediction_inputs import PredictionInput, check_inputs, digest, list_inputs
 from tfpipe.scoring import Scorer, open_scorer
 from tfpipe.startup import run_command
 
@@ -57,23 +52,26 @@ def predict(
     tracking_uri: str | None = None,
     overwrite: bool = False,
 ) -> PredictionResult:
-    """Score image files and write one JSON line each, in input order.
+    """Score images or texts and write one JSON line each, in input order.
 
-    A line is the service's answer for that file with `input` added: `{"input", "predictions": [{"label", "score",
-    "probabilities"}], "model_name", ...}`; a file that cannot be read has `{"input", "error": {"code", "message"}}`.
-    Where it was stopped, the next call goes on. Under horovodrun the workers share the files.
+    A line is the service's answer for that input with `input` added: `{"input", "predictions": [{"label", "score",
+    "probabilities"}], "model_name", ...}`; one that cannot be read has `{"input", "error": {"code", "message"}}`. The
+    input of a manifest of texts is `file:line`. Where it was stopped, the next call goes on. Under horovodrun the
+    workers share the inputs.
 
     Args:
         model: A model.keras, an output_dir, a bundle, or models:/...
-        inputs: Image files, folders (searched in depth, sorted), or manifests with a column `path`.
+        inputs: Files (an image or a text each), folders of them (searched in depth, sorted), or manifests: with a
+            column `path` of images, `text` of texts.
         output: Written whole at the end; until then the answers are in `OUTPUT.partial`.
         precision: Of a bundle: a variant's name, or "auto".
-        batch_size: Images scored at once.
+        batch_size: Inputs scored at once.
         tracking_uri: Of the registry, for models:/...
         overwrite: Replace `output`, and forget what an earlier call left unfinished.
 
     Raises:
         ConfigError: Nothing to score, or `output` exists already, cannot be written, or belongs to another job.
+        DataError: A manifest that cannot be read.
         RegistryError: Unknown model, version or alias.
         BundleError: A bundle that is incomplete or changed.
         TfpipeError: The disk is full; the next call goes on.
@@ -84,64 +82,22 @@ def predict(
     target = Path(output)
     # Before a model is loaded, which may take a while.
     world.on_chief(lambda: _check_target(target, overwrite=overwrite))
-    files = world.together(lambda: list_inputs(inputs))
+    world.on_chief(lambda: check_inputs(inputs))
     scorer = world.together(lambda: open_scorer(model, precision=precision, tracking_uri=tracking_uri))
+    listed = world.together(lambda: list_inputs(inputs, scorer.inference.takes))
     partial = _partial_of(target)
-    world.on_chief(lambda: _open_partial(partial, _job(scorer, files), overwrite=overwrite))
+    world.on_chief(lambda: _open_partial(partial, _job(scorer, listed), overwrite=overwrite))
     done = world.broadcast_object({index for index, _ in _finished_lines(partial)} if world.is_chief else set())
-    to_do = [index for index in range(len(files)) if index not in done]
+    to_do = [index for index in range(len(listed)) if index not in done]
     mine = to_do[world.rank :: world.size]
-    world.together(lambda: _score(scorer, files, mine, partial / f"part-{world.rank}.jsonl", batch_size, world))
-    failed = world.on_chief(lambda: _merge(partial, target, len(files)))
-    return PredictionResult(target, len(files), failed, len(done))
+    world.together(lambda: _score(scorer, listed, mine, partial / f"part-{world.rank}.jsonl", batch_size, world))
+    failed = world.on_chief(lambda: _merge(partial, target, len(listed)))
+    return PredictionResult(target, len(listed), failed, len(done))
 
 
-def list_inputs(inputs: Sequence[str | Path]) -> list[str]:
-    """The image files that the inputs name, in order.
-
-    Raises:
-        ConfigError: An input does not exist, or there is nothing in them.
-    """
-    files: list[str] = []
-    for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            files += image_files(path)
-        elif not path.exists():
-            raise ConfigError(
-                f"input: expected an image file, a folder or a manifest, found nothing at {str(given)!r}."
-            )
-        elif path.suffix.lower() in TABLE_SUFFIXES:
-            files += _manifest_paths(path)
-        else:
-            files.append(str(path))
-    if not files:
-        raise ConfigError(f"input: expected image files, found none in {', '.join(str(i) for i in inputs)}.")
-    return files
-
-
-def _manifest_paths(file: Path) -> list[str]:
-    """The column `path` of a manifest; no label is needed here. Relative to the manifest's folder."""
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as text:
-            if file.suffix.lower() in (".jsonl", ".ndjson"):
-                rows: Iterator[Any] = iter([json.loads(line) for line in text if line.strip()])
-            else:
-                rows = iter(list(csv.DictReader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")))
-            return [str(file.parent / row["path"]) for row in rows]
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise ConfigError(
-            f"{file}: expected a manifest with a column (or key) `path` in every row; {error!r}."
-        ) from error
-
-
-def _job(scorer: Scorer, files: Sequence[str]) -> dict[str, Any]:
+def _job(scorer: Scorer, inputs: Sequence[PredictionInput]) -> dict[str, Any]:
     """What an interrupted job must agree in to be gone on with."""
-    return {
-        **scorer.identity,
-        "num_inputs": len(files),
-        "inputs_sha256": hashlib.sha256(os.fsencode("\0".join(files))).hexdigest(),
-    }
+    return {**scorer.identity, "num_inputs": len(inputs), "inputs_sha256": digest(inputs)}
 
 
 def _partial_of(target: Path) -> Path:
@@ -184,14 +140,15 @@ def _finished_lines(partial: Path) -> Iterator[tuple[int, str]]:
 
 
 def _score(
-    scorer: Scorer, files: Sequence[str], mine: Sequence[int], part: Path, batch_size: int, world: World
+    scorer: Scorer, inputs: Sequence[PredictionInput], mine: Sequence[int], part: Path, batch_size: int, world: World
 ) -> None:
-    bar = tqdm(total=len(mine), desc="predict", unit="image", disable=None if world.is_chief else True)
+    bar = tqdm(total=len(mine), desc="predict", unit=scorer.inference.takes, disable=None if world.is_chief else True)
     with _kept_in(part.parent), open(part, "a", encoding="utf-8") as out, ThreadPoolExecutor() as pool, bar:
         _end_cut_line(part, out)
         for start in range(0, len(mine), batch_size):
             indices = mine[start : start + batch_size]
-            for index, answer in zip(indices, _answers(scorer, [files[i] for i in indices], pool), strict=True):
+            answers = _answers(scorer, [inputs[i] for i in indices], pool, batch_size)
+            for index, answer in zip(indices, answers, strict=True):
                 out.write(f"{index}\t{json.dumps(answer, ensure_ascii=False)}\n")
             out.flush()
             bar.update(len(indices))
@@ -202,30 +159,36 @@ def _end_cut_line(part: Path, out: Any) -> None:
     out.truncate(part.read_bytes().rfind(b"\n") + 1)
 
 
-def _answers(scorer: Scorer, files: Sequence[str], pool: ThreadPoolExecutor) -> list[dict[str, Any]]:
-    images = list(pool.map(_read, files))
-    readable = [image for image in images if isinstance(image, np.ndarray)]
-    scores: Iterator[np.ndarray] = iter(scorer.probabilities(readable) if readable else ())
+def _answers(
+    scorer: Scorer, inputs: Sequence[PredictionInput], pool: ThreadPoolExecutor, batch_size: int
+) -> list[dict[str, Any]]:
+    samples = pool.map(lambda given: _read(scorer.inference, given), inputs)
+    prepared = [_prepare(scorer.inference, sample) for sample in samples]
+    readable = [one for one in prepared if isinstance(one, Prepared)]
+    predictions = scorer.answers(readable, batch_size=batch_size)
     answers: list[dict[str, Any]] = []
-    for file, image in zip(files, images, strict=True):
-        if isinstance(image, np.ndarray):
-            prediction = classification_answer(next(scores), scorer.labels)
-            answers.append({"input": printable(file), "predictions": [prediction], **scorer.identity})
+    for given, one in zip(inputs, prepared, strict=True):
+        name = printable(given.name)
+        if isinstance(one, Prepared):
+            answers.append({"input": name, "predictions": [next(predictions)], **scorer.identity})
         else:
-            answers.append({"input": printable(file), "error": {"code": "undecodable", "message": str(image)}})
+            answers.append({"input": name, "error": {"code": "undecodable", "message": str(one)}})
     return answers
 
 
-def _read(file: str) -> np.ndarray | str:
+def _read(inference: Inference, given: PredictionInput) -> Any | DataError:
     try:
-        return decode_image(Path(file).read_bytes())
+        return inference.decode(given.read(inference.takes))
     except DataError as error:
-        return str(error)
-    except OSError as error:
-        return f"{printable(file)}: expected a readable file; {error.strerror or error}."
-    except ValueError as error:
-        # A NUL in the name.
-        return f"{file!r}: expected a readable file; {error}."
+        return error
+
+
+def _prepare(inference: Inference, sample: Any | DataError) -> Prepared | DataError:
+    # Not in the threads: Keras and the preprocessing graph have their own.
+    try:
+        return sample if isinstance(sample, DataError) else inference.prepare(sample)
+    except DataError as error:
+        return error
 
 
 def _merge(partial: Path, target: Path, num_inputs: int) -> int:
@@ -283,7 +246,7 @@ def _command(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tfpipe.predict",
-        description="Score image files; one JSON line each, in input order. Stopped, it goes on at the next call.",
+        description="Score images or texts; one JSON line each, in input order. Stopped, it goes on at the next call.",
         epilog="exit codes: 0 done, files that cannot be read included (their lines hold an error); 2 wrong usage or "
         "input; 75 stopped by a signal, the same command goes on; 1 the rest.",
     )
@@ -294,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", default="auto", help="of a bundle: fp32, fp16, int8; default: the bundle's own choice"
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images scored at once (default 32)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="inputs scored at once (default 32)")
     parser.add_argument(
         "--tracking-uri",
         metavar="URI",
@@ -302,7 +265,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --output and forget an unfinished job")
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="image files, folders, or manifests with a column `path`"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="files of images or texts, folders of them, or manifests with a column `path` (images) or `text` (texts)",
     )
     return parser
 

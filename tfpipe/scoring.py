@@ -1,42 +1,63 @@
-"""A model by any name that tfpipe gives it, ready to score decoded images: model.keras, a bundle, or models:/..."""
+"""A model by any name that tfpipe gives it, ready to score samples: model.keras, a bundle, or models:/..."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from tfpipe.core.bundle import MANIFEST, file_sha256, open_bundle
 from tfpipe.core.errors import ConfigError
+from tfpipe.core.signature import Array
+from tfpipe.inference.images import ImageInference
+from tfpipe.inference.interface import Inference, Prepared, in_runs
+from tfpipe.inference.opening import open_inference
 from tfpipe.ort import open_session
 
 CACHE_DIR = Path("~/.cache/tfpipe")
 
 
-class Scorer(Protocol):
-    """Images -> probabilities.
+class Scorer(ABC):
+    """Samples -> answers.
 
     Attributes:
-        labels: Class names in the order of the probabilities.
+        inference: What stands before the model and after it.
         identity: What the service says of itself: model_name, model_version, precision, provider, bundle.
     """
 
-    labels: tuple[str, ...]
+    inference: Inference
     identity: dict[str, Any]
 
-    def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Score decoded images.
+    @abstractmethod
+    def run(self, batch: Array) -> Array:
+        """Rows as `Inference.batch` gives them -> probabilities, (rows, classes) or (rows, tokens, tags)."""
+
+    def probabilities(self, prepared: Sequence[Prepared], *, batch_size: int = 32) -> Iterator[list[Array]]:
+        """The probabilities of each prepared sample's rows, in order; see `Inference.cut`.
 
         Args:
-            images: n arrays (height, width, 3) uint8, sizes may differ.
-
-        Returns:
-            (n, classes) float32.
+            prepared: By `inference.prepare`.
+            batch_size: Most rows in one run of the model.
         """
-        ...
+        rows = [row for one in prepared for row in one.rows]
+        answered: dict[int, Array] = {}
+        for positions in in_runs(self.inference, rows, batch_size):
+            together = [rows[position] for position in positions]
+            batch = self.run(self.inference.batch(together))
+            answered |= zip(positions, self.inference.cut(batch, together), strict=True)
+        ordered = (answered[position] for position in range(len(rows)))
+        for one in prepared:
+            yield [next(ordered) for _ in one.rows]
+
+    def answers(self, prepared: Sequence[Prepared], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
+        """The answer of each prepared sample, in order; see `probabilities`."""
+        for one, rows in zip(prepared, self.probabilities(prepared, batch_size=batch_size), strict=True):
+            yield one.answer(rows)
 
 
-class BundleScorer:
+class BundleScorer(Scorer):
     """A bundle on ONNX Runtime; no TensorFlow.
 
     Args:
@@ -50,9 +71,8 @@ class BundleScorer:
     def __init__(self, folder: Path, *, precision: str = "auto") -> None:
         bundle = open_bundle(folder)
         variant = bundle.variant(precision)
-        self._preprocess = open_session(bundle.path("preprocess.onnx"))
+        self.inference = open_inference(bundle)
         self._model = open_session(bundle.path(variant.file))
-        self.labels = bundle.manifest.labels
         self.identity = {
             "model_name": bundle.manifest.model_name,
             "model_version": bundle.manifest.model_version,
@@ -61,14 +81,13 @@ class BundleScorer:
             "bundle": bundle.short_id,
         }
 
-    def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """See `Scorer`."""
-        rows = np.stack([self._preprocess.run({"image": image})["input"] for image in images])
-        return self._model.run({"input": rows})["probabilities"]
+    def run(self, batch: Array) -> Array:
+        """See `Scorer.run`."""
+        return self._model.run({"input": batch})["probabilities"]
 
 
-class KerasScorer:
-    """A model.keras on TensorFlow.
+class KerasScorer(Scorer):
+    """A model.keras on TensorFlow; of texts, with what training wrote beside it.
 
     Args:
         path: The file.
@@ -77,16 +96,15 @@ class KerasScorer:
 
     Raises:
         ConfigError: Not a file that tfpipe saved.
+        BundleError: A tokenizer that is missing or changed.
     """
 
     def __init__(self, path: Path, *, name: str | None = None, version: str | None = None) -> None:
         # Only here: a bundle is scored without TensorFlow.
-        import tensorflow as tf
+        from tfpipe.models.assembly import TextParts, load_model
 
-        from tfpipe.models.assembly import load_image_model
-
-        parts = load_image_model(path)
-        self.labels = parts.labels
+        parts = load_model(path)
+        self.inference, self._score = _open_text(parts) if isinstance(parts, TextParts) else _open_image(parts)
         self.identity = {
             "model_name": name or path.resolve().parent.name,
             "model_version": version,
@@ -94,21 +112,10 @@ class KerasScorer:
             "provider": "tensorflow",
             "bundle": file_sha256(path)[:12],
         }
-        head = parts.model.get_layer("probabilities")
-        self._row = tf.function(
-            lambda image: parts.preprocessing.rows(image[None])[0],
-            input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
-        )
-        height, width = parts.preprocessing.resize.height, parts.preprocessing.resize.width
-        self._score = tf.function(
-            lambda rows: head(parts.network(rows, training=False)),
-            input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)],
-        )
 
-    def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """See `Scorer`."""
-        rows = np.stack([self._row(image).numpy() for image in images])
-        return np.asarray(self._score(rows))
+    def run(self, batch: Array) -> Array:
+        """See `Scorer.run`."""
+        return np.asarray(self._score(batch))
 
 
 def open_scorer(
@@ -155,3 +162,31 @@ def open_scorer(
 def _refuse_precision(precision: str, model: str) -> None:
     if precision != "auto":
         raise ConfigError(f"--precision: {model!r} is a Keras model, which has none to choose; convert it first.")
+
+
+def _open_image(parts: Any) -> tuple[Inference, Any]:
+    import tensorflow as tf
+
+    row = tf.function(
+        lambda image: parts.preprocessing.rows(image[None])[0],
+        input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
+    )
+    height, width = parts.preprocessing.resize.height, parts.preprocessing.resize.width
+    score = tf.function(
+        lambda rows: parts.probabilities(parts.network(rows, training=False)),
+        input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)],
+    )
+    return ImageInference(partial(_as_array, row), parts.labels), score
+
+
+def _as_array(function: Any, pixels: Array) -> Array:
+    return np.asarray(function(pixels))
+
+
+def _open_text(parts: Any) -> tuple[Inference, Any]:
+    import tensorflow as tf
+
+    score = tf.function(
+        lambda rows: parts.model(rows, training=False), input_signature=[tf.TensorSpec((None, None), tf.int32)]
+    )
+    return parts.inference(), score

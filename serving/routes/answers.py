@@ -10,7 +10,7 @@ import orjson
 from serving import errors
 from serving.request import Request
 from serving.service import Service
-from tfpipe.core.errors import DecodeError
+from tfpipe.core.errors import DecodeError, InferenceError
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.InvalidRequestError, 400, "invalid_request"),
     (errors.RowsFailedError, 400, "all_rows_failed"),
     (DecodeError, 400, "undecodable_image"),
+    (errors.UndecodableTextError, 400, "undecodable_text"),
     (errors.UnknownModelError, 404, "unknown_model"),
     (errors.UnknownPathError, 404, "unknown_path"),
     (errors.MethodError, 405, "method_not_allowed"),
@@ -30,7 +31,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.NotReadyError, 503, "not_ready"),
     (MemoryError, 503, "out_of_memory"),
     (errors.DeadlineError, 504, "deadline_exceeded"),
-    (errors.InferenceError, 500, "inference_failed"),
+    (InferenceError, 500, "inference_failed"),
 )
 _INTERNAL = (500, "internal")
 _RETRY_AFTER_S = b"1"

@@ -7,13 +7,18 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from serving.routes.predict import PATHS
+from serving.routes.inputs import FORM_FIELDS, JSON_KEYS
 from serving.schemas import HealthAnswer
 from serving.service import Service
 
 _PAGE = Path(__file__).with_name("upload.html")
+_IMAGE_EXAMPLE = "-F file=@image.png"
+_TEXT_EXAMPLE = """-H 'Content-Type: application/json' -d '{"text": "..."}'"""
 _ENDPOINTS = {
-    **{f"POST {path}": f"multipart field {field!r}" for path, field in PATHS.items()},
+    **{
+        f"POST {path}": f"images: multipart field {field!r}; texts: JSON with the key {JSON_KEYS[path]!r}"
+        for path, field in FORM_FIELDS.items()
+    },
     "GET /health": "loading, ready or draining; 200 when ready, else 503",
     "GET /health/ready": "the same",
     "GET /health/live": "200 while the process answers",
@@ -42,10 +47,11 @@ def operations(service: Service) -> APIRouter:
         return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     async def index(request: Request) -> Response:
-        """A page to try the model on an image; JSON for programs."""
+        """A page to try the model on an image or a text; JSON for programs."""
         if "text/html" in request.headers.get("accept", ""):
             return Response(page, media_type="text/html")
-        example = f"curl -F file=@image.png {request.base_url}predict"
+        takes_texts = service.engine is not None and service.engine.takes == "text"
+        example = f"curl {_TEXT_EXAMPLE if takes_texts else _IMAGE_EXAMPLE} {request.base_url}predict"
         return _json({"models": service.describe(), "endpoints": _ENDPOINTS, "example": example})
 
     not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Loading or draining", "model": HealthAnswer}}

@@ -11,20 +11,14 @@ from typing import Any
 import orjson
 from starlette.types import Receive
 
-from serving.bodies import media_type, read_body, read_parts
+from serving.bodies import read_body
 from serving.engine import Engine, Outcome
-from serving.errors import DeadlineError, InvalidRequestError, MediaTypeError, RowsFailedError
+from serving.errors import DeadlineError, RowsFailedError
 from serving.parameters import check_model, read_parameters, timeout_s
 from serving.request import Request
 from serving.routes.answers import Answer, error_body, record_error, status_of
+from serving.routes.inputs import check_media, read_inputs
 from serving.service import Service
-
-# Most files of one /predict/batch: more than one run of the model takes, so that clients need not know its limit;
-# not so many that one request keeps a thread from all others for long.
-MAX_FILES = 256
-# The form field of each path.
-PATHS = {"/predict": "file", "/predict/batch": "files"}
-_MULTIPART = "multipart/form-data"
 
 
 @dataclass(frozen=True)
@@ -46,17 +40,18 @@ class PredictRoutes:
         self._service = service
 
     async def predict(self, request: Request, receive: Receive) -> Answer:
-        """Answer one image, or several, by the path of the request.
+        """Answer one input, or several, by the path of the request.
 
         Raises:
             RequestError: The request is refused.
             DecodeError: The one image cannot be read.
+            InferenceError: The model failed on the one input.
         """
         settings = self._service.settings
         engine = self._service.require_engine()
         parameters = read_parameters(request.query)
         check_model(engine, parameters)
-        _check_media(engine, request)
+        check_media(engine, request)
         limit_s = timeout_s(request, parameters, longest_s=settings.timeout_ms / 1000)
         deadline_s = request.started_s + limit_s
         try:
@@ -79,7 +74,8 @@ class PredictRoutes:
     def _work(self, job: _Job) -> Answer:
         """All that takes time, in one thread, as a hop costs more than a small model."""
         started_s = time.monotonic()
-        outcome = job.engine.predict(_contents(job.request, job.body), deadline_s=job.deadline_s)
+        inputs = read_inputs(job.engine, job.request, job.body)
+        outcome = job.engine.predict(inputs, deadline_s=job.deadline_s)
         stages = {"body": job.body_s, "queue": started_s - job.submitted_s, **outcome.stage_s}
         for stage, seconds in stages.items():
             self._service.metrics.record_stage(**self._service.labels, stage=stage, latency_s=seconds)
@@ -112,55 +108,11 @@ class PredictRoutes:
         }
         status = 200
         if len(statuses) == len(predictions):
-            failed = RowsFailedError(f"batch: expected one file or more to be answered, all {len(statuses)} failed.")
+            failed = RowsFailedError(f"batch: expected one input or more to be answered, all {len(statuses)} failed.")
             content["error"] = error_body(failed, request.id)
             # The client's doing, unless not one of the failures is.
             status = status_of(failed)[0] if min(statuses) < 500 else max(statuses)
         return Answer(status, orjson.dumps(content), _headers(engine, {**stages, "total": total_s}))
-
-
-def _contents(request: Request, body: bytes) -> list[bytes]:
-    """The encoded images of a body."""
-    if media_type(request.headers) != _MULTIPART:
-        return [body]
-    field = PATHS[request.path]
-    parts = read_parts(request.headers[b"content-type"], body, max_parts=MAX_FILES)
-    for part in parts:
-        if part.name != field:
-            raise InvalidRequestError(
-                f"body: expected files in the field {field!r}, received the field {part.name!r}.",
-                field=field,
-                received=part.name,
-            )
-    if field == "file" and len(parts) != 1:
-        raise InvalidRequestError(
-            f"body: expected one file in the field 'file', received {len(parts)}. /predict/batch takes several.",
-            field=field,
-            received=len(parts),
-        )
-    if not parts:
-        raise InvalidRequestError("body: expected files in the field 'files', received none.", field=field, received=0)
-    return [part.content for part in parts]
-
-
-def _check_media(engine: Engine, request: Request) -> None:
-    """Refuse a body by its headers, before any of it is read."""
-    media = media_type(request.headers)
-    if media == "application/json":
-        raise MediaTypeError(
-            f"Content-Type: expected an image or {_MULTIPART}, as model {engine.name!r} takes images; "
-            "received application/json.",
-            received=media,
-        )
-    if request.path == "/predict/batch" and media != _MULTIPART:
-        raise MediaTypeError(
-            f"Content-Type: expected {_MULTIPART} with the images in fields 'files', received {media or 'none'!r}. "
-            "/predict takes one image as the body.",
-            received=media,
-        )
-    encoding = request.headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
-    if encoding != "identity":
-        raise MediaTypeError(f"Content-Encoding: expected none, received {encoding!r}.", received=encoding)
 
 
 def _headers(engine: Engine, stages: Mapping[str, float]) -> list[tuple[bytes, bytes]]:

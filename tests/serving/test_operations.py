@@ -159,7 +159,7 @@ def test_an_error_that_nobody_foresaw_is_500_in_our_form_and_logged(bundle, capl
 def test_a_lack_of_memory_is_503(bundle):
     class Exhausted:
         name, version, aliases, precision, provider = "m", "1", (), "fp32", "cpu"
-        bundle_id, task = "0" * 12, "image_classification"
+        bundle_id, task, takes = "0" * 12, "image_classification", "image"
 
         def replay_golden(self) -> float:
             return 0.0

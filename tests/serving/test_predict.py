@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.routes.predict import MAX_FILES
+from serving.routes.inputs import MAX_INPUTS
 from serving.schemas import ErrorAnswer, PredictAnswer
 from tests.serving.bundles import BLUE, GREEN, RED, image_bytes, make_bundle, reference
 from tests.serving.servers import Server, app_of, serving, wait_for
@@ -121,10 +121,10 @@ def test_a_batch_in_which_every_row_fails_is_400(client):
 
 
 def test_a_batch_of_too_many_files_is_413(client):
-    response = client.post("/predict/batch", files=files(*[b"x"] * (MAX_FILES + 1)))
+    response = client.post("/predict/batch", files=files(*[b"x"] * (MAX_INPUTS + 1)))
 
     assert response.status_code == 413
-    assert refusal(response)["message"] == f"body: expected at most {MAX_FILES} files, received more."
+    assert refusal(response)["message"] == f"body: expected at most {MAX_INPUTS} files, received more."
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,6 @@ def test_a_malformed_form_is_400(client, media, body, sentence):
 @pytest.mark.parametrize(
     ("path", "headers", "sentence"),
     [
-        ("/predict", {"content-type": "application/json"}, "model 'colours' takes images; received application/json"),
-        ("/predict/batch", {"content-type": "Application/JSON; charset=utf-8"}, "received application/json"),
         ("/predict/batch", {"content-type": "image/png"}, "expected multipart/form-data with the images in fields"),
         ("/predict/batch", {}, "received 'none'"),
         ("/predict", {"content-encoding": "gzip"}, "Content-Encoding: expected none, received 'gzip'"),
@@ -222,6 +220,17 @@ def test_a_media_type_that_the_path_does_not_take_is_415(client, path, headers, 
 
     assert response.status_code == 415
     assert sentence in refusal(response)["message"]
+
+
+@pytest.mark.parametrize(("path", "field"), [("/predict", "file"), ("/predict/batch", "files")])
+def test_json_for_a_model_of_images_is_400_that_says_what_it_takes(client, path, field):
+    response = client.post(path, json={"text": "red"})
+
+    assert response.status_code == 400
+    assert refusal(response)["message"] == (
+        f"Content-Type: model 'colours' takes images, expected multipart/form-data with the field '{field}'; "
+        "received application/json."
+    )
 
 
 @pytest.mark.parametrize("query", ["", "model_name=colours", "model_name=colours&model_version=3", "features=false"])

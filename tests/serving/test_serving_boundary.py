@@ -5,7 +5,11 @@ import sys
 
 import pytest
 
-HEAVY = ("tensorflow", "keras", "horovod", "tf2onnx", "onnx", "sklearn", "matplotlib", "omegaconf")
+from tests.serving.text_bundles import make_text_bundle
+from tests.text.texts import CORPUS
+from tfpipe.text.train_tokenizer import train_tokenizer
+
+HEAVY = ("tensorflow", "keras", "horovod", "tf2onnx", "onnx", "sklearn", "matplotlib", "omegaconf", "keras_hub")
 MODULES = ("serving.app", "serving.__main__")
 
 
@@ -16,13 +20,50 @@ def test_imports_where_the_training_stack_is_missing(module):
     subprocess.run([sys.executable, "-c", blocked], check=True)
 
 
-def test_of_tfpipe_only_the_core_the_decoder_and_the_session_are_imported():
-    script = "import sys, serving.__main__; print(*sys.modules)"
+SHARED = {
+    "tfpipe.decode", "tfpipe.ort", "tfpipe.inference", "tfpipe.inference.images", "tfpipe.inference.interface",
+    "tfpipe.inference.opening", "tfpipe.inference.texts", "tfpipe.text", "tfpipe.text.encoding", "tfpipe.text.golden",
+    "tfpipe.text.packing", "tfpipe.text.tokenizer", "tfpipe.text.tokenizer_files",
+}  # fmt: skip
+OF_A_TOKENIZER = {
+    "bpe": ("tfpipe.text.byte_pairs", "tokenizers"),
+    "sentencepiece": ("tfpipe.text.sentence_pieces", "sentencepiece"),
+}
 
+
+def imported_by(statements: str) -> set[str]:
+    """Names of all modules that a fresh process has after some statements."""
+    script = f"import sys\n{statements}\nprint(*sys.modules)"
     listed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    return set(listed.split())
 
-    modules = {name for name in listed.split() if name.startswith("tfpipe.") and not name.startswith("tfpipe.core")}
-    assert modules == {"tfpipe.decode", "tfpipe.ort"}
+
+def test_of_tfpipe_only_what_training_and_service_share_is_imported():
+    imported = imported_by("import serving.__main__")
+
+    modules = {name for name in imported if name.startswith("tfpipe.") and not name.startswith("tfpipe.core")}
+    assert modules == SHARED
+    assert imported.isdisjoint({"tokenizers", "sentencepiece"})
+
+
+@pytest.mark.parametrize("kind", [*OF_A_TOKENIZER])
+def test_a_model_of_texts_is_served_with_the_library_of_its_tokenizer_alone(kind, tmp_path):
+    tokenizer = train_tokenizer(CORPUS, kind=kind, vocabulary_size=400)
+    folder = make_text_bundle(tmp_path / "moods", tokenizer)
+
+    imported = imported_by(f"""
+sys.modules.update(dict.fromkeys({HEAVY}))
+from serving.app import engine_of_settings
+from serving.settings import ServingSettings
+engine = engine_of_settings(ServingSettings(model={str(folder)!r}))
+engine.replay_golden()
+assert "label" in engine.predict(["a text"]).rows[0]
+""")
+
+    own, library = OF_A_TOKENIZER[kind]
+    modules = {name for name in imported if name.startswith("tfpipe.") and not name.startswith("tfpipe.core")}
+    assert modules == {*SHARED, own}
+    assert imported & {"tokenizers", "sentencepiece"} == {library}
 
 
 def test_mlflow_is_imported_only_for_a_registered_model():

@@ -8,6 +8,8 @@
     saved_model/<version>/   for TensorFlow Serving
     report.md                sizes, accuracy, latency, parity at each hop
 
+Of texts there is a tokenizer/ in place of preprocess.onnx, and `input` is int32 token ids (batch, sequence).
+
 It is immutable and known by the sha256 of its `bundle.json`, which holds the sha256 of every other file.
 """
 
@@ -65,17 +67,18 @@ class Manifest:
     Attributes:
         model_name: Registered name, else the name of the folder that was converted.
         model_version: Registered version as a string, None for a model that is not registered.
-        task: "image_classification", ...
-        labels: Class names in the order of the outputs.
+        task: "image_classification", "text_classification" or "token_classification".
+        labels: Class names, or tags, in the order of the outputs.
         inputs: What the model graph takes.
         outputs: What the model graph gives.
-        preprocess_inputs: What the preprocessing graph takes.
+        preprocess_inputs: What the preprocessing graph takes; of texts, what the tokenizer takes.
         variants: By precision.
         default_variant: The precision that was asked for and passed the gate.
         training: run_id, config, data_fingerprint, git_commit, library_versions, metrics.
         measured_on: Machine and library versions of the latency figures.
         created: ISO 8601, UTC.
         files: sha256 by path inside the bundle; `seal` fills it.
+        multi_label: Whether each class is answered for itself, so that an input may have several or none.
     """
 
     model_name: str
@@ -92,6 +95,8 @@ class Manifest:
     created: str
     files: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    # Bundles made before there was a choice do not say it.
+    multi_label: bool = False
 
     def to_json(self) -> str:
         """JSON form; `from_json` is its inverse."""
@@ -166,7 +171,7 @@ class GoldenSample:
 
     Attributes:
         file: Path inside the bundle of the raw bytes, as a client would send them.
-        probabilities: (classes,) float32, Keras's own.
+        probabilities: Keras's own, float32: (classes,), or (tokens, tags) of the row without padding.
     """
 
     file: str
@@ -178,14 +183,14 @@ def write_golden(folder: Path, samples: list[tuple[str, bytes, Array]]) -> None:
 
     Args:
         folder: Folder of the bundle being made.
-        samples: File name, raw bytes and (classes,) probabilities of each.
+        samples: File name, raw bytes and probabilities of each, (classes,) or (tokens, tags).
     """
     golden = folder / "golden"
     golden.mkdir()
     answers = []
     for name, content, probabilities in samples:
         (golden / name).write_bytes(content)
-        answers.append({"file": f"golden/{name}", "probabilities": [float(p) for p in probabilities]})
+        answers.append({"file": f"golden/{name}", "probabilities": probabilities.tolist()})
     (folder / _ANSWERS).write_text(json.dumps(answers, indent=1), encoding="utf-8")
 
 

@@ -3,13 +3,15 @@
     TfpipeError                 exit code 1
     ├── ConfigError             2   configuration or command line
     ├── DataError               2   a data set that cannot be used
-    │   └── DecodeError         2   bytes that are no image
+    │   └── DecodeError         2   bytes that are no image or text
+    │       └── InputTooLargeError  2   an image or text above its limit
     ├── SignatureError          2   an array of the wrong name, dtype or shape
     ├── CheckpointError         2   a checkpoint that is damaged or of another model
     ├── BundleError             2   a bundle that is incomplete or changed
     ├── RegistryError           2   an unknown model, version or alias
     ├── TrackingError           1   the tracking server is away
     ├── ConversionError         1   a model that cannot be converted
+    ├── InferenceError          1   a model that fails on an input, although that is as declared
     ├── TrainingError           1   training that cannot go on (loss not finite, too many corrupt samples)
     ├── GateError               3   a quality gate: accuracy, size, parity
     └── StoppedError           75   stopped by a signal; can be resumed
@@ -39,6 +41,18 @@ class DataError(TfpipeError, ValueError):
 
 class DecodeError(DataError):
     """Bytes could not be read as an image (or text)."""
+
+
+class InputTooLargeError(DecodeError):
+    """An image or text above its limit.
+
+    Attributes:
+        details: Facts of the message for programs, e.g. {"expected_pixels": 10, "received_pixels": 12}.
+    """
+
+    def __init__(self, message: str, **details: int) -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class SignatureError(TfpipeError, ValueError):
@@ -71,6 +85,10 @@ class TrackingError(TfpipeError):
 
 class ConversionError(TfpipeError):
     """A model, or one pass over it, could not be converted."""
+
+
+class InferenceError(TfpipeError):
+    """A model could not answer, although its input is as declared."""
 
 
 class TrainingError(TfpipeError):

@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from bisect import bisect_right
+from collections.abc import Sequence
 
 # Scripts written without spaces between words: each character, with its marks, is a word of its own.
 # Source: Unicode 15 Blocks.txt; Hangul is left out, since Korean has spaces.
@@ -43,6 +45,34 @@ def split_words(text: str) -> tuple[list[int], list[int]]:
             ends.append(position + 1)
             goes_on = kind in ("letter", "mark")
     return starts, ends
+
+
+def first_tokens(
+    word_starts: Sequence[int], word_ends: Sequence[int], token_starts: Sequence[int], token_ends: Sequence[int]
+) -> list[int | None]:
+    """The first token of each word: the one that carries the word's tag.
+
+    Example:
+        >>> first_tokens([0, 4], [3, 9], [0, 2, 4, 7], [2, 3, 7, 9])
+        [0, 2]
+
+    Args:
+        word_starts: Where each word begins in a text, in code points, ascending.
+        word_ends: One past where it ends; words do not overlap.
+        token_starts: Where each token begins.
+        token_ends: One past where it ends; one that has no characters belongs to no word.
+
+    Returns:
+        For each word the first token, in their order, that shares a character with it; None where none does.
+    """
+    first: list[int | None] = [None] * len(word_starts)
+    for token, (start, end) in enumerate(zip(token_starts, token_ends, strict=True)):
+        word = bisect_right(word_ends, start)
+        while word < len(first) and word_starts[word] < end:
+            if first[word] is None and start < end:
+                first[word] = token
+            word += 1
+    return first
 
 
 def _kind(character: str) -> str:

@@ -157,11 +157,16 @@ def open_table(file: Path, columns: Sequence[str] | None, *, where: str) -> File
     return source
 
 
-def image_files(folder: Path) -> list[str]:
-    """Paths of the image files at any depth below a folder, sorted; links are followed, hidden names left out."""
+def files_of(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
+    """Paths of the files at any depth below a folder, sorted; links are followed, hidden names left out.
+
+    Args:
+        folder: An existing folder.
+        suffixes: How their names end, in lower case.
+    """
     # "." is no name of a sub-folder: Path takes it out again.
     found = (relative for _, relative in _files_below(folder, "."))
-    return [str(folder / relative) for relative in found if relative.lower().endswith(IMAGE_SUFFIXES)]
+    return [str(folder / relative) for relative in found if relative.lower().endswith(suffixes)]
 
 
 def _files_below(root: Path, top: str) -> Iterator[tuple[str, str]]:

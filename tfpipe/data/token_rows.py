@@ -8,11 +8,11 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tfpipe.core.errors import ConversionError, DecodeError
+from tfpipe.core.words import first_tokens
 from tfpipe.data.text import TaggedText, TextSource
 from tfpipe.distributed import World
 from tfpipe.tasks.tagging import MISSING
 from tfpipe.tasks.task import Task
-from tfpipe.text.alignment import NO_TOKEN, first_tokens
 from tfpipe.text.encoding import Encoding, Tokenizer
 from tfpipe.text.keras_side import keras_ids
 from tfpipe.text.packing import bucket_length, buckets_up_to, pack, pad_rows
@@ -103,10 +103,10 @@ class TokenReader:
         if not isinstance(content, TaggedText):
             raise TypeError(f"{self.source.identifier(index)}: expected a tagged text, received {content!r}.")
         number = {tag: position for position, tag in enumerate(self.source.labels)}
-        tokens = first_tokens(encoding.starts, encoding.ends, content.starts, content.ends)
+        tokens = first_tokens(content.starts, content.ends, encoding.starts, encoding.ends)
         # Behind the opening token, and before the closing one.
         last = self.max_length - 2
-        positions = [MISSING if token == NO_TOKEN or token >= last else token + 1 for token in tokens]
+        positions = [MISSING if token is None or token >= last else token + 1 for token in tokens]
         return np.array([[number[tag] for tag in content.tags], positions], np.int32).T.reshape(-1, 2)
 
     def _prove(self, indices: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from tfpipe.core.errors import BundleError, ConfigError
+from tfpipe.inference.texts import TextInference
 from tfpipe.models.text_layers import TokenIds
 from tfpipe.models.zoo import IMAGENET, Normalization, find_model
 from tfpipe.preprocessing.layers import Augmentation, Probabilities, Resize
@@ -103,6 +104,21 @@ class TextParts(Parts):
     def tokenizer(self) -> Tokenizer:
         """From texts to ids."""
         return self.saved.tokenizer
+
+    @property
+    def per_token(self) -> bool:
+        """Whether each token has probabilities of its own."""
+        return len(self.task.output_shape()) == 3
+
+    def inference(self) -> TextInference:
+        """What stands before the model and after it, as the service has it."""
+        return TextInference(
+            self.tokenizer,
+            task="token_classification" if self.per_token else "text_classification",
+            labels=self.labels,
+            multi_label=self.probabilities.multi_label,
+            max_length=self.max_length,
+        )
 
 
 def known_normalization(config: Config) -> Normalization | None:

@@ -73,7 +73,7 @@ def windows(num_tokens: int, max_length: int, stride: int) -> list[tuple[int, in
     return [(start, min(start + max_length, num_tokens)) for start in range(0, count * stride, stride)]
 
 
-def pad_rows(rows: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], length: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of different lengths as one array.
 
     Args:
