@@ -195,6 +195,20 @@ def test_lines_of_jsonl_that_cannot_be_used_are_refused(tmp_path, line, message)
         opened(write(tmp_path / "a.jsonl", line))
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [("a.conll", "EU\tB-ORG\n\n", "film\t1\n"), ("a.jsonl", '{"tokens": [], "tags": []}\n', '{"text": "film"}\n')],
+)
+def test_another_task_is_named_only_where_nothing_has_tags(tmp_path, name, good, bad):
+    with pytest.raises(DataError, match="task=text_classification"):
+        opened(write(tmp_path / name, bad + bad))
+    with pytest.raises(DataError) as caught:
+        opened(write(tmp_path / name, good + bad))
+
+    assert "1 differ" in str(caught.value)
+    assert "task=" not in str(caught.value)
+
+
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"expected a CoNLL file, a JSONL file or TFRecord shards .*Texts with a label each go with"

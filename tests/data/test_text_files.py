@@ -383,7 +383,7 @@ def test_a_function_of_another_task_is_refused_with_the_task(functions):
         open_text(f"{functions}:by_name", TextForm("token_classification"))
     with pytest.raises(DataError, match=r'expected text, received \["Ana", "left"\]\. .*task=token_classification'):
         opened(f"{functions}:tagged")
-    with pytest.raises(DecodeError, match=r"received text\. Texts go with task=text_classification"):
+    with pytest.raises(DecodeError, match=r"received str\. Texts go with task=text_classification"):
         to_pixels(open_source(f"{functions}:by_name").read(0)[0])
 
 

@@ -253,5 +253,6 @@ def test_the_command_takes_the_keys_of_the_data(texts, capsys):
     assert main(["train-tokenizer", "digits", *words, "--output", "x"]) == 2
     assert "expected texts, received 'digits', which are images" in capsys.readouterr().err
     assert main(["train-tokenizer", "texts.txt", *words, "--output", "x", "task=image_classification"]) == 2
-    assert main(["train-tokenizer", "texts.txt", *words, "--output", "x", "preprocessing.lowercase=true"]) == 2
+    assert main(["train-tokenizer", "texts.txt", *words, "--output", "x", "training.seed=1"]) == 2
+    assert "expected one PATH and key=value words (any key of the section data, or task;" in capsys.readouterr().err
     assert not (texts / "x").exists()

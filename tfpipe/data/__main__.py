@@ -21,11 +21,14 @@ from tfpipe.settings import Config
 from tfpipe.startup import run_command
 
 # Whole words with `=`: a file may be called data.csv.
-_KEY = r"(data\.[\w.]+|training\.seed|task)=(.|\n)*"
-_VALIDATE_KEY = rf"{_KEY}|preprocessing\.(tokenizer|max_length)=(.|\n)*"
+_VALUE = r"=(.|\n)*"
+_KEY = rf"(data\.[\w.]+|training\.seed|task){_VALUE}"
+_VALIDATE_KEY = rf"{_KEY}|preprocessing\.(tokenizer|max_length){_VALUE}"
+_TRAIN_TOKENIZER_KEY = rf"(data\.[\w.]+|task){_VALUE}"
 _TASKS = get_args(Config.model_fields["task"].annotation)
 _TEXT_TASKS = tuple(task for task in _TASKS if task != "image_classification")
-_KEYS_HELP = "any key of the section data, training.seed, or task; `python -m tfpipe.train --help` explains them"
+_KEYS_HELP = "any key of the section data, or task; `python -m tfpipe.train --help` explains them"
+_SEED_KEYS_HELP = _KEYS_HELP.replace(", or", ", training.seed, or")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,8 +118,10 @@ def _train_tokenizer_parser() -> argparse.ArgumentParser:
         "Make a vocabulary from texts: what data.path takes, tables without labels too, or .txt, a text a line. The "
         "same texts give the same vocabulary.",
         tasks=_TEXT_TASKS,
+        keys_help=_KEYS_HELP,
         example="data.columns=[label,text]",
     )
+    parser.set_defaults(key=_TRAIN_TOKENIZER_KEY)
     parser.add_argument("--kind", choices=("wordpiece", "bpe", "sentencepiece"), default="wordpiece")
     parser.add_argument("--vocabulary-size", type=int, default=8000, metavar="N", help="tokens; default: %(default)s")
     parser.add_argument("--lowercase", action="store_true", help="make no difference between upper and lower case")
@@ -151,16 +156,21 @@ def _pack_parser() -> argparse.ArgumentParser:
 
 
 def _command_parser(
-    name: str, description: str, *, tasks: Sequence[str] = _TASKS, example: str = "data.columns=[path,label]"
+    name: str,
+    description: str,
+    *,
+    tasks: Sequence[str] = _TASKS,
+    keys_help: str = _SEED_KEYS_HELP,
+    example: str = "data.columns=[path,label]",
 ) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m tfpipe.data {name}",
         usage=f"python -m tfpipe.data {name} PATH --output DIR [options] [key=value ...]",
         description=description,
-        epilog=f"key=value: {_KEYS_HELP}. Example: {example}",
+        epilog=f"key=value: {keys_help}. Example: {example}",
     )
     parser.add_argument("--task", choices=tasks, help=f"what the data are for; default: {tasks[0]}")
-    parser.set_defaults(default_task=tasks[0], key=_KEY)
+    parser.set_defaults(default_task=tasks[0], key=_KEY, keys_help=keys_help)
     parser.add_argument("words", nargs="*", metavar="PATH", help="the data, in any of the forms of data.path")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     return parser
@@ -170,7 +180,7 @@ def _split_words(options: argparse.Namespace) -> tuple[str | None, list[str]]:
     overrides = [word for word in options.words if re.fullmatch(options.key, word)]
     paths = [word for word in options.words if not re.fullmatch(options.key, word)]
     if len(paths) > 1:
-        raise ConfigError(f"expected one PATH and key=value words ({_KEYS_HELP}), received {' '.join(paths)!r}.")
+        raise ConfigError(f"expected one PATH and key=value words ({options.keys_help}), received {' '.join(paths)!r}.")
     return (paths[0] if paths else None), overrides
 
 

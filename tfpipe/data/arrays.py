@@ -70,7 +70,7 @@ def rgb_pixels(array: object) -> np.ndarray:
     """
     if isinstance(array, str):
         raise DecodeError(
-            "image: expected bytes or a NumPy array, received text. Texts go with task=text_classification."
+            "image: expected bytes or a NumPy array, received str. Texts go with task=text_classification."
         )
     if not isinstance(array, np.ndarray):
         raise DecodeError(f"image: expected bytes or a NumPy array, received {type(array).__name__}.")
