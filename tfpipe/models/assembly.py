@@ -110,7 +110,7 @@ def build_network(config: Config, num_classes: int) -> keras.Model:
             f"received {network.output_shape}."
         )
     if config.model.weights not in ("random", "imagenet"):
-        _load_weights(network, Path(config.model.weights))
+        load_weights(network, Path(config.model.weights))
     network.name = "network"
     return network
 
@@ -162,7 +162,7 @@ def _read_keras_file(path: Path, *, where: str) -> keras.Model:
         ) from error
 
 
-def _load_weights(network: keras.Model, path: Path) -> None:
+def load_weights(network: keras.Model, path: Path) -> None:
     """Copy weights from a file; those of a head with other classes keep their initial values."""
     if not path.is_file():
         raise ConfigError(f"model.weights: expected `random`, `imagenet` or a file, found no file at {str(path)!r}.")

@@ -12,6 +12,7 @@ from tfpipe.distributed import World
 from tfpipe.models.zoo import import_function
 from tfpipe.settings import TrainingConfig
 from tfpipe.tasks import image_classification as task
+from tfpipe.training.layer_decay import decay_by_layer
 from tfpipe.training.optimizer import DataParallelOptimizer
 
 
@@ -81,6 +82,8 @@ def build_optimizer(config: TrainingConfig, network: keras.Model, world: World) 
     if config.weight_decay:
         # Biases, scales and shifts are left alone. Source: He et al. 2019, arXiv:1812.01187, section 3.1.
         inner.exclude_from_weight_decay(var_list=[variable for variable in variables if len(variable.shape) <= 1])
+    if config.layer_decay < 1:
+        decay_by_layer(inner, network, config.layer_decay)
     optimizer = DataParallelOptimizer(
         inner,
         world,
