@@ -39,7 +39,7 @@ def main() -> None:
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(replica, args=(images, labels)), axis=None)
 
     batch = whole_batch(RandomPixels(options.images, options.size))
-    images, labels = tf.constant(batch.images / np.float32(127.5) - 1), tf.constant(batch.labels)
+    images, labels = tf.constant(batch.rows / np.float32(127.5) - 1), tf.constant(batch.labels)
     for _ in range(WARM_UP_STEPS):
         step(images, labels).numpy()
     if options.wait:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.parity import BOUNDS, assert_parity
 from tfpipe.core.signature import Array
-from tfpipe.models.assembly import Parts, Preprocessing, load_model, parts_of
+from tfpipe.models.assembly import ImageParts, Preprocessing, load_image_model, parts_of
 from tfpipe.settings import PreprocessingConfig
 
 # What the raw-bytes signature cannot do, as TensorFlow's own decoders are all it has.
@@ -34,7 +34,7 @@ class KerasReference:
         parts: The trained model.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: ImageParts) -> None:
         height, width = parts.preprocessing.resize.height, parts.preprocessing.resize.width
         probabilities = parts.model.get_layer("probabilities")
         self._whole = tf.function(
@@ -63,7 +63,7 @@ class KerasReference:
         return np.asarray(self._network(rows))
 
 
-def load_float32(path: Path) -> tuple[Parts, str]:
+def load_float32(path: Path) -> tuple[ImageParts, str]:
     """Read a `model.keras`; one trained with mixed precision is rebuilt under float32 policies with the same weights.
 
     Returns:
@@ -74,7 +74,7 @@ def load_float32(path: Path) -> tuple[Parts, str]:
         ConversionError: The weights do not fit the rebuilt model.
         GateError: The rebuilt model answers differently.
     """
-    parts = load_model(path)
+    parts = load_image_model(path)
     policies = {layer.dtype_policy.name for layer in parts.network.layers} & set(_HALF)
     if not policies:
         return parts, "float32"
@@ -84,7 +84,7 @@ def load_float32(path: Path) -> tuple[Parts, str]:
     return rebuilt, policy
 
 
-def export_saved_model(parts: Parts, folder: Path) -> None:
+def export_saved_model(parts: ImageParts, folder: Path) -> None:
     """Write a SavedModel with the signatures `serving_default` (`image_bytes`), `pixels` and `tensor` (`input`).
 
     All give `probabilities` float32 (B, classes), `label` string (B,) and `score` float32 (B,). Not by model.export():
@@ -124,7 +124,7 @@ def load_saved_model(folder: Path) -> Any:
     return tf.saved_model.load(str(folder))
 
 
-def _signatures(parts: Parts) -> dict[str, Any]:
+def _signatures(parts: ImageParts) -> dict[str, Any]:
     height, width = parts.preprocessing.resize.height, parts.preprocessing.resize.width
     labels = tf.constant(parts.labels)
     probabilities_layer = parts.model.get_layer("probabilities")
@@ -186,7 +186,7 @@ def _with_float32(config: Any) -> Any:
     return config
 
 
-def _check_rebuilt(parts: Parts, rebuilt: Parts, policy: str) -> None:
+def _check_rebuilt(parts: ImageParts, rebuilt: ImageParts, policy: str) -> None:
     layer = parts.preprocessing.resize
     pixels = np.random.default_rng(0).integers(0, 256, (4, layer.height, layer.width, 3), dtype=np.uint8)
     trained, candidate = KerasReference(parts), KerasReference(rebuilt)

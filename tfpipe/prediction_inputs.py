@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfpipe.core.errors import ConfigError, DataError
-from tfpipe.data.encodings import decode_text, read_text
+from tfpipe.data.encodings import decode_text
 from tfpipe.data.files import IMAGE_SUFFIXES, files_of, printable
-from tfpipe.data.tables import JSON_SUFFIXES, TABLE_SUFFIXES, Row, csv_rows, json_rows
+from tfpipe.data.tables import TABLE_SUFFIXES, Row, table_rows
 from tfpipe.data.text_files import TEXT_SUFFIXES
 from tfpipe.inference.interface import Takes
 
@@ -99,25 +99,8 @@ def digest(inputs: Sequence[PredictionInput]) -> str:
 
 
 def _manifest(file: Path, takes: Takes) -> list[PredictionInput]:
-    column = _COLUMNS[takes]
-    content = read_text(file)
-    if file.suffix.lower() in JSON_SUFFIXES:
-        rows = list(json_rows(file, content))
-        if not any(isinstance(row.values, dict) and column in row.values for row in rows):
-            keys = dict.fromkeys(key for row in rows if isinstance(row.values, dict) for key in row.values)
-            raise ConfigError(_without_column(file, column, list(keys)))
-    else:
-
-        def check_header(names: Sequence[str], _: str) -> None:
-            if column not in names:
-                raise ConfigError(_without_column(file, column, names))
-
-        rows = list(csv_rows(file, content, None, check_header=check_header))
+    rows = table_rows(file, None, needed=(_COLUMNS[takes],), advice="No label is needed.")
     return [_input_of(file, row, takes) for row in rows]
-
-
-def _without_column(file: Path, column: str, names: Sequence[str]) -> str:
-    return f"{file}: expected a manifest with a column (or key) `{column}`, received {', '.join(names) or 'none'}."
 
 
 def _input_of(file: Path, row: Row, takes: Takes) -> PredictionInput:

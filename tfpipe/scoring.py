@@ -1,7 +1,5 @@
 """A model by any name that tfpipe gives it, ready to score samples: model.keras, a bundle, or models:/..."""
 
-import importlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,14 +13,10 @@ from tfpipe.core.errors import ConfigError
 from tfpipe.core.signature import Array
 from tfpipe.inference.images import ImageInference
 from tfpipe.inference.interface import Inference, Prepared, in_runs
-from tfpipe.inference.opening import TOKENIZER_FOLDER, open_inference
-from tfpipe.inference.texts import TextInference
+from tfpipe.inference.opening import open_inference
 from tfpipe.ort import open_session
-from tfpipe.text.tokenizer import load_tokenizer
 
 CACHE_DIR = Path("~/.cache/tfpipe")
-# What training says of a model of texts beside its model.keras.
-MODEL_FACTS = "model.json"
 
 
 class Scorer(ABC):
@@ -106,6 +100,11 @@ class KerasScorer(Scorer):
     """
 
     def __init__(self, path: Path, *, name: str | None = None, version: str | None = None) -> None:
+        # Only here: a bundle is scored without TensorFlow.
+        from tfpipe.models.assembly import TextParts, load_model
+
+        parts = load_model(path)
+        self.inference, self._score = _open_text(parts) if isinstance(parts, TextParts) else _open_image(parts)
         self.identity = {
             "model_name": name or path.resolve().parent.name,
             "model_version": version,
@@ -113,8 +112,6 @@ class KerasScorer(Scorer):
             "provider": "tensorflow",
             "bundle": file_sha256(path)[:12],
         }
-        is_text = path.with_name(TOKENIZER_FOLDER).is_dir()
-        self.inference, self._score = _open_text(path) if is_text else _open_image(path)
 
     def run(self, batch: Array) -> Array:
         """See `Scorer.run`."""
@@ -167,21 +164,16 @@ def _refuse_precision(precision: str, model: str) -> None:
         raise ConfigError(f"--precision: {model!r} is a Keras model, which has none to choose; convert it first.")
 
 
-def _open_image(path: Path) -> tuple[Inference, Any]:
-    # Only here: a bundle is scored without TensorFlow.
+def _open_image(parts: Any) -> tuple[Inference, Any]:
     import tensorflow as tf
 
-    from tfpipe.models.assembly import load_model
-
-    parts = load_model(path)
-    head = parts.model.get_layer("probabilities")
     row = tf.function(
         lambda image: parts.preprocessing.rows(image[None])[0],
         input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
     )
     height, width = parts.preprocessing.resize.height, parts.preprocessing.resize.width
     score = tf.function(
-        lambda rows: head(parts.network(rows, training=False)),
+        lambda rows: parts.probabilities(parts.network(rows, training=False)),
         input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)],
     )
     return ImageInference(partial(_as_array, row), parts.labels), score
@@ -191,39 +183,10 @@ def _as_array(function: Any, pixels: Array) -> Array:
     return np.asarray(function(pixels))
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        return {name: facts[name] for name in ("task", "labels", "multi_label")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: expected task, labels and multi_label, which training writes beside a model of texts; {error!r}."
-        ) from error
-
-
-def _open_text(path: Path) -> tuple[Inference, Any]:
-    import keras
+def _open_text(parts: Any) -> tuple[Inference, Any]:
     import tensorflow as tf
 
-    from tfpipe.config import load_config
-
-    facts = _facts(path.with_name(MODEL_FACTS))
-    config = load_config(path.with_name("config.yaml"))
-    inference = TextInference(
-        load_tokenizer(path.with_name(TOKENIZER_FOLDER)),
-        task=facts["task"],
-        labels=facts["labels"],
-        multi_label=facts["multi_label"],
-        max_length=config.preprocessing.max_length,
-    )
-    # Its layers are known by name once their modules were imported.
-    importlib.import_module("tfpipe.preprocessing.layers")
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"{path}: expected a model.keras that Keras can load; {first_line}") from error
     score = tf.function(
-        lambda rows: model(rows, training=False), input_signature=[tf.TensorSpec((None, None), tf.int32)]
+        lambda rows: parts.model(rows, training=False), input_signature=[tf.TensorSpec((None, None), tf.int32)]
     )
-    return inference, score
+    return parts.inference(), score

@@ -64,7 +64,7 @@ class DataConfig(_Section):
     path: str = Field(
         description="Folder with one sub-folder per class, CSV or JSONL manifest (path, label), TFRecord shards "
         "(folder, file or glob), `digits`, or package.module:function; of texts, CSV, TSV or JSONL (text, label), a "
-        "folder of .txt files, or CoNLL."
+        "folder of .txt files, CoNLL, or `messages`."
     )
     validation_path: str | None = Field(None, description="Validation data, in any of the forms of data.path.")
     validation_fraction: float = Field(

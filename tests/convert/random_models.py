@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfpipe.config import load_config
-from tfpipe.models.assembly import Parts, assemble, build_network, build_preprocessing, known_normalization
+from tfpipe.models.assembly import ImageParts, assemble, build_network, build_preprocessing, known_normalization
 from tfpipe.models.zoo import Normalization
 from tfpipe.settings import Config
 
@@ -24,7 +24,7 @@ def config_of(*overrides: str) -> Config:
     return load_config(None, ["preprocessing.image_size=[32,32]", *overrides])
 
 
-def random_parts(config: Config, *, labels: Sequence[str] = LABELS, statistics: bool = True) -> Parts:
+def random_parts(config: Config, *, labels: Sequence[str] = LABELS, statistics: bool = True) -> ImageParts:
     """A model of a configuration.
 
     The last layer is scaled, so that answers differ: with fresh weights all classes are about equally probable.

@@ -88,6 +88,12 @@ def test_pack_skips_corrupt_samples_where_asked(data, capsys):
     assert "Packed 8 samples of 2 classes, 1 corrupt ones skipped." in capsys.readouterr().out
 
 
+def test_a_file_whose_name_begins_like_a_key_is_a_path(data, tmp_path):
+    (tmp_path / "data.csv").write_text("path,label\ndata/cat/000.jpg,cat\ndata/dog/000.jpg,dog\n")
+
+    assert main(["validate", "data.csv", "--output", "report"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -98,6 +104,12 @@ def test_pack_skips_corrupt_samples_where_asked(data, capsys):
         (["validate", "data", "data.min_size=3", "--output", "report"], "Did you mean 'data.min_image_size'"),
         (["validate", "data", "data.min_image_size=few", "--output", "report"], "data.min_image_size: expected"),
         (["validate", "--config", "absent.yaml", "--output", "report"], "expected a YAML file"),
+        (
+            ["validate", "data", "--tokenizer", "x", "--output", "report"],
+            "--tokenizer: expected texts, received task im",
+        ),
+        (["validate", "messages", "--output", "report"], "'messages', which are texts. Set task=text_classification"),
+        (["pack", "data", "preprocessing.max_length=9", "--output", "packed"], "expected one PATH"),
         (["pack", "data", "--output", "data"], "expected a folder outside of the data"),
         (["pack", "data", "--output", "packed", "--shards", "100"], "expected 1 to 8"),
         (["pack", "data", "--output", "/proc/packed"], "--output: expected a folder that can be written, but '/proc'"),

@@ -53,7 +53,7 @@ def epoch_of(reader, *, epoch=0, batch_size=5, seed=0, first_step=0, world=World
 
 
 def indices_of(batches):
-    return [index_of(image) for batch in batches for image in batch.images.numpy()]
+    return [index_of(image) for batch in batches for image in batch.rows.numpy()]
 
 
 def test_every_sample_is_seen_once_an_epoch_in_an_order_of_its_own():
@@ -71,12 +71,12 @@ def test_a_step_holds_what_it_says():
     source = ArraySource(12, labels=("a", "b", "c"), size=(4, 6))
     batches = epoch_of(reader_of(source, size=(4, 6)), batch_size=5)
 
-    assert [batch.images.shape for batch in batches] == [(5, 4, 6, 3), (5, 4, 6, 3), (2, 4, 6, 3)]
+    assert [batch.rows.shape for batch in batches] == [(5, 4, 6, 3), (5, 4, 6, 3), (2, 4, 6, 3)]
     for batch in batches:
-        assert batch.images.dtype == "float32"
-        assert batch.labels.numpy().tolist() == [index_of(image) % 3 for image in batch.images.numpy()]
-        assert batch.weights.numpy().tolist() == [1.0] * len(batch.images)
-        assert batch.draws.shape == (len(batch.images), len(DRAWS))
+        assert batch.rows.dtype == "float32"
+        assert batch.labels.numpy().tolist() == [index_of(image) % 3 for image in batch.rows.numpy()]
+        assert batch.weights.numpy().tolist() == [1.0] * len(batch.rows)
+        assert batch.draws.shape == (len(batch.rows), len(DRAWS))
         assert float(batch.num_corrupt) == 0.0
 
 
@@ -94,7 +94,7 @@ def test_the_draws_of_a_sample_do_not_depend_on_the_batch_size():
         {
             index_of(image): draws.tobytes()
             for batch in epoch_of(reader, batch_size=size, epoch=3)
-            for image, draws in zip(batch.images.numpy(), batch.draws.numpy(), strict=True)
+            for image, draws in zip(batch.rows.numpy(), batch.draws.numpy(), strict=True)
         }
         for size in (1, 5, 12)
     ]
@@ -184,8 +184,8 @@ def test_corrupt_samples_are_left_out_and_counted_in_their_step():
     assert sorted(indices_of(batches)) == [index for index in range(12) if index not in corrupt]
     assert sum(float(batch.num_corrupt) for batch in batches) == 4
     for batch in batches:
-        assert len(batch.images) + float(batch.num_corrupt) == 4
-        assert batch.labels.numpy().tolist() == [index_of(image) % 2 for image in batch.images.numpy()]
+        assert len(batch.rows) + float(batch.num_corrupt) == 4
+        assert batch.labels.numpy().tolist() == [index_of(image) % 2 for image in batch.rows.numpy()]
 
 
 def test_a_step_with_nothing_to_read_is_one_empty_row_of_weight_zero():
@@ -193,7 +193,7 @@ def test_a_step_with_nothing_to_read_is_one_empty_row_of_weight_zero():
 
     (batch,) = epoch_of(reader, batch_size=6)
 
-    assert batch.images.shape == (1, 2, 2, 3)
+    assert batch.rows.shape == (1, 2, 2, 3)
     assert batch.weights.numpy().tolist() == [0.0]
     assert float(batch.num_corrupt) == 6.0
     assert batch.draws.shape == (1, len(DRAWS))
@@ -235,7 +235,7 @@ def test_evaluation_scores_every_sample_once_on_any_number_of_workers(num_sample
     for rank in range(world_size):
         for batch in evaluation_batches(reader, batch_size=4, world=World(rank, world_size)):
             kept = batch.weights.numpy() > 0
-            seen += [index_of(image) for image in batch.images.numpy()[kept]]
+            seen += [index_of(image) for image in batch.rows.numpy()[kept]]
 
     assert sorted(seen) == list(range(num_samples))
 
@@ -258,7 +258,7 @@ def test_workers_together_do_the_step_of_one(world_size):
         together = []
         for share in shares:
             kept = share[step].weights.numpy() > 0
-            together += [index_of(image) for image in share[step].images.numpy()[kept]]
+            together += [index_of(image) for image in share[step].rows.numpy()[kept]]
         assert sorted(together) == expected
 
 

@@ -187,15 +187,22 @@ def test_integer_labels_of_json_are_class_names_in_order_of_number(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("m.csv", "file,class\na.jpg,cat\n", "expected the header path,label, received 'file,class'. .* data.columns"),
-        ("m.csv", "path;label\na.jpg;cat\n", "expected the header path,label, received 'path;label'"),
+        (
+            "m.csv",
+            "file,class\na.jpg,cat\n",
+            "expected the columns 'path' and 'label', received 'file', 'class'. .*data.columns",
+        ),
+        ("m.csv", "path;label\na.jpg;cat\n", "received 'path;label'. Its columns are parted by semicolons: write it "),
+        ("m.csv", "path\tlabel\na.jpg\tcat\n", "Its columns are parted by tabs: name it .tsv."),
+        ("m.tsv", "path,label\na.jpg,cat\n", "Its columns are parted by commas: name it .csv."),
+        ("m.csv", "text,label\nhello,cat\n", "received 'text', 'label'. .* Texts go with task=text_classification"),
         ("m.csv", "", "expected rows in .*, found none"),
         ("m.csv", "path,label\n", "expected rows in .*, found none"),
         ("m.csv", "path,label\ncat/000.jpg,cat\ndog/000.jpg\n", "1 differ\n.*line 3: expected 2 fields, received 1"),
         ("m.csv", "path,label\ncat/000.jpg,\n", "line 2: expected a label, received ''"),
         ("m.csv", 'path,label\n"cat/000.jpg,cat\n', "expected CSV; unexpected end of data"),
         ("m.csv", "path,label\nno/a.jpg,cat\nno/b.jpg,dog\n", "found none of 2; the first would be '.*/no/a.jpg'"),
-        ("m.jsonl", "{}\n", "line 1: expected an object with the keys path and label, received {}"),
+        ("m.jsonl", "{}\n", "line 1: expected the keys 'path' and 'label', received none"),
         ("m.jsonl", '{"path": "a.jpg", "label": null}\n', "line 1: expected a label, received None"),
         ("m.jsonl", "path,label\n", "line 1: expected one JSON object"),
     ],
@@ -222,11 +229,18 @@ def test_a_header_beside_configured_columns_is_refused(tmp_path):
         open_source(str(tmp_path / "m.csv"), columns=["path", "label"])
 
 
-@pytest.mark.parametrize("columns", [["path"], ["path", "label", "path"], ["file", "class"]])
-def test_columns_without_path_and_label_are_refused(tmp_path, columns):
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        (["path"], "the columns 'path' and 'label', received 'path'"),
+        (["path", "label", "path"], "distinct columns, received 'path', 'label', 'path'"),
+        (["file", "class"], "the columns 'path' and 'label', received 'file', 'class'"),
+    ],
+)
+def test_columns_without_path_and_label_are_refused(tmp_path, columns, sentence):
     (tmp_path / "m.csv").write_text("a.jpg,cat\n")
 
-    with pytest.raises(DataError, match=r"data\.columns: expected names with 'path' and 'label' among them"):
+    with pytest.raises(DataError, match=rf"data\.columns: expected {sentence}"):
         open_source(str(tmp_path / "m.csv"), columns=columns)
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfpipe.core.entities import entity_spans
-from tfpipe.core.errors import DataError
+from tfpipe.core.errors import DataError, DecodeError
 from tfpipe.core.words import split_words
 from tfpipe.data.tagged_jsonl import tag_entities
 from tfpipe.data.text_files import TextForm, open_text
@@ -76,6 +76,35 @@ def test_columns_of_a_conll_file_can_be_named(tmp_path):
     assert tagged_words(source) == [[("Aachen", "B-LOC"), ("lag", "O")]]
 
 
+ANY = {"a.conll": "Zürich\tB-LOC\nlag\tO\n", "a.jsonl": '{"tokens": ["Zürich", "lag"], "tags": ["B-LOC", "O"]}\n'}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ANY)
+def test_encoding_and_ends_of_lines_leave_nothing_in_words_or_tags(tmp_path, name, encoding):
+    (tmp_path / name).write_bytes(ANY[name].replace("\n", "\r\n").encode(encoding))
+
+    assert tagged_words(opened(tmp_path / name)) == [[("Zürich", "B-LOC"), ("lag", "O")]]
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_tagged_words_that_are_not_utf8_are_refused_with_their_file(tmp_path, name):
+    (tmp_path / name).write_bytes(ANY[name].encode("latin-1"))
+
+    with pytest.raises(DecodeError, match=f"{name}: expected UTF-8 text; byte "):
+        opened(tmp_path / name)
+
+
+def test_columns_that_are_not_needed_may_share_a_name(tmp_path):
+    path = write(tmp_path / "a.conll", "EU NNP I-NP B-ORG\n")
+
+    assert tagged_words(opened(path, columns=("text", "_", "_", "label"))) == [[("EU", "B-ORG")]]
+    with pytest.raises(
+        DataError, match=r"data\.columns: expected the columns 'text' and 'label', received '_', 'label'"
+    ):
+        opened(path, columns=("_", "label"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -86,6 +115,8 @@ def test_columns_of_a_conll_file_can_be_named(tmp_path):
         ("EU\tB-\n", "received 'B-'"),
         ("EU\tU-ORG\n", "received 'U-ORG'"),
         ("\n\n", "expected sentences in .*a.conll', found none"),
+        ("", "expected sentences in .*a.conll', found none"),
+        ("good film\t1\n", "1 differ\n.*\nTexts with a label each go with task=text_classification"),
     ],
 )
 def test_lines_that_cannot_be_used_are_refused_with_their_number(tmp_path, content, message):
@@ -164,6 +195,22 @@ def test_lines_of_jsonl_that_cannot_be_used_are_refused(tmp_path, line, message)
         opened(write(tmp_path / "a.jsonl", line))
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [("a.conll", "EU\tB-ORG\n\n", "film\t1\n"), ("a.jsonl", '{"tokens": [], "tags": []}\n', '{"text": "film"}\n')],
+)
+def test_another_task_is_named_only_where_nothing_has_tags(tmp_path, name, good, bad):
+    with pytest.raises(DataError, match="task=text_classification"):
+        opened(write(tmp_path / name, bad + bad))
+    with pytest.raises(DataError) as caught:
+        opened(write(tmp_path / name, good + bad))
+
+    assert "1 differ" in str(caught.value)
+    assert "task=" not in str(caught.value)
+
+
 def test_other_files_are_refused(tmp_path):
-    with pytest.raises(DataError, match="expected a CoNLL file, a JSONL file or TFRecord shards"):
+    with pytest.raises(
+        DataError, match=r"expected a CoNLL file, a JSONL file or TFRecord shards .*Texts with a label each go with"
+    ):
         opened(write(tmp_path / "a.csv", "text,label\n"))

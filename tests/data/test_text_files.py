@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfpipe.core.errors import DataError, DecodeError
+from tfpipe.data.sources import open_source, to_pixels
 from tfpipe.data.text_files import TextForm, open_text
 
 FORM = TextForm("text_classification")
@@ -159,7 +160,26 @@ def test_a_bar_is_part_of_a_name_where_the_config_says_one_label(tmp_path):
         ("a.jsonl", '{"text": "a", "label": true}', "received true"),
         ("a.jsonl", '{"text": "a", "label": [["b"]]}', r'expected a label \(text or an integer\), received \["b"\]'),
         ("a.jsonl", '{"text": "a", "label": ["b", ""]}', "expected labels, received '' among them"),
-        ("a.jsonl", '{"body": "a", "label": "b"}', "line 1: expected the key 'text', received 'body', 'label'"),
+        (
+            "a.jsonl",
+            '{"body": "a", "label": "b"}',
+            "line 1: expected the keys 'text' and 'label', received 'body', 'label'",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": "b"}\n{"label": "b"}',
+            "1 differ\n.*a.jsonl, line 2: expected the key 'text', received 'label'.$",
+        ),
+        ("a.jsonl", '{"tokens": ["a"], "tags": ["O"]}', "'tags'. .*Tagged words go with task=token_classification"),
+        ("a.csv", "path,label\na.jpg,cat\n", "received 'path', 'label'. .*images with task=image_classification"),
+        (
+            "a.csv",
+            "id,date,from,to,subject,body,label\n" + ",".join("1234567"),
+            "'subject', 'body', 'label'. Name yours",
+        ),
+        ("a.csv", "text\tlabel\nwell, good\t1\n", "'text.tlabel'. Its columns are parted by tabs: name it .tsv."),
+        ("a.csv", "", "expected rows in .*a.csv', found none"),
+        ("a.jsonl", "\n\n", "expected rows in .*a.jsonl', found none"),
         ("a.jsonl", '["a", "b"]', "expected an object with the keys text and label, received "),
         ("a.jsonl", '{"text": "a\\ud83d", "label": "b"}', "received half of a surrogate pair at character 1"),
         ("a.jsonl", "text", "line 1: expected one JSON object"),
@@ -171,10 +191,11 @@ def test_what_cannot_be_used_is_refused_with_its_place(tmp_path, name, content, 
         opened(write(tmp_path / name, content))
 
 
-def test_a_list_of_labels_is_refused_where_the_config_says_one(tmp_path):
-    path = write(tmp_path / "a.jsonl", '{"text": "a", "label": ["b", "c"]}')
+@pytest.mark.parametrize("labels", [["b", "c"], []])
+def test_a_list_of_labels_is_refused_where_the_config_says_one(tmp_path, labels):
+    path = write(tmp_path / "a.jsonl", json.dumps({"text": "a", "label": labels}))
 
-    with pytest.raises(DataError, match=r"line 1: expected one label, received a list of 2\. Is data"):
+    with pytest.raises(DataError, match=rf"line 1: expected one label, received a list of {len(labels)}\. Is data"):
         opened(path, multi_label=False)
 
 
@@ -185,13 +206,16 @@ def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path):
         opened(tmp_path / "trian.tsv")
 
 
-def test_a_text_of_ten_megabytes_is_a_corrupt_sample_and_the_others_are_read(tmp_path):
-    path = write(tmp_path / "a.csv", table([("x" * 10_000_000, "a"), ("short", "b")]))
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_a_text_of_ten_megabytes_is_a_corrupt_sample_and_the_others_are_read(tmp_path, name):
+    rows = [("x" * 10_000_000, "a"), ("short", "b")]
+    lines = "\n".join(json.dumps({"text": text, "label": label}) for text, label in rows)
+    content = lines if name.endswith("l") else table(rows, "\t" if name.endswith("tsv") else ",")
 
-    source = opened(path)
+    source = opened(write(tmp_path / name, content))
 
     with pytest.raises(
-        DecodeError, match=r"a.csv:2: expected at most 100000 characters \(data.max_text_chars\), received 10000000"
+        DecodeError, match=r"a.\w+:[12]: expected at most 100000 characters \(data.max_text_chars\), received 10000000"
     ):
         source.read(0)
     assert source.read(1) == ("short", 1)
@@ -218,6 +242,100 @@ def test_files_of_a_folder_that_are_no_text_are_refused_by_name(tmp_path):
         DataError, match=r"expected text in every file; 1 differ\n  a/1\.txt: expected UTF-8 text; byte 3"
     ):
         opened(tmp_path)
+
+
+BYTES = {
+    "a.csv": b"text,label\r\ngood \xef\xbf\xbd,x\r\nbad,y\r\n",
+    "a.tsv": b"text\tlabel\r\ngood\tx\r\nbad\ty\r\n",
+    "a.jsonl": b'{"text": "good", "label": "x"}\r\n\r\n{"text": "bad", "label": "y"}\r\n',
+}
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_lines_that_end_as_on_windows_leave_nothing_in_texts_or_labels(tmp_path, name):
+    (tmp_path / name).write_bytes(BYTES[name].replace(b" \xef\xbf\xbd", b""))
+
+    assert samples(opened(tmp_path / name)) == [("good", ["x"]), ("bad", ["y"])]
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_a_table_that_is_not_utf8_is_refused_with_its_name_and_the_byte(tmp_path, name):
+    content = BYTES[name].replace(b"good", b"go\xf6d")
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(DecodeError, match=rf"{name}: expected UTF-8 text; byte {content.index(0xF6)} is not"):
+        opened(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_nul_is_a_character_of_its_text(tmp_path, name):
+    (tmp_path / name).write_bytes(BYTES[name].replace(b"bad", b"b\0d"))
+
+    assert opened(tmp_path / name).text(1) == "b\0d"
+
+
+def test_a_table_of_tabs_named_csv_without_a_header_is_refused_with_what_to_do(tmp_path):
+    path = write(tmp_path / "a.csv", "good\tx\nwell, bad\ty\n")
+
+    with pytest.raises(
+        DataError, match=r"line 1: expected 2 fields, received 1\. Its columns are parted by tabs: name it"
+    ):
+        opened(path, columns=("text", "label"))
+
+
+def test_images_are_refused_and_told_from_texts(tmp_path):
+    for name in ("cat/1.jpg", "dog/2.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+
+    with pytest.raises(
+        DataError, match=r"expected text files \(.txt\) .* \(.jpg\)\. Images go with task=image_classification"
+    ):
+        opened(tmp_path)
+    with pytest.raises(
+        DataError, match=r"received 'digits', which are images\. Set task=image_classification, or data"
+    ):
+        opened("digits")
+    with pytest.raises(DataError, match="received 'digits', which are images"):
+        open_text("digits", TextForm("token_classification"))
+
+
+def test_texts_are_refused_and_told_from_images(tmp_path):
+    for name in ("neg/1.txt", "pos/2.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"text")
+    write(tmp_path / "a.conll", "EU\tB-ORG\n")
+    write(tmp_path / "neg" / "notes.md", "")
+
+    with pytest.raises(
+        DataError, match=r"expected images .* \(.conll, .md, .txt\)\. Texts go with task=text_classification"
+    ):
+        open_source(str(tmp_path))
+    with pytest.raises(DataError, match=r"a.conll'\. Texts go with .*, tagged words with task=token_classification"):
+        open_source(str(tmp_path / "a.conll"))
+    with pytest.raises(DataError, match=r"received 'messages', which are texts\. Set task=text_classification"):
+        open_source("messages")
+
+
+def test_the_messages_that_come_with_tfpipe_have_a_label_each_whatever_the_columns_of_other_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    source = opened("messages", columns=("a", "b"), text_column="a", label_column="b")
+
+    assert source.labels == ("account", "delivery", "feedback", "payment", "product", "returns")
+    assert len(source) > 1000
+    assert not source.multi_label
+    assert source.identifier(0) == "support_messages.tsv:2"
+    with pytest.raises(DataError, match=r"received 'messages', which have a label each\. Set task=text_classification"):
+        open_text("messages", TextForm("token_classification"))
+
+
+def test_a_folder_called_messages_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "messages" / "late").mkdir(parents=True)
+    write(tmp_path / "messages" / "late" / "1.txt", "Where is it?")
+
+    assert samples(opened("./messages")) == [("Where is it?", ["late"])]
 
 
 FUNCTIONS = """
@@ -258,6 +376,17 @@ def test_a_function_gives_tagged_words(functions):
     assert source.read(0) == (("Ana left", (0, 4), (3, 8), ("B-PER", "O")), 1)
 
 
+def test_a_function_of_another_task_is_refused_with_the_task(functions):
+    with pytest.raises(
+        DataError, match=r'expected words and their tags, received "good" and "yes"\. .*task=text_class'
+    ):
+        open_text(f"{functions}:by_name", TextForm("token_classification"))
+    with pytest.raises(DataError, match=r'expected text, received \["Ana", "left"\]\. .*task=token_classification'):
+        opened(f"{functions}:tagged")
+    with pytest.raises(DecodeError, match=r"received str\. Texts go with task=text_classification"):
+        to_pixels(open_source(f"{functions}:by_name").read(0)[0])
+
+
 def test_a_function_that_gives_bytes_is_refused(functions):
-    with pytest.raises(DataError, match="sample 000001: "):
+    with pytest.raises(DataError, match=r"sample 000001: expected text, received bytes\. Images go with task="):
         opened(f"{functions}:broken")

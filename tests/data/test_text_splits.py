@@ -8,7 +8,7 @@ from tfpipe.core.errors import DataError
 from tfpipe.data.holding_out import split_texts
 from tfpipe.data.pack import pack
 from tfpipe.data.sources import open_source
-from tfpipe.data.splits import open_splits, text_form
+from tfpipe.data.splits import class_counts, open_splits, text_form
 from tfpipe.data.text import TextRow, TextSource, join_words
 from tfpipe.data.text_files import TextForm, open_text
 
@@ -222,3 +222,14 @@ def test_the_form_of_a_run_is_that_of_its_config():
 
     assert form == TextForm("text_classification", text_column="body", multi_label=True, max_text_chars=7)
     assert text_form(config_of("x", "image_classification")) is None
+
+
+def test_a_share_of_every_class_of_the_messages_is_held_out():
+    splits = open_splits(config_of("messages", validation_fraction=0.1))
+
+    counts = [class_counts(source) for source in (splits.train, splits.validation)]
+    assert counts[1].tolist() == [20] * 6
+    assert (counts[0] + counts[1]).sum() == len(open_text("messages", TextForm("text_classification")))
+    assert not {splits.train.group(i) for i in range(len(splits.train))} & {
+        splits.validation.group(i) for i in range(len(splits.validation))
+    }

@@ -5,11 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.text.texts import CORPUS, any_text
 from tfpipe.config import parse_config
 from tfpipe.data.__main__ import main
 from tfpipe.data.text_inspection import is_garbled
 from tfpipe.data.text_page import histogram
+from tfpipe.data.token_counts import count_tokens
 from tfpipe.data.validate import validate_config
+from tfpipe.text.packing import pack
+from tfpipe.text.tokenizer import load_tokenizer
+from tfpipe.text.train_tokenizer import train_tokenizer
 
 SENTENCES = {
     "praise": ["Alles kam pünktlich an.", "とても満足しています。", "Great service!", "شكرا جزيلا لكم"],
@@ -35,10 +40,10 @@ def write_table(path, labelled=None):
 def check(tmp_path):
     """Validates data.jsonl, or a file of its own; gives {kind: [identifiers]}."""
 
-    def run(path=None, task="text_classification", options=None, **data):
+    def run(path=None, task="text_classification", preprocessing=None, **data):
         data = {"path": str(path or tmp_path / "data.jsonl"), "validation_fraction": 0.0, **data}
-        config = parse_config({"task": task, "data": data}, where="test")
-        report = validate_config(config, output_dir=tmp_path / "report", **(options or {}))
+        config = parse_config({"task": task, "data": data, "preprocessing": preprocessing or {}}, where="test")
+        report = validate_config(config, output_dir=tmp_path / "report")
         return {
             finding.kind: [sample.identifier for group in finding.groups for sample in group]
             for finding in report.findings
@@ -180,15 +185,111 @@ def test_validation_tags_are_held_against_the_scheme_of_training(check, tmp_path
     assert found == {"invalid_tags": ["b.conll:1"]}
 
 
-def test_texts_longer_than_the_model_reads_are_found(check, tmp_path):
-    write_table(tmp_path / "data.jsonl")
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """Of SentencePiece, without capital letters other than N, or digits."""
+    texts = ["the parcel came late, the shop did not answer", "Nobody came", "late late parcel"] * 10
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(texts, kind="sentencepiece", vocabulary_size=60).save(folder)
+    return folder
 
-    found = check(options={"count_tokens": lambda text: 2 + len(text.split()), "max_tokens": 5})
 
-    assert found == {"truncated": ["data.jsonl:1", "data.jsonl:5", "data.jsonl:7"]}
-    assert report_of(tmp_path)["splits"]["training"]["tokens"] == {"min": 3, "median": 5.0, "max": 6}
-    assert "Tokens of a training text" in page_of(tmp_path)
-    assert "amber: over 5" in page_of(tmp_path)
+def check_tokens(check, tokenizer, path=None, task="text_classification", max_length=128, **data):
+    preprocessing = {"tokenizer": str(tokenizer), "max_length": max_length}
+    return check(path, task, preprocessing, balance_tolerance=10.0, **data)
+
+
+LATE = [("the parcel came late", "x"), ("late late late late late", "y"), ("Nobody", "x")]
+
+
+def test_texts_longer_than_the_model_reads_are_found_the_longest_first(check, tmp_path, tokenizer):
+    write_table(tmp_path / "data.jsonl", LATE)
+    loaded = load_tokenizer(tokenizer)
+    lengths = [2 + len(loaded.encode(text).ids) for text, _ in LATE]
+    limit = min(lengths)
+
+    found = check_tokens(check, tokenizer, max_length=limit)
+
+    order = sorted(range(3), key=lambda index: -lengths[index])
+    assert found == {"truncated": [f"data.jsonl:{index + 1}" for index in order if lengths[index] > limit]}
+    (finding,) = report_of(tmp_path)["findings"]
+    assert f"not see: 2 of 3 (66.7%); the longest has {max(lengths)}." in finding["message"]
+    assert f"dashed: limit of {limit}" in page_of(tmp_path)
+    assert f"amber: over {limit}" in page_of(tmp_path)
+
+
+def test_what_the_model_does_not_see_of_a_text_begins_where_it_says(check, tmp_path, tokenizer):
+    text = "the parcel came late, the shop did not answer"
+    write_table(tmp_path / "data.jsonl", [(text, "x"), ("late", "y")])
+
+    check_tokens(check, tokenizer, max_length=8)
+
+    detail = report_of(tmp_path)["findings"][0]["samples"][0]["detail"]
+    ids = load_tokenizer(tokenizer).encode(text).ids
+    cut_at = int(re.search(r"from character (\d+) of 45 on", detail)[1])
+    assert detail.startswith(f"{len(ids) + 2} tokens; ")
+    assert load_tokenizer(tokenizer).encode(text[:cut_at]).ids[:6] == ids[:6]
+    assert len(load_tokenizer(tokenizer).encode(text[: cut_at - 1]).ids) <= 6
+
+
+def test_a_tokenizer_alone_adds_lengths_and_no_finding_where_all_fits_and_is_known(check, tmp_path, tokenizer):
+    write_table(tmp_path / "data.jsonl", LATE)
+
+    assert check_tokens(check, tokenizer) == {}
+    tokens = report_of(tmp_path)["splits"]["training"]["tokens"]
+    assert (tokens["truncated"], tokens["unknown"], tokens["unknown_share"]) == (0, 0, 0.0)
+    assert tokens["min"] <= tokens["median"] <= tokens["p95"] <= tokens["p99"] == tokens["max"]
+    assert report_of(tmp_path)["limits"]["max_tokens"] == 128
+    assert "none over the limit of 128" in page_of(tmp_path)
+
+
+def test_tokens_that_the_vocabulary_lacks_are_found_with_examples(check, tmp_path, tokenizer):
+    write_table(tmp_path / "data.jsonl", [*LATE, ("late 7 parcel 🙂 came 7", "y"), ("7", "x")])
+
+    found = check_tokens(check, tokenizer)
+
+    assert found == {"unknown_tokens": ["data.jsonl:4", "data.jsonl:5"]}
+    tokens = report_of(tmp_path)["splits"]["training"]["tokens"]
+    (finding,) = report_of(tmp_path)["findings"]
+    assert finding["message"] == (
+        f"Tokens that the vocabulary lacks: 4 of {tokens['total']} ({4 / tokens['total']:.2%}), in 2 of 5 texts; "
+        "in most texts '7', '🙂'."
+    )
+    assert finding["samples"][0]["detail"] == "Unknown: '7', '🙂'."
+    assert tokens["unknown"] == 4
+    assert f"4 of {tokens['total']} ({4 / tokens['total']:.2%})" in page_of(tmp_path)
+
+
+def test_tagged_words_are_counted_as_the_text_that_they_make(check, tmp_path, tokenizer):
+    path = write(tmp_path / "a.conll", "Nobody\tB-X\ncame\tI-X\nlate\tO\n")
+
+    assert check_tokens(check, tokenizer, path, "token_classification") == {}
+    ids = load_tokenizer(tokenizer).encode("Nobody came late").ids
+    assert report_of(tmp_path)["splits"]["training"]["tokens"]["max"] == len(ids) + 2
+
+
+def test_a_text_that_cannot_be_used_is_not_counted_in_tokens(check, tmp_path, tokenizer):
+    write_table(tmp_path / "data.jsonl", [*LATE, ("7" * 50, "x"), ("", "y")])
+
+    assert list(check_tokens(check, tokenizer, max_text_chars=49)) == ["too_long", "empty"]
+    assert report_of(tmp_path)["splits"]["training"]["tokens"]["min"] == 2
+
+
+@given(text=any_text(), max_length=st.integers(2, 12))
+def test_a_text_is_cut_where_its_packed_row_ends(byte_pairs, text, max_length):
+    count = count_tokens(byte_pairs, text, max_length)
+
+    ids, starts, _ = byte_pairs.encode(text)
+    row = pack(ids, max_length=max_length, start_id=byte_pairs.start_id, end_id=byte_pairs.end_id)
+    assert count.num_tokens == len(ids) + 2
+    assert (count.cut_at is None) == (len(row) == count.num_tokens)
+    assert count.cut_at is None or count.cut_at == starts[len(row) - 2]
+    assert count.num_unknown == 0
+
+
+@pytest.fixture(scope="module")
+def byte_pairs():
+    return train_tokenizer(CORPUS, kind="bpe", vocabulary_size=400)
 
 
 def test_the_page_shows_the_texts_and_how_long_they_are_and_needs_no_other_file(check, tmp_path):
@@ -260,3 +361,25 @@ def test_the_command_packs_texts(tmp_path, monkeypatch, capsys):
     assert main(["pack", "a.conll", "--task", "token_classification", "--output", "packed", "--shards", "2"]) == 0
     assert capsys.readouterr().out.startswith("Packed 2 samples of 5 tags.\n2 shards, content ")
     assert main(["validate", "packed", "task=token_classification", "--output", "report"]) == 0
+
+
+def test_the_command_counts_tokens_with_a_tokenizer_of_its_own_or_the_configs(tmp_path, monkeypatch, capsys, tokenizer):
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "a.jsonl", LATE)
+    write(tmp_path / "run.yaml", "task: text_classification\ndata: {path: a.jsonl, validation_fraction: 0}\n")
+    task = ["--task", "text_classification", "--output", "report"]
+
+    assert main(["validate", "a.jsonl", *task, "--tokenizer", str(tokenizer), "preprocessing.max_length=5"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(
+        r"  training: \d+ to \d+ tokens, .*; \d of 3 texts cut \(.*\); 0 of \d+ tokens unknown \(0.00%\)\n", told
+    )
+    keys = [f"preprocessing.tokenizer={tokenizer}", "preprocessing.max_length=5"]
+    assert main(["validate", "--config", "run.yaml", "--output", "report", *keys]) == 0
+    assert capsys.readouterr().out == told
+    assert main(["validate", "a.jsonl", *task]) == 0
+    assert "tokens" not in capsys.readouterr().out
+    assert main(["validate", "a.jsonl", *task, "--tokenizer", "no/such"]) == 2
+    assert "preprocessing.tokenizer: expected a tokenizer's folder, found none at 'no/such'" in capsys.readouterr().err
+    assert main(["validate", "a.jsonl", *task, "--tokenizer", "."]) == 2
+    assert "expected a tokenizer's folder, but it has no tokenizer.json" in capsys.readouterr().err

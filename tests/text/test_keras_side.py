@@ -6,6 +6,7 @@ from sentencepiece import SentencePieceTrainer
 
 from tests.text.texts import CORPUS
 from tfpipe.core.errors import ConfigError, ConversionError
+from tfpipe.data.token_counts import open_tokenizer
 from tfpipe.text.golden import AWKWARD_TEXTS, golden_ids
 from tfpipe.text.keras_side import (
     keras_ids,
@@ -100,6 +101,8 @@ def test_a_preset_folder_is_taken_over(bert, word_pieces, tmp_path):
     tokenizer = tokenizer_from_preset(str(tmp_path))
 
     assert golden_ids(tokenizer, CORPUS) == golden_ids(word_pieces, CORPUS)
+    # What `validate` counts tokens with.
+    assert golden_ids(open_tokenizer(str(tmp_path)), CORPUS) == golden_ids(word_pieces, CORPUS)
 
 
 def test_a_preset_that_is_not_there_is_refused(tmp_path):

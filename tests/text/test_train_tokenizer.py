@@ -1,11 +1,15 @@
 """Vocabularies from texts, and the command that makes them."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.text.texts import CORPUS
 from tfpipe.core.errors import ConfigError, DataError, DecodeError
 from tfpipe.data.__main__ import main
 from tfpipe.data.corpus import read_texts
+from tfpipe.data.pack import pack
+from tfpipe.data.text_files import TextForm
 from tfpipe.text.tokenizer import load_tokenizer
 from tfpipe.text.train_tokenizer import train_tokenizer
 
@@ -113,42 +117,84 @@ def test_options_that_do_not_fit_are_refused(options, message):
         train_tokenizer(CORPUS, **{"vocabulary_size": 400, **options})
 
 
-FILES = {
-    "texts.txt": "one\ntwo, too\n",
-    "texts.csv": 'label,text\n0,one\n1,"two, too"\n',
-    "texts.tsv": "text\tlabel\none\t0\ntwo, too\t1\n",
-    "texts.jsonl": '{"text": "one"}\n{"text": "two, too", "label": 1}\n',
-}
+LABELLED, TAGGED = TextForm("text_classification"), TextForm("token_classification")
+CONLL = "one\tO\n\ntwo\tB-X\n,\tI-X\ntoo\tO\n"
+FILES = [
+    ("a.txt", "one\ntwo, too\n", LABELLED),
+    ("a.csv", 'label,text\n0,one\n1,"two, too"\n', LABELLED),
+    ("a.tsv", "text\tlabel\none\t0\ntwo, too\t1\n", LABELLED),
+    ("a.jsonl", '{"text": "one"}\n{"text": "two, too", "label": 1}\n', LABELLED),
+    ("a.tsv", "0\tone\n1\ttwo, too\n", replace(LABELLED, columns=("label", "text"))),
+    ("a.tsv", "one\ntwo, too\n", replace(LABELLED, columns=("text",))),
+    ("a.csv", 'stars,review\n0,one\n1,"two, too"\n', replace(LABELLED, text_column="review")),
+    ("a.tsv", "0\tone\n1\ttwo, too\n", replace(LABELLED, columns=("_", "review"), text_column="review")),
+    ("x/a.txt", "one\n", LABELLED),
+    ("a.jsonl", '{"text": "one", "entities": []}\n{"text": "two, too", "entities": []}', TAGGED),
+]
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_texts_are_read_in_order(tmp_path, name):
-    (tmp_path / name).write_text(FILES[name])
+@pytest.mark.parametrize(("name", "content", "form"), FILES)
+def test_texts_are_read_in_order_from_every_form_of_data(tmp_path, name, content, form):
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(content)
+    if place.parent != tmp_path:
+        (tmp_path / "y").mkdir()
+        (tmp_path / "y" / "b.txt").write_text("two, too")
+        place = tmp_path
 
-    assert list(read_texts(tmp_path / name)) == ["one", "two, too"]
+    assert list(read_texts(str(place), form)) == ["one", "two, too"]
+
+
+def test_words_with_tags_are_texts_without_their_tags(tmp_path):
+    (tmp_path / "a.conll").write_text(CONLL)
+    (tmp_path / "a.txt").write_text(CONLL)
+    (tmp_path / "a.jsonl").write_text(
+        '{"tokens": ["one"], "tags": ["O"]}\n{"tokens": ["two", ","], "tags": ["O", "O"]}'
+    )
+
+    assert list(read_texts(str(tmp_path / "a.conll"), TAGGED)) == ["one", "two , too"]
+    assert list(read_texts(str(tmp_path / "a.txt"), TAGGED)) == ["one", "two , too"]
+    assert list(read_texts(str(tmp_path / "a.jsonl"), TAGGED)) == ["one", "two ,"]
+
+
+def test_packed_texts_are_those_that_were_packed(tmp_path):
+    for name, content, form in (("a.tsv", "one\tx\ntwo\ty\n", LABELLED), ("a.conll", CONLL, TAGGED)):
+        form = replace(form, columns=("text", "label"))
+        (tmp_path / name).write_text(content)
+        pack(str(tmp_path / name), tmp_path / "packed", shards=2, overwrite=True, form=form)
+
+        assert sorted(read_texts(str(tmp_path / "packed"), form)) == sorted(read_texts(str(tmp_path / name), form))
+
+
+def test_the_messages_that_come_with_tfpipe_are_texts():
+    assert len(set(read_texts("messages", LABELLED))) > 1000
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"label,sentence\n0,one\n", "expected a column 'text', received the columns label, sentence"),
+        ("a.csv", b"label,sentence\n0,one\n", "a.csv: expected the column 'text', received 'label', 'sentence'. Name "),
+        ("a.csv", b"label\ttext\n0\tone\n", "Its columns are parted by tabs: name it .tsv"),
         ("a.csv", b"label,text\n0,one\n0\n", "line 3: expected 2 fields, received 1"),
-        ("a.jsonl", b'{"text": "one"}\n{"text": 2}\n', "line 2: text: expected a string, received int"),
-        ("a.jsonl", b"[]\n", "line 1: expected a JSON object with 'text'"),
+        ("a.csv", b"text,label\n", "expected rows in .*a.csv', found none"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": 2}\n', "line 2: expected text, received 2"),
+        ("a.jsonl", b"[]\n", r"line 1: expected an object with the keys text, received \[\]"),
         ("a.txt", "é".encode("latin-1"), "expected UTF-8"),
-        ("a.parquet", b"", r"expected \.txt, \.csv, \.tsv, \.jsonl, \.ndjson, received '\.parquet'"),
+        ("a.conll", CONLL.encode(), "CoNLL goes with task=token_classification"),
+        ("a.parquet", b"", r"expected a folder, a table \(.csv, .tsv, .jsonl, .ndjson\) or a TFRecord"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_its_place(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
 
     with pytest.raises(DataError, match=message):
-        list(read_texts(tmp_path / name))
+        list(read_texts(str(tmp_path / name), LABELLED))
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match="expected a file of texts"):
-        list(read_texts(tmp_path / "none.txt"))
+    with pytest.raises(DataError, match=r"data\.path: expected a data set, found nothing at"):
+        list(read_texts(str(tmp_path / "none.txt"), LABELLED))
 
 
 @pytest.fixture
@@ -190,3 +236,23 @@ def test_a_folder_of_something_else_is_never_replaced(texts, capsys):
     assert main(["train-tokenizer", "texts.txt", "--kind", "bpe", "--output", "mine", "--overwrite"]) == 2
     assert "anything else stays" in capsys.readouterr().err
     assert [path.name for path in (texts / "mine").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.tensorflow
+def test_the_command_takes_the_keys_of_the_data(texts, capsys):
+    (texts / "data.tsv").write_text("".join(f"{index}\t{text}\n" for index, text in enumerate(CORPUS)))
+    sentences = ("".join(f"{word}\tO\n" for word in text.split()) for text in CORPUS)
+    (texts / "tags.conll").write_text("\n".join(sentences))
+    words = ["--kind", "bpe", "--vocabulary-size", "300"]
+
+    assert main(["train-tokenizer", "texts.txt", *words, "--output", "lines"]) == 0
+    assert main(["train-tokenizer", "data.tsv", *words, "--output", "table", "data.columns=[id,text]"]) == 0
+    assert main(["train-tokenizer", "tags.conll", *words, "--output", "tags", "task=token_classification"]) == 0
+    files = ("lines/vocabulary.json", "table/vocabulary.json", "tags/vocabulary.json")
+    assert len({(texts / name).read_bytes() for name in files}) == 1
+    assert main(["train-tokenizer", "digits", *words, "--output", "x"]) == 2
+    assert "expected texts, received 'digits', which are images" in capsys.readouterr().err
+    assert main(["train-tokenizer", "texts.txt", *words, "--output", "x", "task=image_classification"]) == 2
+    assert main(["train-tokenizer", "texts.txt", *words, "--output", "x", "training.seed=1"]) == 2
+    assert "expected one PATH and key=value words (any key of the section data, or task;" in capsys.readouterr().err
+    assert not (texts / "x").exists()

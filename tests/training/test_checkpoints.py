@@ -73,7 +73,7 @@ STATES = st.builds(
     best_value=st.none() | st.floats(0, 1),
     best_epoch=st.none() | st.integers(0, 1000),
     epochs_without_improvement=st.integers(0, 10),
-    epoch_totals=st.lists(st.floats(0, 1e6), min_size=3, max_size=3),
+    epoch_totals=st.lists(st.floats(0, 1e6), min_size=4, max_size=4),
     corrupt_samples=st.floats(0, 100),
     history=st.lists(st.dictionaries(st.sampled_from(["loss", "val_loss", "accuracy"]), st.floats(0, 1)), max_size=3),
     wall_time_s=st.floats(0, 1e5),

@@ -13,6 +13,7 @@ from tfpipe.data.sharding import epoch_order, rank_epoch
 from tfpipe.distributed import World
 from tfpipe.preprocessing.layers import DRAWS
 from tfpipe.settings import TrainingConfig
+from tfpipe.tasks.single_label import SingleLabel
 from tfpipe.training.averaging import adopt_average, averaged
 from tfpipe.training.checkpoints import CheckpointFolder, load, restore
 from tfpipe.training.class_weights import class_weights
@@ -58,10 +59,10 @@ def test_balanced_weights_are_those_of_scikit_learn():
 
     labels = np.array([0] * 7 + [1] * 2 + [2])
 
-    weights = class_weights(TrainingConfig(class_weights="balanced"), LABELS, labels)
+    weights = class_weights(TrainingConfig(class_weights="balanced"), LABELS, np.bincount(labels))
 
     np.testing.assert_allclose(weights, compute_class_weight("balanced", classes=np.arange(3), y=labels), rtol=1e-6)
-    assert class_weights(TrainingConfig(), LABELS, labels) is None
+    assert class_weights(TrainingConfig(), LABELS, np.bincount(labels)) is None
 
 
 def test_a_class_that_the_data_lack_is_refused_with_the_nearest():
@@ -250,7 +251,7 @@ def test_a_loss_of_ones_own_is_what_is_trained_and_validated(tmp_path):
 )
 def test_a_loss_that_cannot_be_used_is_refused_before_training(name, message):
     with pytest.raises(ConfigError, match=message):
-        check_loss(TrainingConfig(loss=f"tests.training.user_code:{name}"), 3)
+        check_loss(TrainingConfig(loss=f"tests.training.user_code:{name}"), SingleLabel(LABELS))
 
 
 # The end --------------------------------------------------------------------------------------------------------------

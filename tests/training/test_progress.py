@@ -26,7 +26,7 @@ def test_away_from_a_terminal_a_line_comes_every_ten_seconds(capsys, clock):
         progress.step(loss=0.5, samples=30)
 
     # One line, after the second step; ten steps of six seconds are left then.
-    assert capsys.readouterr().err == "epoch 1/3  step 2/4  loss 0.5000  5 images/s  0:01:00 left\n"
+    assert capsys.readouterr().err == "epoch 1/3  step 2/4  loss 0.5000  5 samples/s  0:01:00 left\n"
 
 
 def test_an_epoch_ends_with_its_metrics_and_the_time_that_the_run_still_needs(capsys, clock):

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfpipe.config import flatten, parse_config
+from tfpipe.core.classification import confusion_counts
+from tfpipe.tasks.single_label import SingleLabel
 from tfpipe.tracking import value_text
 from tfpipe.training.figures import confusion_figure, loss_figure
 from tfpipe.training.report import class_scores, confused_pairs, write_report
@@ -49,7 +51,8 @@ def summary():
 
 
 def page(folder, config, history, summary, confusion=CONFUSION, labels=LABELS):
-    path = write_report(folder, config=config, history=history, confusion=confusion, labels=labels, summary=summary)
+    task = SingleLabel(tuple(labels))
+    path = write_report(folder, config=config, history=history, task=task, tally=confusion, summary=summary)
     return path.read_text(encoding="utf-8")
 
 
@@ -137,7 +140,7 @@ def test_drawing_leaves_matplotlib_as_it_was_and_warns_of_nothing(history):
 
 
 def test_scores_of_a_known_matrix():
-    cat, dog, eel = class_scores(CONFUSION, LABELS)
+    cat, dog, eel = class_scores(LABELS, confusion_counts(CONFUSION))
 
     assert (cat.precision, cat.recall, cat.samples) == (1.0, pytest.approx(0.8), 10)
     assert (dog.precision, dog.recall, dog.f1) == (pytest.approx(10 / 12), 1.0, pytest.approx(20 / 22))

@@ -70,7 +70,7 @@ def test_the_summary_says_what_the_epochs_were_like():
 
     assert text.splitlines() == [
         "epochs              2 in 1:02:05",
-        "images/s            250, 125 a worker",
+        "samples/s           250, 125 a worker",
         "scaling efficiency  79 %",
         "time of worker 0    input 10 %, compute 80 %, communication 5 %, other 5 %",
         "time of worker 1    input 30 %, compute 40 %, communication 25 %, other 5 %",

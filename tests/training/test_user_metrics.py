@@ -6,14 +6,17 @@ import pytest
 from tests.training.loops import small_loop, trained
 from tfpipe.core.errors import ConfigError
 from tfpipe.settings import TrainingConfig
+from tfpipe.tasks.single_label import SingleLabel
 from tfpipe.training.user_metrics import build_metrics, check_metrics
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
+TASK = SingleLabel(("a", "b", "c"))
+
 
 def built(*names):
     return build_metrics(
-        TrainingConfig(metrics=[name if ":" in name else f"tests.training.user_code:{name}" for name in names])
+        TrainingConfig(metrics=[name if ":" in name else f"tests.training.user_code:{name}" for name in names]), TASK
     )
 
 
@@ -58,8 +61,8 @@ def test_what_is_no_metric_is_refused(names, message):
 )
 def test_a_metric_that_cannot_be_put_together_is_refused_before_training(name, message):
     with pytest.raises(ConfigError, match=message):
-        check_metrics(built(name), 3)
+        check_metrics(built(name), TASK)
 
 
 def test_kerass_counting_metrics_pass(tmp_path):
-    check_metrics(built("confidence", "top_two", "keras.metrics:SparseCategoricalCrossentropy"), 3)
+    check_metrics(built("confidence", "top_two", "keras.metrics:SparseCategoricalCrossentropy"), TASK)

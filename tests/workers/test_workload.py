@@ -34,7 +34,7 @@ def test_every_worker_takes_its_share_of_each_global_batch(world, agreed):
         reader = reader_of(num_samples, corrupt)
         mine = [
             (
-                [index_of(row) for row, weight in zip(b.images.numpy(), b.weights.numpy(), strict=True) if weight],
+                [index_of(row) for row, weight in zip(b.rows.numpy(), b.weights.numpy(), strict=True) if weight],
                 float(b.num_corrupt),
             )
             for b in training_batches(reader, batch_size=batch_size, seed=seed, epoch=epoch, world=world)

@@ -5,22 +5,13 @@ from pathlib import Path
 
 from tfpipe.config import load_config
 from tfpipe.core.errors import ConfigError
-from tfpipe.data.pipeline import RowReader
 from tfpipe.data.splits import Splits, open_splits
 from tfpipe.distributed import World
-from tfpipe.models.assembly import (
-    Parts,
-    assemble,
-    build_network,
-    build_preprocessing,
-    build_resize,
-    known_normalization,
-    load_model,
-)
+from tfpipe.models.assembly import Parts, load_model
 from tfpipe.provenance import git_commit, library_versions
 from tfpipe.settings import Config
 from tfpipe.training import artifacts, checkpoints
-from tfpipe.training.preparation import adapted_normalization
+from tfpipe.training.modality import open_modality
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -54,7 +45,12 @@ def export_checkpoint(checkpoint: Path, destination: Path) -> Path:
     destination.mkdir(parents=True)
     shutil.copy(output_dir / "config.yaml", destination)
     complete = (output_dir / "result.json").is_file()
-    parts = load_model(output_dir / "model.keras") if complete else _rebuild(config, open_splits(config), destination)
+    parts = (
+        load_model(output_dir / "model.keras")
+        if complete
+        else _rebuild(config, open_splits(config), destination, output_dir)
+    )
+    artifacts.save_tokenizer(parts, destination)
     if complete:
         shutil.copytree(output_dir / "calibration", destination / "calibration")
         shutil.copy(output_dir / "validation.json", destination)
@@ -63,6 +59,7 @@ def export_checkpoint(checkpoint: Path, destination: Path) -> Path:
     card = {
         "task": config.task,
         "labels": list(parts.labels),
+        "multi_label": parts.probabilities.multi_label,
         # A checkpoint is no registered version, whatever its run is registered as.
         "model_name": f"{output_dir.name}-{checkpoint.name}",
         "run_id": state.run_id,
@@ -74,15 +71,11 @@ def export_checkpoint(checkpoint: Path, destination: Path) -> Path:
     return destination
 
 
-def _rebuild(config: Config, splits: Splits, destination: Path) -> Parts:
+def _rebuild(config: Config, splits: Splits, destination: Path, output_dir: Path) -> Parts:
     """The model as training built it, and what training would have saved of its data."""
-    reader = RowReader(
-        splits.train, build_resize(config.preprocessing), max_pixels=config.data.max_image_pixels, cache="none"
-    )
-    normalization = known_normalization(config) or adapted_normalization(reader, World())
+    modality = open_modality(config, splits.train, World(), output_dir)
     artifacts.save_validation_index(destination / "validation.json", splits)
     artifacts.save_calibration(
         destination / "calibration", splits.train, seed=config.training.seed, max_pixels=config.data.max_image_pixels
     )
-    network = build_network(config, len(splits.train.labels))
-    return assemble(build_preprocessing(config.preprocessing, normalization), network, splits.train.labels)
+    return modality.build(config, modality.reader(splits.train), World())

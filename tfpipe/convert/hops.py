@@ -16,7 +16,7 @@ from tfpipe.core.parity import BOUNDS, ROWS, Bound, assert_parity, max_abs_diff
 from tfpipe.core.signature import Array
 from tfpipe.decode import decode_image, decode_with_header
 from tfpipe.export import KerasReference, load_saved_model
-from tfpipe.models.assembly import Parts
+from tfpipe.models.assembly import ImageParts
 from tfpipe.ort import OnnxModel
 
 # Beside the training samples, which are often all of one size: (height, width) of generated pictures.
@@ -62,7 +62,7 @@ class Comparison:
         hops: What was measured so far.
     """
 
-    def __init__(self, parts: Parts, samples: Sequence[RawSample]) -> None:
+    def __init__(self, parts: ImageParts, samples: Sequence[RawSample]) -> None:
         keras = KerasReference(parts)
         self.samples = (*samples, *generated_samples())
         self.hops: list[Hop] = []
@@ -134,7 +134,7 @@ def _answers(model: OnnxModel, rows: Array) -> Array:
     return np.concatenate([model.run({"input": row[None]})["probabilities"] for row in rows])
 
 
-def _row_scale(parts: Parts) -> Array:
+def _row_scale(parts: ImageParts) -> Array:
     """Multiplier per channel that brings differences of rows to a scale of 0..1."""
     layer = parts.preprocessing.normalization
     return np.sqrt(np.asarray(layer.variance, np.float32)).reshape(-1)

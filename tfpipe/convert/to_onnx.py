@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import onnx
 import tensorflow as tf
 from tf2onnx import optimizer, tf_loader
@@ -15,33 +16,35 @@ from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 from tf2onnx.tfonnx import process_tf_graph
 
 import tfpipe
-from tfpipe.convert import resize
+from tfpipe.convert import native_layers, resize
 from tfpipe.core.errors import BundleError, ConversionError
 from tfpipe.core.signature import TensorSpec
-from tfpipe.models.assembly import Parts
+from tfpipe.models.assembly import ImageParts
 from tfpipe.ort import open_session
 
 _NOISE = (b"before absl::InitializeLog()", b"Number of eligible GPUs")
 _DOCUMENTATION = {
     "preprocessing": "One decoded image, upright 8-bit RGB of any size, to one row of the model's input.",
     "model": "A batch of preprocessed rows to class probabilities; the metadata `labels` names the classes in order.",
+    "text model": "A batch of rows of token ids, padded at their end, to probabilities of the metadata's `labels`.",
 }
 
 IMAGE = TensorSpec("image", "uint8", ("height", "width", 3))
+TOKENS = TensorSpec("input", "int32", ("batch", "sequence"))
 
 
-def rows_spec(parts: Parts) -> TensorSpec:
+def rows_spec(parts: ImageParts) -> TensorSpec:
     """The model graph's input: a batch of preprocessed rows."""
     layer = parts.preprocessing.resize
     return TensorSpec("input", "float32", ("batch", layer.height, layer.width, 3))
 
 
-def probabilities_spec(parts: Parts) -> TensorSpec:
+def probabilities_spec(parts: ImageParts) -> TensorSpec:
     """The model graph's output."""
     return TensorSpec("probabilities", "float32", ("batch", len(parts.labels)))
 
 
-def preprocessing_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def preprocessing_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """The graph from one decoded image to one row: `image` uint8 (height, width, 3) -> `input` float32 (h, w, 3).
 
     Args:
@@ -63,7 +66,7 @@ def preprocessing_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, st
     )
 
 
-def network_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def network_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """The graph from rows to answers: `input` float32 (batch, h, w, 3) -> `probabilities` float32 (batch, classes).
 
     Args:
@@ -86,6 +89,41 @@ def network_to_onnx(parts: Parts, *, opset: int, metadata: Mapping[str, str]) ->
     )
 
 
+def text_network_to_onnx(
+    network: keras.Model,
+    probabilities_layer: keras.layers.Layer,
+    *,
+    num_outputs: int,
+    per_token: bool,
+    opset: int,
+    metadata: Mapping[str, str],
+) -> onnx.ModelProto:
+    """The graph from token ids to answers: `input` int32 (batch, sequence) -> `probabilities` float32.
+
+    Args:
+        network: From token ids to logits; float32 policies.
+        probabilities_layer: From logits to probabilities.
+        num_outputs: Classes, or tags.
+        per_token: Whether each token is answered, (batch, sequence, num_outputs), or each row, (batch, num_outputs).
+        opset: ONNX operator set, 17 or 18.
+        metadata: Written into the file.
+
+    Raises:
+        ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
+    """
+    shape = ("batch", "sequence", num_outputs) if per_token else ("batch", num_outputs)
+    with native_layers.native_layers() as weights:
+        return _to_onnx(
+            lambda input: {"probabilities": probabilities_layer(network(input, training=False))},
+            inputs=(TOKENS,),
+            outputs=(TensorSpec("probabilities", "float32", shape),),
+            opset=opset,
+            handlers=native_layers.HANDLERS,
+            metadata={**metadata, "graph": "text model"},
+            complete=weights.store,
+        )
+
+
 def _to_onnx(
     function: Callable[..., dict[str, Any]],
     *,
@@ -94,6 +132,7 @@ def _to_onnx(
     opset: int,
     handlers: Mapping[str, resize.Handler],
     metadata: Mapping[str, str],
+    complete: Callable[[onnx.ModelProto], None] = lambda model: None,
 ) -> onnx.ModelProto:
     """Convert a function of tensors that returns a dict; the acceptance test is that ONNX Runtime loads the result."""
     concrete = _trace(function, inputs)
@@ -113,6 +152,7 @@ def _to_onnx(
         raise ConversionError(
             f"{inputs[0].name} -> {outputs[0].name}: expected operations that tf2onnx can convert; {error}"
         ) from error
+    complete(model)
     _name_axes(model.graph.input, inputs)
     _name_axes(model.graph.output, outputs)
     _describe(model, metadata)

@@ -12,7 +12,7 @@ from tfpipe.core.errors import ConfigError, DataError, DecodeError
 from tfpipe.core.signature import Array
 from tfpipe.decode import decode_image
 from tfpipe.export import load_float32
-from tfpipe.models.assembly import Parts
+from tfpipe.models.assembly import ImageParts
 from tfpipe.registry import ModelVersion, Registry
 from tfpipe.settings import Config
 
@@ -55,7 +55,7 @@ class TrainedModel:
     version: ModelVersion | None
     config: Config
     card: dict[str, Any]
-    parts: Parts
+    parts: ImageParts
     trained_policy: str
     samples: tuple[RawSample, ...]
     validation: tuple[tuple[str, int], ...]

@@ -1,6 +1,8 @@
 """`python -m tfpipe.data validate|pack|train-tokenizer`: parse, call, print."""
 
 import argparse
+import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +14,21 @@ from tfpipe.core.errors import ConfigError, GateError
 from tfpipe.data.corpus import read_texts
 from tfpipe.data.pack import pack
 from tfpipe.data.splits import text_form
+from tfpipe.data.text_findings import TextLimits, tokens_told
 from tfpipe.data.validate import JSON_FILE, PAGE_FILE, validate_config
 from tfpipe.data.validation_report import ValidationReport
 from tfpipe.settings import Config
 from tfpipe.startup import run_command
 
-_KEYS = ("data.", "training.seed=", "task=")
+# Whole words with `=`: a file may be called data.csv.
+_VALUE = r"=(.|\n)*"
+_KEY = rf"(data\.[\w.]+|training\.seed|task){_VALUE}"
+_VALIDATE_KEY = rf"{_KEY}|preprocessing\.(tokenizer|max_length){_VALUE}"
+_TRAIN_TOKENIZER_KEY = rf"(data\.[\w.]+|task){_VALUE}"
 _TASKS = get_args(Config.model_fields["task"].annotation)
-_KEYS_HELP = "any key of the section data, training.seed, or task; `python -m tfpipe.train --help` explains them"
+_TEXT_TASKS = tuple(task for task in _TASKS if task != "image_classification")
+_KEYS_HELP = "any key of the section data, or task; `python -m tfpipe.train --help` explains them"
+_SEED_KEYS_HELP = _KEYS_HELP.replace(", or", ", training.seed, or")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    path, overrides = _split_words(options.words)
+    path, overrides = _split_words(options)
     config = _config(path, overrides, options)
+    if options.tokenizer is not None and config.task not in _TEXT_TASKS:
+        raise ConfigError(f"--tokenizer: expected texts, received task {config.task}. Set --task {_TEXT_TASKS[0]}.")
     report = validate_config(config, output_dir=options.output)
     print(_summary(report))
     print(f"Report: {options.output}/{PAGE_FILE} and {JSON_FILE}")
@@ -50,7 +61,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    path, overrides = _split_words(options.words)
+    path, overrides = _split_words(options)
     config = _config(path, overrides, options)
     result = pack(
         config.data.path,
@@ -76,6 +87,11 @@ def _train_tokenizer(options: argparse.Namespace) -> int:
     from tfpipe.text.tokenizer_files import MANIFEST
     from tfpipe.text.train_tokenizer import train_tokenizer
 
+    path, overrides = _split_words(options)
+    config = _config(path, overrides, options)
+    form = text_form(config)
+    if form is None:
+        raise ConfigError(f"task: expected {' or '.join(_TEXT_TASKS)}, received {config.task}.")
     target = Path(options.output)
     if target.exists() and not (options.overwrite and (target / MANIFEST).is_file()):
         raise ConfigError(
@@ -84,7 +100,7 @@ def _train_tokenizer(options: argparse.Namespace) -> int:
         )
     atomic.writable_folder(target.parent, where="--output")
     tokenizer = train_tokenizer(
-        read_texts(options.path),
+        read_texts(config.data.path, form),
         kind=options.kind,
         vocabulary_size=options.vocabulary_size,
         lowercase=options.lowercase,
@@ -97,12 +113,15 @@ def _train_tokenizer(options: argparse.Namespace) -> int:
 
 
 def _train_tokenizer_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tfpipe.data train-tokenizer",
-        description="Make a vocabulary from texts; the same texts give the same vocabulary.",
+    parser = _command_parser(
+        "train-tokenizer",
+        "Make a vocabulary from texts: what data.path takes, tables without labels too, or .txt, a text a line. The "
+        "same texts give the same vocabulary.",
+        tasks=_TEXT_TASKS,
+        keys_help=_KEYS_HELP,
+        example="data.columns=[label,text]",
     )
-    parser.add_argument("path", metavar="PATH", help="texts: .txt, one a line; .csv, .tsv or .jsonl, the column `text`")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    parser.set_defaults(key=_TRAIN_TOKENIZER_KEY)
     parser.add_argument("--kind", choices=("wordpiece", "bpe", "sentencepiece"), default="wordpiece")
     parser.add_argument("--vocabulary-size", type=int, default=8000, metavar="N", help="tokens; default: %(default)s")
     parser.add_argument("--lowercase", action="store_true", help="make no difference between upper and lower case")
@@ -118,7 +137,13 @@ def _validate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--validation", metavar="PATH", help="validation data; samples in both are leaks")
     parser.add_argument("--test", metavar="PATH", help="test data, likewise")
-    parser.add_argument("--config", metavar="FILE", help="take the section data and training.seed from a run's YAML")
+    parser.add_argument("--config", metavar="FILE", help="take data, tokenizer and training.seed from a run's YAML")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="count the tokens of texts; preprocessing.max_length=N says how many are read",
+    )
+    parser.set_defaults(key=_VALIDATE_KEY)
     return parser
 
 
@@ -130,35 +155,46 @@ def _pack_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command_parser(name: str, description: str) -> argparse.ArgumentParser:
+def _command_parser(
+    name: str,
+    description: str,
+    *,
+    tasks: Sequence[str] = _TASKS,
+    keys_help: str = _SEED_KEYS_HELP,
+    example: str = "data.columns=[path,label]",
+) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m tfpipe.data {name}",
         usage=f"python -m tfpipe.data {name} PATH --output DIR [options] [key=value ...]",
         description=description,
-        epilog=f"key=value: {_KEYS_HELP}. Example: data.columns=[path,label]",
+        epilog=f"key=value: {keys_help}. Example: {example}",
     )
-    parser.add_argument("--task", choices=_TASKS, help="what the data are for; default: image_classification")
+    parser.add_argument("--task", choices=tasks, help=f"what the data are for; default: {tasks[0]}")
+    parser.set_defaults(default_task=tasks[0], key=_KEY, keys_help=keys_help)
     parser.add_argument("words", nargs="*", metavar="PATH", help="the data, in any of the forms of data.path")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     return parser
 
 
-def _split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    overrides = [word for word in words if word.startswith(_KEYS)]
-    paths = [word for word in words if not word.startswith(_KEYS)]
+def _split_words(options: argparse.Namespace) -> tuple[str | None, list[str]]:
+    overrides = [word for word in options.words if re.fullmatch(options.key, word)]
+    paths = [word for word in options.words if not re.fullmatch(options.key, word)]
     if len(paths) > 1:
-        raise ConfigError(f"expected one PATH and key=value words ({_KEYS_HELP}), received {' '.join(paths)!r}.")
+        raise ConfigError(f"expected one PATH and key=value words ({options.keys_help}), received {' '.join(paths)!r}.")
     return (paths[0] if paths else None), overrides
 
 
 def _config(path: str | None, overrides: Sequence[str], options: argparse.Namespace) -> Config:
     config_file = getattr(options, "config", None)
+    if getattr(options, "tokenizer", None) is not None:
+        overrides = [*overrides, f"preprocessing.tokenizer={json.dumps(options.tokenizer)}"]
     where = config_file or "command line"
     if config_file is not None:
         values = read_values(config_file, overrides)
     else:
         # No split of its own, unlike a run: only what is asked for is compared.
-        values = override_values({"data": {"validation_fraction": 0.0}}, overrides, where=where)
+        defaults = {"task": options.default_task, "data": {"validation_fraction": 0.0}}
+        values = override_values(defaults, overrides, where=where)
     given = {
         "path": path,
         "validation_path": getattr(options, "validation", None),
@@ -177,6 +213,8 @@ def _config(path: str | None, overrides: Sequence[str], options: argparse.Namesp
 def _summary(report: ValidationReport) -> str:
     sizes = ", ".join(f"{len(samples):,} {split}" for split, samples in report.data.samples.items())
     lines = [f"{report.path}: {sizes} samples, {len(report.data.labels)} classes"]
+    if isinstance(report.limits, TextLimits) and report.limits.max_tokens is not None:
+        lines += [f"  {name}: {tokens_told(split)}" for name, split in report.summaries.items()]
     lines += [f"  {finding.severity:7}  {finding.message}{_examples(finding.groups)}" for finding in report.findings]
     verdict = "Passed" if report.passed else "Failed"
     lines.append(f"{verdict}: {len(report.errors)} error(s), {len(report.warnings)} warning(s).")

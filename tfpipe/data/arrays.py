@@ -68,6 +68,10 @@ def rgb_pixels(array: object) -> np.ndarray:
     Raises:
         DecodeError: Something else.
     """
+    if isinstance(array, str):
+        raise DecodeError(
+            "image: expected bytes or a NumPy array, received str. Texts go with task=text_classification."
+        )
     if not isinstance(array, np.ndarray):
         raise DecodeError(f"image: expected bytes or a NumPy array, received {type(array).__name__}.")
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,), (4,)):

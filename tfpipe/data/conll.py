@@ -9,10 +9,11 @@ from pathlib import Path
 
 from tfpipe.core.errors import DataError
 from tfpipe.data.encodings import read_text
-from tfpipe.data.tables import refuse
-from tfpipe.data.text import TextRow, check_tag, join_words
+from tfpipe.data.tables import check_columns, refuse
+from tfpipe.data.text import UNTAGGED, TextRow, check_tag, join_words
 
 _DOCUMENT = "-DOCSTART-"
+_ADVICE = "Name the columns of the word and the tag with data.text_column and data.label_column."
 
 
 def read_conll(
@@ -61,7 +62,7 @@ def read_conll(
         except ValueError as error:
             problems.append(f"{file}, line {number}: {error}")
     close()
-    refuse(problems, where=where, expected="a word and a tag")
+    refuse(problems, where=where, expected="a word and a tag", of="line", advice="" if rows else UNTAGGED)
     if not rows:
         raise DataError(f"{where}: expected sentences in {str(file)!r}, found none.")
     return rows
@@ -70,11 +71,7 @@ def read_conll(
 def _positions(columns: Sequence[str] | None, text_column: str, label_column: str) -> tuple[int, int]:
     if columns is None:
         return 0, -1
-    if not {text_column, label_column} <= set(columns):
-        raise DataError(
-            f"data.columns: expected names with {text_column!r} and {label_column!r} among them, received "
-            f"{list(columns)}."
-        )
+    check_columns(columns, (text_column, label_column), where="data.columns", advice=_ADVICE)
     return list(columns).index(text_column), list(columns).index(label_column)
 
 

@@ -1,6 +1,5 @@
 """Image files: a folder with one sub-folder per class, or a manifest with a path and a label a row."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,16 @@ import numpy as np
 from tqdm import tqdm
 
 from tfpipe.core.errors import DataError, DecodeError
-from tfpipe.data.encodings import read_text
 from tfpipe.data.labels import class_order
-from tfpipe.data.tables import JSON_SUFFIXES, Row, csv_rows, json_rows, refuse
+from tfpipe.data.tables import Row, read_each, table_rows
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp")
 # A folder whose sub-folders are all called so holds splits, not classes.
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-_VALUE_SHOWN = 80
+_ADVICE = (
+    "Of a table without a header name them with data.columns=[path,label]. Texts go with task=text_classification, "
+    "tagged words with task=token_classification."
+)
 _PROGRESS_AFTER_S = 2.0
 _MISSING = -1
 
@@ -75,7 +76,12 @@ class FileSource:
 
 
 def open_class_folders(
-    folder: Path, *, where: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, what: str = "images"
+    folder: Path,
+    *,
+    where: str,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    what: str = "images",
+    advice: str = "Texts go with task=text_classification.",
 ) -> FileSource:
     """Open a folder with one sub-folder per class.
 
@@ -88,6 +94,7 @@ def open_class_folders(
         where: The key or argument that it came from, for messages.
         suffixes: How names of samples end, in lower case.
         what: Samples in the plural, for messages.
+        advice: What to do with files of other kinds, as a sentence.
 
     Raises:
         DataError: There is no class folder, no sample in any, or the sub-folders look like splits.
@@ -112,9 +119,10 @@ def open_class_folders(
         else:
             ignored.append(relative)
     if not rows:
+        kinds = ", ".join(sorted({Path(name).suffix.lower() for name in ignored} - {""}))
         raise DataError(
             f"{where}: expected {what} ({' '.join(suffixes)}) in the {len(classes)} sub-folders of "
-            f"{str(folder)!r}, found none."
+            f"{str(folder)!r}, found none{f' but files of other kinds ({kinds}). {advice}' if kinds else '.'}"
         )
     return FileSource(rows, class_order(printable(name) for name in classes), [printable(name) for name in ignored])
 
@@ -132,20 +140,14 @@ def open_table(file: Path, columns: Sequence[str] | None, *, where: str) -> File
     Raises:
         DataError: Not UTF-8, other columns, rows without path or label, no rows, or none of the files is there.
     """
-    if columns is not None:
-        _check_columns(columns, f"data.columns: expected names with 'path' and 'label' among them, received {columns}.")
     rows: list[_Row] = []
-    problems: list[str] = []
-    for row in _table_rows(file, columns):
-        try:
-            path, label = _path_and_label(row)
-        except ValueError as error:
-            problems.append(f"{file}, line {row.line}: {error}")
-            continue
+
+    def add(row: Row) -> None:
+        path, label = _path_and_label(row)
         rows.append(_Row(str(file.parent / path), path, label))
-    refuse(problems, where=where, expected="a path and a label")
-    if not rows:
-        raise DataError(f"{where}: expected rows in {str(file)!r}, found none.")
+
+    found = table_rows(file, columns, needed=("path", "label"), advice=_ADVICE)
+    read_each(found, add, file=file, where=where, expected="a path and a label")
     source = FileSource(rows, class_order(row.label for row in rows))
     if source.num_missing == len(source):
         raise DataError(
@@ -211,34 +213,7 @@ def _with_progress(items: Any, what: str) -> Any:
     return tqdm(items, desc=what, unit=" files", delay=_PROGRESS_AFTER_S, disable=None, leave=False)
 
 
-def _check_columns(columns: Sequence[str], message: str) -> None:
-    if not {"path", "label"} <= set(columns) or len(set(columns)) != len(columns):
-        raise DataError(message)
-
-
-def _table_rows(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    text = read_text(file)
-    if file.suffix.lower() in JSON_SUFFIXES:
-        yield from json_rows(file, text)
-        return
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
-
-    def check_header(names: Sequence[str], header: str) -> None:
-        _check_columns(
-            names,
-            f"{file}: expected the header path{delimiter}label, received {header!r}. "
-            "For a table without a header set data.columns=[path,label].",
-        )
-
-    yield from csv_rows(file, text, columns, check_header=check_header)
-
-
 def _path_and_label(row: Row) -> tuple[str, str]:
-    if row.problem:
-        raise ValueError(row.problem)
-    if not isinstance(row.values, dict) or "path" not in row.values or "label" not in row.values:
-        received = json.dumps(row.values, ensure_ascii=False)[:_VALUE_SHOWN]
-        raise ValueError(f"expected an object with the keys path and label, received {received}.")
     path, label = row.values["path"], row.values["label"]
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import psutil
@@ -26,15 +26,54 @@ _WARNED_SAMPLES = 5
 class Batch(NamedTuple):
     """One worker's part of one step. n: its readable samples, or one empty row of weight 0 where there are none."""
 
-    images: Any  # (n, height, width, 3) float32, resized, on 0..255
-    labels: Any  # (n,) int32
+    rows: Any  # (n, height, width, 3) float32, resized, on 0..255; of texts (n, tokens) int32
+    labels: Any  # (n, ...) int32, as the task has them
     weights: Any  # (n,) float32
-    draws: Any  # (n, len(DRAWS)) float32: what augmentation is made of
+    draws: Any  # (n, draws) float32: what augmentation is made of
     num_corrupt: Any  # () float32: samples of this step that could not be read
 
 
+class Reader(Protocol):
+    """Reads the samples of a source as rows of the model's input.
+
+    Attributes:
+        source: The samples.
+        row_spec: Of a batch of rows.
+        label_spec: Of their labels.
+        num_draws: Random draws that augmentation takes for a sample.
+        lengths: (samples,) int where rows have lengths of their own, else None.
+        corrupt: What is wrong with the samples that could not be read so far, by index.
+    """
+
+    row_spec: tf.TensorSpec
+    label_spec: tf.TensorSpec
+    num_draws: int
+    corrupt: dict[int, str]
+
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def lengths(self) -> np.ndarray | None: ...
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows.
+
+        Args:
+            indices: (n,) sample indices.
+
+        Returns:
+            Rows as `row_spec` says, and (n,) bool: which of them could be read. The others hold nothing.
+        """
+        ...
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Labels as `label_spec` says."""
+        ...
+
+
 class RowReader:
-    """Reads samples as resized rows, each decoded once where memory allows.
+    """Reads images as resized rows, each decoded once where memory allows; a `Reader`.
 
     Args:
         source: The samples.
@@ -58,6 +97,10 @@ class RowReader:
         self.source = source
         self.max_pixels = max_pixels
         self.row_shape = (resize.height, resize.width, 3)
+        self.row_spec = tf.TensorSpec((None, *self.row_shape), tf.float32)
+        self.label_spec = tf.TensorSpec((None,), tf.int32)
+        self.num_draws = len(DRAWS)
+        self.lengths: np.ndarray | None = None
         self.corrupt: dict[int, str] = {}
         self._labels = np.fromiter((source.label(i) for i in range(len(source))), np.int32, len(source))
         self._resize = tf.function(
@@ -132,8 +175,19 @@ class RowReader:
             logger.warning("further corrupt samples are counted, not listed.")
 
 
+def batch_specs(reader: Reader) -> Batch:
+    """What the tensors of a batch are."""
+    return Batch(
+        rows=reader.row_spec,
+        labels=reader.label_spec,
+        weights=tf.TensorSpec((None,), tf.float32),
+        draws=tf.TensorSpec((None, reader.num_draws), tf.float32),
+        num_corrupt=tf.TensorSpec((), tf.float32),
+    )
+
+
 def training_batches(
-    reader: RowReader,
+    reader: Reader,
     *,
     batch_size: int,
     seed: int,
@@ -148,17 +202,18 @@ def training_batches(
     """
     indices, weights, share = rank_epoch(
         len(reader.source), batch_size=batch_size, seed=seed, epoch=epoch, rank=world.rank, world_size=world.size,
-        first_step=first_step, steps=steps,
+        first_step=first_step, steps=steps, lengths=reader.lengths,
     )  # fmt: skip
     return _batches(
-        reader, indices, weights, share, draws=lambda i: uniforms(i, seed=seed, epoch=epoch, num_draws=len(DRAWS))
+        reader, indices, weights, share, draws=lambda i: uniforms(i, seed=seed, epoch=epoch, num_draws=reader.num_draws)
     )
 
 
-def evaluation_batches(reader: RowReader, *, batch_size: int, world: World) -> Iterator[Batch]:
-    """This worker's share of a data set in order, every sample once; maybe none."""
-    indices = np.arange(world.rank, len(reader.source), world.size)
-    no_draws = np.zeros((1, len(DRAWS)), np.float32)
+def evaluation_batches(reader: Reader, *, batch_size: int, world: World) -> Iterator[Batch]:
+    """This worker's share of a data set, every sample once; maybe none. In order, or from short to long."""
+    order = np.arange(len(reader.source)) if reader.lengths is None else np.argsort(reader.lengths, kind="stable")
+    indices = order[world.rank :: world.size]
+    no_draws = np.zeros((1, reader.num_draws), np.float32)
     return _batches(
         reader, indices, np.ones(len(indices), np.float32), max(1, batch_size // world.size),
         draws=lambda i: np.repeat(no_draws, len(i), axis=0),
@@ -166,7 +221,7 @@ def evaluation_batches(reader: RowReader, *, batch_size: int, world: World) -> I
 
 
 def _batches(
-    reader: RowReader,
+    reader: Reader,
     indices: np.ndarray,
     weights: np.ndarray,
     share: int,
@@ -186,15 +241,12 @@ def _batches(
         return rows, reader.labels(picked), weight, draws(picked), num_corrupt
 
     def load_tensors(picked: Any, weight: Any) -> tuple[Any, ...]:
-        tensors = tf.numpy_function(
-            load, [picked, weight], [tf.float32, tf.int32, tf.float32, tf.float32, tf.float32], stateful=False
-        )
-        for tensor, shape in zip(
-            tensors, ((None, *reader.row_shape), (None,), (None,), (None, len(DRAWS)), ()), strict=True
-        ):
-            tensor.set_shape(shape)
+        tensors = tf.numpy_function(load, [picked, weight], [spec.dtype for spec in specs], stateful=False)
+        for tensor, spec in zip(tensors, specs, strict=True):
+            tensor.set_shape(spec.shape)
         return tuple(tensors)
 
+    specs = batch_specs(reader)
     steps = tf.data.Dataset.from_tensor_slices((indices, weights)).batch(share)
     # Two at a time keep the decoders busy across the end of a step; more would decode further ahead than is used.
     loaded = steps.map(load_tensors, num_parallel_calls=2, deterministic=True).prefetch(_PREFETCH_STEPS)

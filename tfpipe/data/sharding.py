@@ -8,6 +8,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
+# So many batches are sorted by length together: enough for lengths to agree, few enough for neighbours to change.
+_GROUPED_BATCHES = 50
+
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
     """The permutation of sample indices of one epoch.
@@ -19,6 +22,34 @@ def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
         (num_samples,) int64.
     """
     return np.argsort(_hash(seed, epoch, np.arange(num_samples, dtype=np.uint64)), kind="stable")
+
+
+def grouped_order(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation of one epoch in which the samples of a step are of about the same length.
+
+    The epoch's own permutation, cut into pieces of some dozen batches; each piece is sorted by length and its batches
+    are then put in random order. A short last batch stays the last.
+
+    Args:
+        lengths: (n,) int, of each sample.
+        batch_size: Samples of a step, over all workers.
+        seed: Of the run.
+        epoch: From 0.
+
+    Returns:
+        (n,) int64.
+    """
+    order = epoch_order(len(lengths), seed=seed, epoch=epoch)
+    piece = _GROUPED_BATCHES * batch_size
+    pieces = [order[start : start + piece] for start in range(0, len(order), piece)]
+    by_length = np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in pieces] or [order])
+    num_full = len(order) // batch_size
+    batches = by_length[: num_full * batch_size].reshape(num_full, batch_size)
+    # Within a step not by length: workers take its parts in order, and the last would wait for no one.
+    place = np.argsort(order, kind="stable")
+    batches = np.take_along_axis(batches, np.argsort(place[batches], axis=1), axis=1)
+    mixed = batches[epoch_order(num_full, seed=seed, epoch=epoch)]
+    return np.concatenate([mixed.reshape(-1), by_length[num_full * batch_size :]])
 
 
 def num_steps(num_samples: int, batch_size: int) -> int:
@@ -42,6 +73,15 @@ def rank_share(batch: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
     return batch[start : start + small + (rank < larger)]
 
 
+def step_order(
+    num_samples: int, *, batch_size: int, seed: int, epoch: int, lengths: np.ndarray | None = None
+) -> np.ndarray:
+    """(num_samples,) int64: the order in which the steps of an epoch take samples; `grouped_order` with `lengths`."""
+    if lengths is None:
+        return epoch_order(num_samples, seed=seed, epoch=epoch)
+    return grouped_order(lengths, batch_size=batch_size, seed=seed, epoch=epoch)
+
+
 def rank_epoch(
     num_samples: int,
     *,
@@ -52,14 +92,17 @@ def rank_epoch(
     world_size: int,
     first_step: int = 0,
     steps: int | None = None,
+    lengths: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """All that one worker reads in an epoch, step after step, from `first_step` up to `steps` (None: all).
+
+    Where samples have `lengths`, those of a step are of about the same; see `grouped_order`.
 
     Returns:
         (indices int64, weights float32, share): to be cut into pieces of `share`, one a step; the last may be smaller.
         A worker that the last step leaves without a sample gets that step's first with weight 0: it must take part.
     """
-    order = epoch_order(num_samples, seed=seed, epoch=epoch)
+    order = step_order(num_samples, batch_size=batch_size, seed=seed, epoch=epoch, lengths=lengths)
     share = -(-(batch_size - rank) // world_size)
     pieces, weights = [], []
     for step in range(first_step, num_steps(num_samples, batch_size) if steps is None else steps):

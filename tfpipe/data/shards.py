@@ -209,7 +209,10 @@ def _parse(buffer: mmap.mmap, frame: Frame, shard: int, where: str) -> _Record:
         raise DataError(f"{where}: expected a tf.train.Example, received other bytes ({error}).") from error
     image = features.get(IMAGE, [])
     if len(image) != 1 or not isinstance(image[0], Span):
-        raise DataError(f"{where}: expected one byte string {IMAGE!r}, found {sorted(features) or 'no feature'}.")
+        raise DataError(
+            f"{where}: expected one byte string {IMAGE!r}, found {sorted(features) or 'no feature'}. Texts go with "
+            "task=text_classification, tagged words with task=token_classification."
+        )
     numbers = features.get(LABEL, [])
     if len(numbers) > 1 or any(isinstance(number, Span) for number in numbers):
         raise DataError(f"{where}: expected one integer {LABEL!r}, received {len(numbers)} values.")

@@ -23,7 +23,8 @@ from tfpipe.settings import Config
 # An encoded image file, or uint8 (height, width, 3).
 Sample: TypeAlias = "bytes | np.ndarray"
 
-DIGITS = "digits"
+# The data sets that come with tfpipe: images, and texts.
+DIGITS, MESSAGES = "digits", "messages"
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -177,6 +178,11 @@ def open_source(
         raise DataError(f"{where}: expected a data set, received {path!r}.")
     if path == DIGITS:
         return open_digits()
+    if path == MESSAGES:
+        raise DataError(
+            f"{where}: expected images, received {path!r}, which are texts. Set task=text_classification; a folder of "
+            f"that name is './{path}'."
+        )
     if is_function(path):
         return open_function(path, split, config or parse_config({"data": {"path": path}}, where=where), where=where)
     place, shards = find_shards(path, where=where)
@@ -224,7 +230,7 @@ def _open_file(file: Path, columns: Sequence[str] | None, where: str) -> Source:
         return open_table(file, columns, where=where)
     raise DataError(
         f"{where}: expected a folder, a manifest ({', '.join(TABLE_SUFFIXES)}) or a TFRecord file (*.tfrecord), "
-        f"received {str(file)!r}."
+        f"received {str(file)!r}. Texts go with task=text_classification, tagged words with task=token_classification."
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from tfpipe.core.entities import OUTSIDE
 from tfpipe.core.words import split_words
 from tfpipe.data.encodings import read_text
-from tfpipe.data.tables import Row, json_rows
-from tfpipe.data.text import TaggedText, TextRow, check_tag, join_words
-from tfpipe.data.text_tables import checked_label, checked_text, read_each, shown
+from tfpipe.data.tables import Row, json_rows, read_each, shown
+from tfpipe.data.text import UNTAGGED, TaggedText, TextRow, check_tag, join_words
+from tfpipe.data.text_tables import checked_label, checked_text
 
 
 def read_tagged_jsonl(file: Path, *, where: str) -> list[TextRow]:
@@ -32,7 +32,8 @@ def read_tagged_jsonl(file: Path, *, where: str) -> list[TextRow]:
     def add(row: Row) -> None:
         rows.append(TextRow(f"{file.name}:{row.line}", _tagged(row.values)))
 
-    read_each(json_rows(file, read_text(file)), add, file=file, where=where, expected="tokens and tags, or entities")
+    found, expected = json_rows(file, read_text(file)), "tokens and tags, or entities"
+    read_each(found, add, file=file, where=where, expected=expected, advice=UNTAGGED)
     return rows
 
 

@@ -13,6 +13,8 @@ from tfpipe.core.errors import DataError, DecodeError
 Kind: TypeAlias = Literal["single", "multi", "tags"]
 
 NO_LABEL = -1
+# What to do with data that have no tags.
+UNTAGGED = "Texts with a label each go with task=text_classification, images with task=image_classification."
 _HASH_BYTES = 16
 _SHOWN = 5
 
@@ -222,10 +224,10 @@ def join_words(words: Sequence[str], tags: Sequence[str]) -> TaggedText:
     return TaggedText(" ".join(words), tuple(starts), tuple(ends), tuple(tags))
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], most: int = _SHOWN) -> str:
     """The first few names, quoted."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + more
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more
 
 
 def _hash(content: str) -> str:

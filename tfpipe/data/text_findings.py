@@ -1,8 +1,11 @@
 """What is wrong with a data set of texts, told from their inspection. Pure: no files."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from tfpipe.data.findings import (
     DataSet,
@@ -16,7 +19,9 @@ from tfpipe.data.findings import (
 )
 from tfpipe.data.text import Kind
 from tfpipe.data.text_inspection import TEXT_FAULTS, TextInspection
+from tfpipe.data.token_counts import TokenCount
 from tfpipe.data.validation_report import value_range
+from tfpipe.text.packing import SPECIAL_TOKENS
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class TextLimits:
     Attributes:
         balance_tolerance: Largest deviation of a class from the mean class size, as a share of it.
         max_text_chars: Longer texts, in code points, are faults.
-        max_tokens: What the model reads of a text; None where it is not known.
+        max_tokens: What the model reads of a text, special tokens included; None where tokens are not counted.
     """
 
     balance_tolerance: float
@@ -59,6 +64,7 @@ def find_in_texts(data: DataSet, limits: TextLimits, kind: Kind) -> list[Finding
         ),
         *_odd_characters(data),
         *_truncated(data, limits),
+        *_unknown_tokens(data),
         *imbalance(data, limits.balance_tolerance),
         *_left_out(data),
     ]
@@ -72,7 +78,7 @@ def text_summary(samples: Sequence[TextInspection]) -> dict[str, Any]:
     for sample in samples:
         for name in sample.labels:
             classes[name] = classes.get(name, 0) + 1
-    tokens = [sample.num_tokens for sample in readable if sample.num_tokens is not None]
+    counts = [sample.tokens for sample in readable if sample.tokens is not None]
     return {
         "samples": len(samples),
         "readable": len(readable),
@@ -80,7 +86,38 @@ def text_summary(samples: Sequence[TextInspection]) -> dict[str, Any]:
         "without_label": sum(not sample.labels for sample in samples),
         "characters": value_range([sample.num_chars for sample in readable]),
         "words": value_range([sample.num_words for sample in readable]),
-        "tokens": value_range(tokens),
+        "tokens": _token_summary(counts) if counts else None,
+    }
+
+
+def tokens_told(summary: dict[str, Any]) -> str:
+    """What is known about the tokens of one split, as a clause; `summary` is that of `text_summary`."""
+    tokens = summary["tokens"]
+    if tokens is None:
+        return "no tokens"
+    texts = f"{tokens['truncated']:,} of {summary['readable']:,} texts cut ({tokens['truncated_share']:.1%})"
+    unknown = f"{tokens['unknown']:,} of {tokens['total']:,} tokens unknown ({tokens['unknown_share']:.2%})"
+    lengths = (
+        f"{tokens['min']:,} to {tokens['max']:,} tokens, median {tokens['median']:,.0f}, 99 % up to {tokens['p99']:,}"
+    )
+    return f"{lengths}; {texts}; {unknown}"
+
+
+def _token_summary(counts: Sequence[TokenCount]) -> dict[str, Any]:
+    lengths = [count.num_tokens for count in counts]
+    total = sum(lengths) - SPECIAL_TOKENS * len(lengths)
+    cut = sum(count.cut_at is not None for count in counts)
+    unknown = sum(count.num_unknown for count in counts)
+    return {
+        **(value_range(lengths) or {}),
+        "p95": int(np.quantile(lengths, 0.95, method="higher")),
+        "p99": int(np.quantile(lengths, 0.99, method="higher")),
+        "truncated": cut,
+        "truncated_share": cut / len(counts),
+        # Of the texts themselves, without the special tokens that a row adds.
+        "total": total,
+        "unknown": unknown,
+        "unknown_share": unknown / total if total else 0.0,
     }
 
 
@@ -138,19 +175,53 @@ def _odd_characters(data: DataSet) -> Iterator[Finding]:
 
 
 def _truncated(data: DataSet, limits: TextLimits) -> Iterator[Finding]:
-    counted = [sample for sample in data.readable() if sample.num_tokens is not None]
-    if limits.max_tokens is None or not counted:
-        return
-    groups = _each(sample for sample in counted if sample.num_tokens > limits.max_tokens)
-    if groups:
+    counted = [sample for sample in data.readable() if sample.tokens is not None]
+    cut = sorted(
+        (sample for sample in counted if sample.tokens.cut_at is not None),
+        key=lambda sample: -sample.tokens.num_tokens,
+    )
+    if cut:
         yield Finding(
             "truncated",
             "warning",
-            f"Texts of more than {limits.max_tokens} tokens, whose end the model does not see: {len(groups)} of "
-            f"{len(counted)} ({len(groups) / len(counted):.1%}).",
-            "Let the model read more tokens, cut the texts yourself, or use sliding windows.",
-            groups,
+            f"Texts of more than {limits.max_tokens} tokens, whose end the model does not see: {len(cut):,} of "
+            f"{len(counted):,} ({len(cut) / len(counted):.1%}); the longest has {cut[0].tokens.num_tokens:,}.",
+            "Raise preprocessing.max_length, at the cost of time and memory, or shorten the texts.",
+            _each(
+                _told(
+                    sample,
+                    f"{sample.tokens.num_tokens:,} tokens; not seen from character {sample.tokens.cut_at:,} of "
+                    f"{sample.num_chars:,} on.",
+                )
+                for sample in cut
+            ),
         )
+
+
+def _unknown_tokens(data: DataSet) -> Iterator[Finding]:
+    counted = [sample for sample in data.readable() if sample.tokens is not None]
+    samples = sorted(
+        (sample for sample in counted if sample.tokens.num_unknown), key=lambda sample: -sample.tokens.num_unknown
+    )
+    if samples:
+        total = sum(sample.tokens.num_tokens - SPECIAL_TOKENS for sample in counted)
+        unknown = sum(sample.tokens.num_unknown for sample in samples)
+        surfaces = Counter(surface for sample in samples for surface in sample.tokens.unknown)
+        # By count, then by name: the same data give the same report.
+        frequent = sorted(surfaces, key=lambda surface: (-surfaces[surface], surface))
+        yield Finding(
+            "unknown_tokens",
+            "warning",
+            f"Tokens that the vocabulary lacks: {unknown:,} of {total:,} ({unknown / total:.2%}), in "
+            f"{len(samples):,} of {len(counted):,} texts; in most texts {listed(frequent)}.",
+            "The model sees one and the same token for all of them. Few do no harm; many ask for a tokenizer that was "
+            "trained on such texts, or one of byte-level BPE, which knows every character.",
+            _each(_told(sample, f"Unknown: {listed(sample.tokens.unknown)}.") for sample in samples),
+        )
+
+
+def _told(sample: TextInspection, detail: str) -> TextInspection:
+    return replace(sample, detail=detail)
 
 
 def _left_out(data: DataSet) -> Iterator[Finding]:

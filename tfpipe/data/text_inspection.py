@@ -1,8 +1,8 @@
 """What `validate` and `pack` learn about one text by reading it."""
 
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
@@ -10,6 +10,8 @@ from tfpipe.core.entities import Scheme, Span, Transition, entity_spans, invalid
 from tfpipe.core.errors import DecodeError
 from tfpipe.core.words import split_words
 from tfpipe.data.text import TaggedText, TextSource, text_key
+from tfpipe.data.token_counts import TokenCount, count_tokens
+from tfpipe.text.encoding import Tokenizer
 
 _EXCERPT_CHARS = 240
 _PLACES_SHOWN = 3
@@ -38,7 +40,7 @@ class TextInspection:
         num_chars: Code points.
         num_words: As tagged, or else as `split_words` finds them.
         size_bytes: In UTF-8.
-        num_tokens: As the tokenizer counts them; None where none was given.
+        tokens: What the tokenizer makes of it; None where none was given, and of a text that cannot be used.
         fault: One of TEXT_FAULTS, or "" for a sample that can be used.
         detail: What is wrong, as a sentence.
         replacement_chars: How many U+FFFD, which stand for bytes that somebody could not decode.
@@ -58,7 +60,7 @@ class TextInspection:
     num_chars: int
     num_words: int
     size_bytes: int
-    num_tokens: int | None = None
+    tokens: TokenCount | None = None
     fault: str = ""
     detail: str = ""
     replacement_chars: int = 0
@@ -72,7 +74,8 @@ def inspect_texts(
     split: str,
     *,
     scheme: Scheme = "BIO",
-    count_tokens: Callable[[str], int] | None = None,
+    tokenizer: Tokenizer | None = None,
+    max_length: int = 0,
 ) -> list[TextInspection]:
     """Read every text, with a progress bar.
 
@@ -80,18 +83,24 @@ def inspect_texts(
         source: The texts.
         split: What they are for; copied into each result.
         scheme: What tags should keep to.
-        count_tokens: Gives the length of a text in tokens, with all that a model adds.
+        tokenizer: Counts tokens; None: they are not counted.
+        max_length: Tokens of a text that the model sees, special ones included; matters with a tokenizer.
 
     Returns:
         One result a text, in the source's order.
     """
     bar = tqdm(range(len(source)), desc=f"checking {split}", unit=" texts", disable=None)
-    return [_inspect(source, index, split, scheme, count_tokens) for index in bar]
+    inspections = (_inspect(source, index, split, scheme) for index in bar)
+    if tokenizer is None:
+        return list(inspections)
+    return [
+        # What is too long for training may be too long for a tokenizer.
+        sample if sample.fault else replace(sample, tokens=count_tokens(tokenizer, source.text(index), max_length))
+        for index, sample in enumerate(inspections)
+    ]
 
 
-def _inspect(
-    source: TextSource, index: int, split: str, scheme: Scheme, count_tokens: Callable[[str], int] | None
-) -> TextInspection:
+def _inspect(source: TextSource, index: int, split: str, scheme: Scheme) -> TextInspection:
     text = source.text(index)
     fault = detail = ""
     try:
@@ -120,8 +129,6 @@ def _inspect(
         num_chars=len(text),
         num_words=num_words,
         size_bytes=len(text.encode()),
-        # What is too long for training may be too long for a tokenizer.
-        num_tokens=None if count_tokens is None or fault else count_tokens(text),
         fault=fault,
         detail=detail,
         replacement_chars=text.count(_REPLACEMENT),

@@ -44,12 +44,14 @@ class Histogram:
         bars: Of equal width, but for the last, which takes the longest one in a hundred.
         median: Of the lengths.
         limit: What the model reads; None where there is none.
+        limit_at: Where the limit lies, as a share of the bars; None where no length is above it.
     """
 
     title: str
     bars: tuple[Bin, ...]
     median: float
     limit: int | None
+    limit_at: float | None
 
 
 def render_texts(report: ValidationReport) -> str:
@@ -96,12 +98,14 @@ def histogram(title: str, lengths: Sequence[int], limit: int | None = None) -> H
         )
         for low, high, count in zip(edges[:-1].tolist(), highs, counts.tolist(), strict=True)
     )
-    return Histogram(title, bars, float(np.median(values)), limit)
+    within = sum(not bar.is_over for bar in bars)
+    limit_at = None if within == len(bars) else within / len(bars)
+    return Histogram(title, bars, float(np.median(values)), limit, limit_at)
 
 
 def _histograms(samples: Sequence[TextInspection], limits: TextLimits) -> Iterator[Histogram]:
     yield histogram("Characters of a training text", [sample.num_chars for sample in samples])
     yield histogram("Words of a training text", [sample.num_words for sample in samples])
-    tokens = [sample.num_tokens for sample in samples if sample.num_tokens is not None]
+    tokens = [sample.tokens.num_tokens for sample in samples if sample.tokens is not None]
     if tokens:
         yield histogram("Tokens of a training text", tokens, limits.max_tokens)

@@ -11,7 +11,7 @@ from tfpipe.core.errors import DataError
 from tfpipe.data import tfrecord
 from tfpipe.data.labels import class_order
 from tfpipe.data.shards import MANIFEST_FILE, open_whole, shards_manifest
-from tfpipe.data.text import Kind, TaggedText, TextRow, TextSource, check_tag, tag_names
+from tfpipe.data.text import UNTAGGED, Kind, TaggedText, TextRow, TextSource, check_tag, tag_names
 from tfpipe.data.tfrecord import Frame, Span
 
 IDENTIFIER, TEXT = "id", "text"
@@ -20,6 +20,7 @@ LABEL_NAMES, LABELS = "label/text", "label"
 STARTS, ENDS, TAGS = "starts", "ends", "tags"
 _FEATURES = frozenset({IDENTIFIER, TEXT, LABEL_NAMES, LABELS, STARTS, ENDS, TAGS})
 _PROGRESS_AFTER_S = 2.0
+_ADVICE = "Images go with task=image_classification."
 
 
 def open_text_shards(
@@ -88,19 +89,22 @@ def _row(buffer: mmap.mmap, frame: Frame, default_identifier: str, *, is_tagged:
     found = tfrecord.parse_example(buffer, frame.span, _FEATURES)
     strings = {name: [_decoded(buffer, name, value) for value in values] for name, values in found.items()}
     if len(strings.get(TEXT, [])) != 1:
-        raise ValueError(f"expected one byte string {TEXT!r}, found {sorted(found) or 'no feature'}.")
+        raise ValueError(f"expected one byte string {TEXT!r}, found {sorted(found) or 'no feature'}. {_ADVICE}")
     (text,) = strings[TEXT]
     identifier = next(iter(strings.get(IDENTIFIER, [])), default_identifier)
     if is_tagged:
         if TAGS not in found:
-            raise ValueError(f"expected {STARTS!r}, {ENDS!r} and {TAGS!r}, found {sorted(found)}.")
+            raise ValueError(f"expected {STARTS!r}, {ENDS!r} and {TAGS!r}, found {sorted(found)}. {UNTAGGED}")
         starts, ends = (_integers(found.get(name, []), name) for name in (STARTS, ENDS))
         tags = [check_tag(tag) for tag in strings.get(TAGS, [])]
         if not len(starts) == len(ends) == len(tags):
             raise ValueError(f"expected as many tags as words, received {len(tags)} for {len(starts)}.")
         return TextRow(identifier, TaggedText(text, tuple(starts), tuple(ends), tuple(tags)))
     if LABELS not in found and LABEL_NAMES not in found:
-        raise ValueError(f"expected {LABEL_NAMES!r} or {LABELS!r}, found {sorted(found)}.")
+        raise ValueError(
+            f"expected {LABEL_NAMES!r} or {LABELS!r}, found {sorted(found)}. Tagged words go with "
+            "task=token_classification."
+        )
     return TextRow(identifier, text, tuple(strings.get(LABEL_NAMES) or strings.get(LABELS, [])))
 
 

@@ -1,18 +1,18 @@
 """Labelled texts in CSV, TSV and JSONL tables: `text` and `label`, or columns that the config names."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfpipe.core.errors import DataError
-from tfpipe.data.encodings import read_text
 from tfpipe.data.labels import class_order
-from tfpipe.data.tables import JSON_SUFFIXES, Row, csv_rows, json_rows, refuse
-from tfpipe.data.text import Kind, TextRow, TextSource, listed
+from tfpipe.data.tables import JSON_SUFFIXES, Row, read_each, refuse, shown, table_rows
+from tfpipe.data.text import Kind, TextRow, TextSource
 
 SEPARATOR = "|"
-_VALUE_SHOWN = 80
+_ADVICE = (
+    "Name yours with data.text_column and data.label_column, or, of a table without a header, all with "
+    "data.columns=[text,label]. Tagged words go with task=token_classification, images with task=image_classification."
+)
 
 
 class LabelledText(NamedTuple):
@@ -48,55 +48,39 @@ def read_table(
     Raises:
         DataError: A column is missing, a text is null, a number or a list, a label is none, or there are no rows.
     """
+    needed = (text_column, label_column)
     is_json = file.suffix.lower() in JSON_SUFFIXES
-    if columns is not None:
-        _check_columns(columns, text_column, label_column, where="data.columns")
-    content = read_text(file)
-    found = (
-        json_rows(file, content)
-        if is_json
-        else csv_rows(
-            file, content, columns,
-            check_header=lambda names, _: _check_columns(names, text_column, label_column, where=str(file)),
-        )
-    )  # fmt: skip
     rows: list[LabelledText] = []
 
     def add(row: Row) -> None:
-        text, label = _text_and_label(row, text_column, label_column)
+        text, label = checked_text(row.values[text_column]), _label(row.values[label_column])
         place = f"{file}, line {row.line}"
         rows.append(LabelledText(place, f"{file.name}:{row.line}", text, label, may_hold_several=not is_json))
 
+    found = table_rows(file, columns, needed=needed, advice=_ADVICE)
     read_each(found, add, file=file, where=where, expected="a text and a label")
     return rows
 
 
-def read_each(found: Iterator[Row], add: Callable[[Row], None], *, file: Path, where: str, expected: str) -> None:
-    """Hand every row to `add`, and refuse the table with all that it finds wrong.
+def read_column(file: Path, columns: Sequence[str] | None = None, *, text_column: str, where: str) -> list[str]:
+    """The texts of a table, which needs no labels.
 
     Args:
-        found: The rows.
-        add: Takes a row; raises ValueError with a clause for one that cannot be used.
-        file: For messages.
+        file: An existing .csv, .tsv, .jsonl or .ndjson file.
+        columns: Names of the columns of a CSV or TSV without a header.
+        text_column: Which column (key, in JSONL) is the text.
         where: The key or argument that it came from, for messages.
-        expected: What every row should have.
 
     Raises:
-        DataError: A row cannot be used, or there is none.
+        DataError: The column is missing, a text is null, a number or a list, or there are no rows.
     """
-    problems: list[str] = []
-    is_empty = True
-    for row in found:
-        is_empty = False
-        try:
-            if row.problem:
-                raise ValueError(row.problem)
-            add(row)
-        except ValueError as error:
-            problems.append(f"{file}, line {row.line}: {error}")
-    refuse(problems, where=where, expected=expected)
-    if is_empty:
-        raise DataError(f"{where}: expected rows in {str(file)!r}, found none.")
+    texts: list[str] = []
+    found = table_rows(file, columns, needed=[text_column], advice=_ADVICE)
+    read_each(
+        found, lambda row: texts.append(checked_text(row.values[text_column])),
+        file=file, where=where, expected="a text",
+    )  # fmt: skip
+    return texts
 
 
 def labelled_source(
@@ -162,36 +146,8 @@ def checked_label(value: Any) -> str:
     return checked_text(value).strip()
 
 
-def shown(value: Any) -> str:
-    """A JSON value as far as a message shows it."""
-    written = json.dumps(value, ensure_ascii=True)
-    return written if len(written) <= _VALUE_SHOWN else written[:_VALUE_SHOWN] + "..."
-
-
-def _check_columns(names: Sequence[str], text_column: str, label_column: str, *, where: str) -> None:
-    missing = [column for column in (text_column, label_column) if column not in names]
-    if missing:
-        raise DataError(
-            f"{where}: expected the columns {text_column!r} and {label_column!r}, received {listed(names)}. Name yours "
-            "with data.text_column and data.label_column; for a table without a header set data.columns=[text,label]."
-        )
-    if len(set(names)) != len(names):
-        raise DataError(f"{where}: expected distinct columns, received {listed(names)}.")
-
-
-def _text_and_label(row: Row, text_column: str, label_column: str) -> tuple[str, str | tuple[str, ...]]:
-    values = row.values
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"expected an object with the keys {text_column} and {label_column}, received {shown(values)}."
-        )
-    missing = [key for key in (text_column, label_column) if key not in values]
-    if missing:
-        raise ValueError(f"expected the key {missing[0]!r}, received {listed(list(values)) or 'none'}.")
-    label = values[label_column]
-    if isinstance(label, list):
-        return checked_text(values[text_column]), tuple(checked_label(name) for name in label)
-    return checked_text(values[text_column]), checked_label(label)
+def _label(value: Any) -> str | tuple[str, ...]:
+    return tuple(checked_label(name) for name in value) if isinstance(value, list) else checked_label(value)
 
 
 def _several(row: LabelledText) -> tuple[str, ...]:

@@ -19,10 +19,12 @@ from tfpipe.data.text import TextSource
 from tfpipe.data.text_findings import TextLimits, find_in_texts, text_summary
 from tfpipe.data.text_inspection import inspect_texts
 from tfpipe.data.text_page import render_texts
+from tfpipe.data.token_counts import open_tokenizer
 from tfpipe.data.validation_page import render
 from tfpipe.data.validation_report import ValidationReport, image_summary
 from tfpipe.decode import MAX_IMAGE_PIXELS
 from tfpipe.settings import Config
+from tfpipe.text.encoding import Tokenizer
 
 JSON_FILE = "validation.json"
 PAGE_FILE = "validation.html"
@@ -90,26 +92,28 @@ def validate_config(
     *,
     output_dir: str | Path,
     threads: int | None = None,
-    count_tokens: Callable[[str], int] | None = None,
-    max_tokens: int | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> ValidationReport:
     """As `validate`, for the data of a run's configuration, images or texts.
 
     Args:
-        config: Its `task`, its section `data` and `training.seed`.
+        config: Its `task`, its section `data`, `training.seed`; of texts also `preprocessing.tokenizer` and
+            `.max_length`.
         output_dir: Folder to write; made if missing.
         threads: Images read at the same time; None means one per core.
-        count_tokens: Gives the length of a text in tokens, with all that a model adds to it.
-        max_tokens: What the model reads of a text; longer ones are reported.
+        tokenizer: Counts the tokens of texts; None: that of `preprocessing.tokenizer`, or nothing where it is not set.
     """
     target = Path(output_dir)
+    if tokenizer is None and config.task != "image_classification" and config.preprocessing.tokenizer is not None:
+        tokenizer = open_tokenizer(config.preprocessing.tokenizer)
+    max_length = config.preprocessing.max_length
     train, validation, test = open_sources(config)
     atomic.writable_folder(target, where="--output")
     sources = {"training": train, "validation": validation, "test": test}
     sources_by_split = {name: source for name, source in sources.items() if source is not None}
     samples: dict[str, list[Any]] = {
         name: (
-            inspect_texts(source, name, scheme=scheme_of(train.labels), count_tokens=count_tokens)
+            inspect_texts(source, name, scheme=scheme_of(train.labels), tokenizer=tokenizer, max_length=max_length)
             if isinstance(source, TextSource)
             else inspect_source(source, name, max_pixels=config.data.max_image_pixels, threads=threads)
         )
@@ -121,7 +125,7 @@ def validate_config(
         sources_by_split["validation"] = train
     ignored = [name for source in sources_by_split.values() for name in getattr(source, "ignored", ())]
     data = DataSet(samples, _class_names(train), tuple(ignored))
-    report = _report(train, data, split_problems, config, max_tokens)
+    report = _report(train, data, split_problems, config, None if tokenizer is None else max_length)
     _write(report, sources_by_split, target)
     return report
 

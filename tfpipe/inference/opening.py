@@ -12,11 +12,11 @@ from tfpipe.inference.images import ImageInference
 from tfpipe.inference.interface import Inference
 from tfpipe.inference.texts import MAX_TEXT_CHARS, TEXT_TASKS, TextInference
 from tfpipe.ort import OnnxModel, open_session
+from tfpipe.text import tokenizer as tokenizers
 from tfpipe.text.tokenizer import load_tokenizer
 
 TASKS = ("image_classification", *TEXT_TASKS)
 PREPROCESS_FILE = "preprocess.onnx"
-TOKENIZER_FOLDER = "tokenizer"
 SETTINGS_FILE = "preprocessing.json"
 
 
@@ -47,7 +47,7 @@ def open_inference(
         return ImageInference(partial(row_of_image, session), manifest.labels, max_pixels=max_image_pixels)
     try:
         return TextInference(
-            load_tokenizer(bundle.path(TOKENIZER_FOLDER)),
+            load_tokenizer(bundle.path(tokenizers.FOLDER)),
             task=manifest.task,
             labels=manifest.labels,
             multi_label=manifest.multi_label,

@@ -2,16 +2,25 @@
 
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from tfpipe.core.errors import ConfigError
+from tfpipe.core.errors import BundleError, ConfigError
+from tfpipe.inference.texts import TextInference
+from tfpipe.models.text_layers import TokenIds
 from tfpipe.models.zoo import IMAGENET, Normalization, find_model
 from tfpipe.preprocessing.layers import Augmentation, Probabilities, Resize
 from tfpipe.settings import Config, PreprocessingConfig
+from tfpipe.tasks.multi_label import MultiLabel
+from tfpipe.tasks.single_label import SingleLabel
+from tfpipe.tasks.tagging import Tagging
+from tfpipe.tasks.task import Task
+from tfpipe.text import tokenizer as tokenizers
+from tfpipe.text.tokenizer import SavedTokenizer, Tokenizer, open_saved
 
 
 @dataclass(frozen=True)
@@ -34,12 +43,82 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a saved model is made of; `model` is the whole."""
+    """What a saved model is made of.
+
+    Attributes:
+        model: The whole, from decoded images or token ids to probabilities.
+        network: Rows to logits.
+        task: What the logits are.
+    """
 
     model: keras.Model
-    preprocessing: Preprocessing
     network: keras.Model
-    labels: tuple[str, ...]
+    task: Task
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names in the order of the probabilities."""
+        return self.task.labels
+
+    @property
+    def probabilities(self) -> Probabilities:
+        """The last layer."""
+        layer: Probabilities = self.model.get_layer("probabilities")
+        return layer
+
+    def training_rows(self, rows: Any, draws: Any) -> Any:
+        """What the network takes in training, from a reader's rows and draws."""
+        return rows
+
+    def inference_rows(self, rows: Any) -> Any:
+        """What the network takes else, from a reader's rows."""
+        return rows
+
+
+@dataclass(frozen=True)
+class ImageParts(Parts):
+    """Of a model of images; a reader's rows are resized images on 0..255."""
+
+    preprocessing: Preprocessing
+
+    def training_rows(self, rows: Any, draws: Any) -> Any:
+        return self.preprocessing.normalized(self.preprocessing.augmentation(rows, draws, training=True))
+
+    def inference_rows(self, rows: Any) -> Any:
+        return self.preprocessing.normalized(rows)
+
+
+@dataclass(frozen=True)
+class TextParts(Parts):
+    """Of a model of texts; rows are padded token ids.
+
+    Attributes:
+        saved: From texts to ids.
+        max_length: Tokens of a row at most, special ones included.
+    """
+
+    saved: SavedTokenizer
+    max_length: int
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """From texts to ids."""
+        return self.saved.tokenizer
+
+    @property
+    def per_token(self) -> bool:
+        """Whether each token has probabilities of its own."""
+        return len(self.task.output_shape()) == 3
+
+    def inference(self) -> TextInference:
+        """What stands before the model and after it, as the service has it."""
+        return TextInference(
+            self.tokenizer,
+            task="token_classification" if self.per_token else "text_classification",
+            labels=self.labels,
+            multi_label=self.probabilities.multi_label,
+            max_length=self.max_length,
+        )
 
 
 def known_normalization(config: Config) -> Normalization | None:
@@ -110,12 +189,12 @@ def build_network(config: Config, num_classes: int) -> keras.Model:
             f"received {network.output_shape}."
         )
     if config.model.weights not in ("random", "imagenet"):
-        _load_weights(network, Path(config.model.weights))
+        load_weights(network, Path(config.model.weights))
     network.name = "network"
     return network
 
 
-def assemble(preprocessing: Preprocessing, network: keras.Model, labels: tuple[str, ...]) -> Parts:
+def assemble(preprocessing: Preprocessing, network: keras.Model, labels: tuple[str, ...]) -> ImageParts:
     """One model from decoded images to probabilities.
 
     Returns:
@@ -125,32 +204,92 @@ def assemble(preprocessing: Preprocessing, network: keras.Model, labels: tuple[s
     x = preprocessing.augmentation(preprocessing.resize(image))
     logits = network(preprocessing.normalized(x))
     model = keras.Model(image, Probabilities(labels, name="probabilities")(logits), name="model")
-    return Parts(model=model, preprocessing=preprocessing, network=network, labels=labels)
+    return ImageParts(model=model, network=network, task=SingleLabel(labels), preprocessing=preprocessing)
+
+
+def assemble_text(saved: SavedTokenizer, network: keras.Model, task: Task, *, max_length: int) -> TextParts:
+    """One model from token ids to probabilities.
+
+    Args:
+        saved: The tokenizer.
+        network: Token ids to logits.
+        task: What the logits are.
+        max_length: Tokens of a row at most.
+
+    Returns:
+        Its input `tokens` is (B, T) int32, padded with the tokenizer's pad_id; its output float32.
+    """
+    ids = keras.Input((None,), dtype="int32", name="tokens")
+    logits = network(TokenIds(saved.sha256, max_length, name="token_ids")(ids))
+    output = Probabilities(task.labels, isinstance(task, MultiLabel), name="probabilities")(logits)
+    model = keras.Model(ids, output, name="model")
+    return TextParts(model=model, network=network, task=task, saved=saved, max_length=max_length)
 
 
 def load_model(path: Path) -> Parts:
-    """Read a `model.keras` back into its parts.
+    """Read a `model.keras` back into its parts; of texts the folder `tokenizer` beside it too.
 
     Raises:
         ConfigError: Not a file that tfpipe saved.
+        BundleError: The tokenizer is missing, was changed, or is another model's.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: expected a model.keras, found no file.")
-    return parts_of(_read_keras_file(path, where=str(path)), where=str(path))
+    model = _read_keras_file(path, where=str(path))
+    if any(isinstance(layer, TokenIds) for layer in model.layers):
+        return text_parts_of(model, open_saved(path.parent / tokenizers.FOLDER), where=str(path))
+    return parts_of(model, where=str(path))
 
 
-def parts_of(model: keras.Model, *, where: str) -> Parts:
-    """Take a saved model apart again.
+def load_image_model(path: Path) -> ImageParts:
+    """Read the `model.keras` of a task of images.
+
+    Raises:
+        ConfigError: Not a file that tfpipe saved, or a model of texts.
+    """
+    parts = load_model(path)
+    if not isinstance(parts, ImageParts):
+        raise ConfigError(f"{path}: expected a model of images, received one of texts.")
+    return parts
+
+
+def parts_of(model: keras.Model, *, where: str) -> ImageParts:
+    """Take a saved model of images apart again.
 
     Raises:
         ConfigError: It lacks one of our layers; `where` names it in the message.
     """
+    layers = _own_layers(model, ("resize", "augmentation", "rescale", "normalization"), where=where)
+    preprocessing = Preprocessing(*(layers[name] for name in ("resize", "augmentation", "rescale", "normalization")))
+    return ImageParts(model, layers["network"], SingleLabel(layers["probabilities"].labels), preprocessing)
+
+
+def text_parts_of(model: keras.Model, saved: SavedTokenizer, *, where: str) -> TextParts:
+    """Take a saved model of texts apart again.
+
+    Raises:
+        ConfigError: It lacks one of our layers; `where` names it in the message.
+        BundleError: The tokenizer is another model's.
+    """
+    layers = _own_layers(model, ("token_ids",), where=where)
+    tokens, probabilities = layers["token_ids"], layers["probabilities"]
+    if saved.sha256 != tokens.tokenizer:
+        raise BundleError(
+            f"{where}: expected the tokenizer that it was trained with ({tokens.tokenizer[:12]}…), received another "
+            f"({saved.sha256[:12]}…)."
+        )
+    per_token = len(layers["network"].output_shape) == 3
+    task: Task = Tagging(probabilities.labels) if per_token else SingleLabel(probabilities.labels)
+    if probabilities.multi_label:
+        task = MultiLabel(probabilities.labels)
+    return TextParts(model, layers["network"], task, saved, tokens.max_length)
+
+
+def _own_layers(model: keras.Model, names: Sequence[str], *, where: str) -> dict[str, Any]:
     layers = {layer.name: layer for layer in model.layers}
-    wanted = ("resize", "augmentation", "rescale", "normalization", "network", "probabilities")
-    if missing := [name for name in wanted if name not in layers]:
+    if missing := [name for name in (*names, "network", "probabilities") if name not in layers]:
         raise ConfigError(f"{where}: expected a model that tfpipe saved, but it lacks the layers {', '.join(missing)}.")
-    preprocessing = Preprocessing(*(layers[name] for name in wanted[:4]))
-    return Parts(model, preprocessing, layers["network"], layers["probabilities"].labels)
+    return layers
 
 
 def _read_keras_file(path: Path, *, where: str) -> keras.Model:
@@ -162,7 +301,7 @@ def _read_keras_file(path: Path, *, where: str) -> keras.Model:
         ) from error
 
 
-def _load_weights(network: keras.Model, path: Path) -> None:
+def load_weights(network: keras.Model, path: Path) -> None:
     """Copy weights from a file; those of a head with other classes keep their initial values."""
     if not path.is_file():
         raise ConfigError(f"model.weights: expected `random`, `imagenet` or a file, found no file at {str(path)!r}.")

@@ -151,6 +151,14 @@ def find_model(name: str) -> Entry:
         # What it makes of model.weights is its own affair.
         return Entry(import_function(name, key="model.name"), pretrained=True)
     if name not in MODELS:
+        # Here, for it takes seconds to import, and imports this module.
+        from tfpipe.models.text_zoo import TEXT_MODELS
+
+        if name in TEXT_MODELS:
+            raise ConfigError(
+                f"model.name: expected a model of images (such as {', '.join(list(MODELS)[:3])}), received {name!r}, a "
+                "model of texts."
+            )
         close = difflib.get_close_matches(name, MODELS, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(MODELS)}, or package.module:function."
         raise ConfigError(f"model.name: unknown model {name!r}. {hint}")

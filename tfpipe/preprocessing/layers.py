@@ -198,19 +198,22 @@ class Augmentation(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tfpipe")
 class Probabilities(keras.layers.Layer):
-    """Softmax in float32; holds the class names, so that a saved model knows them.
+    """Softmax in float32, or sigmoid; holds the class names, so that a saved model knows them.
 
     Args:
         labels: Class names in the order of the logits.
+        multi_label: Whether a sample may have several labels, or none: each probability is then one by itself.
     """
 
-    def __init__(self, labels: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, labels: Sequence[str], multi_label: bool = False, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.labels = tuple(labels)
+        self.multi_label = multi_label
 
-    def call(self, logits_BN: Any) -> Any:
-        """(B, N) logits -> (B, N) float32 probabilities."""
-        return ops.softmax(ops.cast(logits_BN, "float32"), axis=-1)
+    def call(self, logits: Any) -> Any:
+        """(B, N) logits, or (B, T, N) of words -> float32 probabilities of the same shape."""
+        logits = ops.cast(logits, "float32")
+        return ops.sigmoid(logits) if self.multi_label else ops.softmax(logits, axis=-1)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the logits."""
@@ -218,7 +221,7 @@ class Probabilities(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
-        return {**super().get_config(), "labels": list(self.labels)}
+        return {**super().get_config(), "labels": list(self.labels), "multi_label": self.multi_label}
 
 
 def _around(draw: Any, centre: float, spread: float) -> Any:

@@ -1,6 +1,7 @@
 """What a run leaves: the trained model and what conversion needs to prove itself elsewhere.
 
-model.keras        decoded images of any size -> probabilities
+model.keras        decoded images of any size, or token ids -> probabilities
+tokenizer/         of texts: what makes the ids
 model.json         labels, metrics, data fingerprint, commit, library versions
 calibration/       raw training samples and index.json
 validation.json    which samples the validation metrics were measured on
@@ -13,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from tfpipe.core import atomic
@@ -21,8 +21,11 @@ from tfpipe.core.errors import DataError
 from tfpipe.data.sharding import epoch_order
 from tfpipe.data.sources import Source, to_pixels
 from tfpipe.data.splits import Splits
+from tfpipe.data.text import TaggedText
 from tfpipe.decode import image_header
-from tfpipe.models.assembly import Parts
+from tfpipe.models.assembly import Parts, TextParts
+from tfpipe.text import tokenizer as tokenizers
+from tfpipe.text.encoding import check_text
 
 CALIBRATION_SAMPLES = 200
 
@@ -40,6 +43,16 @@ def save_model(parts: Parts, path: Path) -> None:
             os.fsync(file.fileno())
         staged.replace(path)
     atomic.sync_folder(path.parent)
+
+
+def save_tokenizer(parts: Parts, folder: Path) -> None:
+    """Write the folder `tokenizer` of a model of texts; nothing for images.
+
+    Raises:
+        OSError: The disk is full or the folder not writable.
+    """
+    if isinstance(parts, TextParts):
+        parts.saved.write(folder / tokenizers.FOLDER)
 
 
 def save_model_card(path: Path, card: dict[str, Any]) -> None:
@@ -72,18 +85,26 @@ def save_calibration(folder: Path, source: Source, *, seed: int, max_pixels: int
                 break
             try:
                 sample, label = source.read(sample_index)
-                to_pixels(sample, max_pixels)
+                content, suffix = as_file(sample, max_pixels)
             except (DataError, OSError):
                 continue
-            content, suffix = as_file(sample)
             name = f"{len(index):04d}{suffix}"
             (staging / name).write_bytes(content)
             index.append({"file": name, "label": label, "id": source.identifier(sample_index)})
         (staging / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def as_file(sample: bytes | np.ndarray) -> tuple[bytes, str]:
-    """A sample as an image file and its suffix; arrays become PNG, which keeps every pixel."""
+def as_file(sample: Any, max_pixels: int) -> tuple[bytes, str]:
+    """A sample as a file that a client could send, and its suffix; arrays become PNG, which keeps every pixel.
+
+    Raises:
+        DecodeError: It cannot be read, or is larger than allowed.
+    """
+    if isinstance(sample, str | TaggedText):
+        text = sample.text if isinstance(sample, TaggedText) else sample
+        check_text(text)
+        return text.encode(), ".txt"
+    to_pixels(sample, max_pixels)
     if isinstance(sample, bytes):
         image_format, *_ = image_header(sample)
         return sample, {"JPEG": ".jpg"}.get(image_format, f".{image_format.lower()}")

@@ -9,7 +9,7 @@ from tfpipe.core.errors import ConfigError
 from tfpipe.settings import BALANCED, TrainingConfig
 
 
-def class_weights(config: TrainingConfig, names: Sequence[str], labels: np.ndarray) -> np.ndarray | None:
+def class_weights(config: TrainingConfig, names: Sequence[str], occurrences: np.ndarray) -> np.ndarray | None:
     """`training.class_weights` by class number.
 
     Source: `balanced`, King & Zeng 2001, "Logistic regression in rare events data", as scikit-learn's
@@ -18,7 +18,7 @@ def class_weights(config: TrainingConfig, names: Sequence[str], labels: np.ndarr
     Args:
         config: Of the run.
         names: Class names.
-        labels: (n,) class numbers of the training samples.
+        occurrences: (classes,) training samples of each class; of tags, words.
 
     Returns:
         (classes,) float32; None where all count the same.
@@ -30,9 +30,8 @@ def class_weights(config: TrainingConfig, names: Sequence[str], labels: np.ndarr
     if not given:
         return None
     if given == {BALANCED: 1.0} and BALANCED not in names:
-        counts = np.bincount(labels, minlength=len(names))
         # A class without samples takes no part.
-        balanced: np.ndarray = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        balanced: np.ndarray = occurrences.sum() / (np.count_nonzero(occurrences) * np.maximum(occurrences, 1))
         return balanced.astype(np.float32)
     problems = [
         f"training.class_weights: expected labels of the data, received {name!r}.{_nearest(name, names)}"

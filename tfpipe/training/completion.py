@@ -1,6 +1,5 @@
 """The end of a run: the trained-model folder, the report, and the version in the registry."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,17 @@ from tfpipe.models.assembly import Parts
 from tfpipe.provenance import git_commit, library_versions
 from tfpipe.registry import ModelVersion, Registry, register_if_good
 from tfpipe.settings import Config
+from tfpipe.tasks.task import Task
 from tfpipe.training import artifacts, report
 from tfpipe.training.checkpoints import TrainingState
 from tfpipe.training.evaluation import Evaluation
 
 
-def final_metrics(state: TrainingState, evaluations: dict[str, Evaluation | None]) -> dict[str, float]:
+def final_metrics(state: TrainingState, task: Task, evaluations: dict[str, Evaluation | None]) -> dict[str, float]:
     """The best epoch's training metrics, and what the saved weights score."""
     epoch = state.best_epoch if state.best_epoch is not None else len(state.history) - 1
     best = state.history[epoch]
-    metrics = {name: best[name] for name in ("loss", "accuracy")} | {"epoch": float(epoch)}
+    metrics = {name: best[name] for name in task.metric_names} | {"epoch": float(epoch)}
     for prefix, evaluation in evaluations.items():
         if evaluation is None:
             raise StoppedError("stopped during the last evaluation; give --resume to finish.")
@@ -45,6 +45,7 @@ def finish(
     card = {
         "task": config.task,
         "labels": list(parts.labels),
+        "multi_label": parts.probabilities.multi_label,
         "model_name": config.tracking.registered_model,
         "run_id": state.run_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -61,7 +62,7 @@ def finish(
         folder / "calibration", splits.train, seed=config.training.seed, max_pixels=config.data.max_image_pixels
     )
     summary = card | {"workers": world.size, "ended": state.ended, "wall_time_s": state.wall_time_s}
-    _report(config, folder, parts.labels, state, evaluations, tracker, summary)
+    _report(config, folder, parts.task, state, evaluations, tracker, summary)
     tracker.log_metrics({f"final_{name}": value for name, value in metrics.items()}, step=state.epoch)
     if isinstance(tracker, tracking.NoTracker):
         return None
@@ -81,18 +82,17 @@ def finish(
 def _report(
     config: Config,
     folder: Path,
-    labels: Sequence[str],
+    task: Task,
     state: TrainingState,
     evaluations: dict[str, Evaluation | None],
     tracker: tracking.Tracker,
     summary: dict[str, Any],
 ) -> None:
     evaluation = evaluations.get("test") or evaluations.get("val")
-    confusion = None if evaluation is None else evaluation.confusion
-    page = report.write_report(
-        folder, config=config, history=state.history, confusion=confusion, labels=labels, summary=summary
-    )
+    tally = None if evaluation is None else evaluation.tally
+    page = report.write_report(folder, config=config, history=state.history, task=task, tally=tally, summary=summary)
     tracker.log_file(page)
     tracker.log_figure(report.loss_figure(state.history), "curves.png")
+    confusion = None if tally is None else task.confusion(tally)
     if confusion is not None:
-        tracker.log_figure(report.confusion_figure(confusion, labels), "confusion.png")
+        tracker.log_figure(report.confusion_figure(confusion, task.labels), "confusion.png")

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.data.pipeline import RowReader, evaluation_batches
+from tfpipe.data.pipeline import Batch, Reader, evaluation_batches
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
 from tfpipe.settings import TrainingConfig
-from tfpipe.tasks import image_classification as task
+from tfpipe.tasks.task import NUM_COUNTS
 from tfpipe.training import user_metrics
 from tfpipe.training.recipe import build_losses
 from tfpipe.training.signals import StopRequest
@@ -18,10 +18,10 @@ from tfpipe.training.signals import StopRequest
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a data set and its confusion matrix (classes, classes), true class by row."""
+    """Metrics of a data set, and the task's tally of its answers."""
 
     metrics: dict[str, float]
-    confusion: np.ndarray
+    tally: np.ndarray
 
 
 class Evaluator:
@@ -31,7 +31,7 @@ class Evaluator:
         parts: The model.
         config: Of the run; gives the batch size, the loss and the user's metrics.
         world: The workers.
-        row_shape: (height, width, 3) of a resized image.
+        specs: What the tensors of a batch are.
         stop: Asked after each batch.
     """
 
@@ -40,43 +40,42 @@ class Evaluator:
         parts: Parts,
         config: TrainingConfig,
         world: World,
-        row_shape: tuple[int, int, int],
+        specs: Batch,
         stop: StopRequest,
     ) -> None:
         self._parts, self._world, self._stop = parts, world, stop
-        self._losses = build_losses(config, smoothing=0.0)
-        self._metrics = user_metrics.build_metrics(config)
+        self._losses = build_losses(config, parts.task, smoothing=0.0)
+        self._metrics = user_metrics.build_metrics(config, parts.task)
         # As much as a step of training holds in memory.
         self._batch_size = max(world.size, config.batch_size // config.accumulation_steps)
-        rows = tf.TensorSpec((None, *row_shape), tf.float32)
-        self._evaluate = tf.function(
-            self._evaluate_batch,
-            input_signature=[rows, tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float32)],
-        )
+        self._evaluate = tf.function(self._evaluate_batch, input_signature=[specs.rows, specs.labels, specs.weights])
 
-    def evaluate(self, reader: RowReader) -> Evaluation | None:
+    def evaluate(self, reader: Reader) -> Evaluation | None:
         """Score a data set, each worker its share; None where a stop was asked for meanwhile."""
-        classes = len(self._parts.labels)
+        task = self._parts.task
         for metric in self._metrics:
             metric.reset_state()
-        totals, matrix = np.zeros(3, np.float64), np.zeros((classes, classes), np.float64)
+        totals, tally = np.zeros(NUM_COUNTS, np.float64), np.zeros(task.tally_shape(), np.float64)
         for batch in evaluation_batches(reader, batch_size=self._batch_size, world=self._world):
-            counts, confusion = self._evaluate(batch.images, batch.labels, batch.weights)
+            counts, predictions = self._evaluate(batch.rows, batch.labels, batch.weights)
             totals += counts.numpy()
-            matrix += confusion.numpy()
+            tally += task.tally(batch.labels.numpy(), predictions.numpy(), batch.weights.numpy())
             if self._stop:
                 break
         stopped = float(bool(self._stop))
-        sums, matrix_sum = self._world.allreduce_sum(
-            [tf.constant([*totals, stopped], tf.float64), tf.constant(matrix, tf.float64)]
+        sums, total = self._world.allreduce_sum(
+            [tf.constant([*totals, stopped], tf.float64), tf.constant(tally, tf.float64)]
         )
-        if float(sums[3]) > 0:
+        if float(sums[NUM_COUNTS]) > 0:
             return None
-        metrics = task.metrics(sums.numpy()) | user_metrics.results(self._metrics, self._world)
-        return Evaluation(metrics, matrix_sum.numpy())
+        tally = total.numpy()
+        metrics = task.metrics(sums.numpy()) | task.scores(tally)
+        return Evaluation(metrics | user_metrics.results(self._metrics, self._world), tally)
 
-    def _evaluate_batch(self, images: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
-        logits = self._parts.network(self._parts.preprocessing.normalized(images), training=False)
-        losses = self._losses(labels, logits)
-        user_metrics.update(self._metrics, labels, logits, weights)
-        return task.counts(labels, logits, losses, weights), task.confusion(labels, logits, weights)
+    def _evaluate_batch(self, rows: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
+        task = self._parts.task
+        logits = self._parts.network(self._parts.inference_rows(rows), training=False)
+        compared = task.compared(labels, logits, weights)
+        losses = self._losses(compared.targets, compared.logits)
+        user_metrics.update(self._metrics, task, compared)
+        return task.counts(compared, losses, weights), task.predictions(labels, logits)

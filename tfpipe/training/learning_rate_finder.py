@@ -15,6 +15,7 @@ from tfpipe.core.schedule import scaled_learning_rate
 from tfpipe.data.pipeline import Batch, training_batches
 from tfpipe.distributed import World, join
 from tfpipe.settings import Config
+from tfpipe.tasks.task import LOSS, UNITS
 from tfpipe.training.agreement import check_same_configuration
 from tfpipe.training.preparation import Prepared, prepare
 from tfpipe.training.signals import StopRequest
@@ -76,7 +77,7 @@ def _test(
         rate = ramp(step, steps=steps, lowest=lowest, highest=highest)
         # The sums are those of all workers: each of them breaks off here.
         sums, *_ = step_function(*batch, [float(bool(stop)), 0.0], rate * scale)
-        weight, loss = (float(value) for value in sums[:2])
+        weight, loss = float(sums[UNITS]), float(sums[LOSS])
         if float(sums[STOP]) > 0:
             raise StoppedError("stopped before the learning rates were through; nothing was written.")
         losses.append(loss / weight if weight else math.nan)

@@ -10,12 +10,12 @@ import keras
 import numpy as np
 
 from tfpipe.core.errors import StoppedError, TrainingError
-from tfpipe.data.pipeline import Batch, RowReader, training_batches
-from tfpipe.data.sharding import epoch_order, rank_epoch, rank_share
+from tfpipe.data.pipeline import Batch, Reader, batch_specs, training_batches
+from tfpipe.data.sharding import rank_epoch, rank_share, step_order
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
 from tfpipe.settings import Config
-from tfpipe.tasks import image_classification as task
+from tfpipe.tasks.task import LOSS, NUM_COUNTS, SAMPLES, summary_line
 from tfpipe.training.averaging import averaged
 from tfpipe.training.checkpoint_writer import CheckpointWriter
 from tfpipe.training.checkpoints import TrainingState
@@ -31,6 +31,8 @@ from tfpipe.training.step import CORRUPT, END, STOP, TrainingStep
 
 logger = logging.getLogger(__name__)
 
+# Metrics of the line that a person reads after an epoch, where the task has them.
+_SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "val_f1")
 # Of a worker's part of a step that went wrong; a message with a thousand names is read by nobody.
 _NAMED_SAMPLES = 3
 
@@ -52,8 +54,8 @@ class TrainingLoop:
         parts: Parts,
         config: Config,
         world: World,
-        train: RowReader,
-        validation: RowReader | None,
+        train: Reader,
+        validation: Reader | None,
         stop: StopRequest,
     ) -> None:
         self.parts, self.config, self.world = parts, config, world
@@ -61,11 +63,12 @@ class TrainingLoop:
         self.steps_per_epoch = steps_of_epoch(len(train.source), config)
         self.schedule = build_schedule(config.training, self.steps_per_epoch)
         self.optimizer = build_optimizer(config.training, parts.network, world)
-        weights = class_weights(config.training, parts.labels, train.labels(np.arange(len(train.source))))
-        self.training_step = TrainingStep(parts, config, self.optimizer, train.row_shape, weights)
+        weights = class_weights(config.training, parts.labels, parts.task.occurrences(train.source))
+        specs = batch_specs(train)
+        self.training_step = TrainingStep(parts, config, self.optimizer, specs, weights)
         self._since = time.monotonic()
         self._ended: str | None = None
-        self._evaluator = Evaluator(parts, config.training, world, train.row_shape, stop)
+        self._evaluator = Evaluator(parts, config.training, world, specs, stop)
 
     def variables(self) -> dict[str, Sequence[Any]]:
         """Everything a checkpoint holds, by group."""
@@ -74,6 +77,17 @@ class TrainingLoop:
     def synchronized_variables(self) -> list[Any]:
         """What must be equal on every worker after each step; moving statistics are averaged later, seeds differ."""
         return [*self.parts.network.trainable_variables, *self.optimizer.variables]
+
+    def example_batch(self, size: int) -> Batch:
+        """Training samples for a step whose result counts for nothing: those of the middle of the lengths."""
+        num_samples = len(self._train.source)
+        lengths = self._train.lengths
+        order = np.arange(num_samples) if lengths is None else np.argsort(lengths, kind="stable")
+        start = max(0, (num_samples - size) // 2)
+        picked = np.resize(order[start : start + size], size)
+        rows, _ = self._train.read(picked)
+        draws = np.full((size, self._train.num_draws), 0.5, np.float32)
+        return Batch(rows, self._train.labels(picked), np.ones(size, np.float32), draws, np.float32(0))
 
     def start_together(self) -> None:
         """Give every worker the chief's variables, and each its own dropout."""
@@ -134,7 +148,7 @@ class TrainingLoop:
         for observer in observers:
             observer.on_train_end()
 
-    def evaluate(self, reader: RowReader) -> Evaluation | None:
+    def evaluate(self, reader: Reader) -> Evaluation | None:
         """Score a data set with the weights as they are; None where a stop was asked for meanwhile."""
         return self._evaluator.evaluate(reader)
 
@@ -152,7 +166,8 @@ class TrainingLoop:
             observer.on_epoch_begin(state.epoch)
         self._check_shares(state)
         step_function = self.training_step.at(state.epoch)
-        totals = np.array(state.epoch_totals or [0.0, 0.0, 0.0])
+        task = self.parts.task
+        totals = np.array(state.epoch_totals or [0.0] * NUM_COUNTS)
         batches = training_batches(
             self._train, batch_size=self.config.training.batch_size, seed=self.config.training.seed,
             epoch=state.epoch, world=self.world, first_step=state.step_in_epoch, steps=self.steps_per_epoch,
@@ -165,17 +180,17 @@ class TrainingLoop:
             wishes = [float(bool(self._stop)), float(_end_reason(observers) is not None)]
             sums, norm, ready = step_function(*batch, wishes, state.learning_rate)
             sums, ended = sums.numpy().astype(np.float64), time.time()
-            totals += sums[:3]
+            totals += sums[:NUM_COUNTS]
             state.epoch_totals = totals.tolist()
             state.corrupt_samples += sums[CORRUPT]
-            state.samples_seen += sums[0]
+            state.samples_seen += sums[SAMPLES]
             state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
             self._check_step(state, sums, float(norm), checkpoints)
-            progress.step(loss=task.metrics(totals)["loss"], samples=sums[0])
+            progress.step(loss=task.metrics(totals)["loss"], samples=sums[SAMPLES])
             record = StepRecord(
                 step=state.step,
                 loss=task.metrics(sums)["loss"],
-                samples=float(sums[0]),
+                samples=float(sums[SAMPLES]),
                 gradient_norm=float(norm),
                 learning_rate=state.learning_rate,
                 input_s=input_s,
@@ -199,8 +214,9 @@ class TrainingLoop:
             world_size=self.world.size,
             first_step=state.step_in_epoch,
             steps=self.steps_per_epoch,
+            lengths=self._train.lengths,
         )
-        order = epoch_order(num_samples, seed=config.seed, epoch=state.epoch)
+        order = step_order(num_samples, **plan, lengths=self._train.lengths)
         left = order[state.step_in_epoch * config.batch_size : self.steps_per_epoch * config.batch_size]
         check_shares(indices[weights > 0], -(-len(indices) // share), left, self.world, epoch=state.epoch)
 
@@ -235,7 +251,7 @@ class TrainingLoop:
 
     def _check_step(self, state: TrainingState, sums: np.ndarray, norm: float, checkpoints: CheckpointWriter) -> None:
         # Under loss scaling a step that overflows is skipped, not an error.
-        if not (math.isfinite(sums[1]) and math.isfinite(norm)) and not self.optimizer.scaled:
+        if not (math.isfinite(sums[LOSS]) and math.isfinite(norm)) and not self.optimizer.scaled:
             raise TrainingError(self._not_finite(state, sums, norm, checkpoints))
         limit = self.config.data.max_corrupt_fraction * len(self._train.source)
         if state.corrupt_samples > limit:
@@ -247,7 +263,10 @@ class TrainingLoop:
 
     def _not_finite(self, state: TrainingState, sums: np.ndarray, norm: float, checkpoints: CheckpointWriter) -> str:
         training, source = self.config.training, self._train.source
-        order = epoch_order(len(source), seed=training.seed, epoch=state.epoch)
+        order = step_order(
+            len(source), batch_size=training.batch_size, seed=training.seed, epoch=state.epoch,
+            lengths=self._train.lengths,
+        )  # fmt: skip
         batch = order[(state.step_in_epoch - 1) * training.batch_size : state.step_in_epoch * training.batch_size]
         samples = [
             f"{', '.join(map(source.identifier, share[:_NAMED_SAMPLES]))}{', ...' * (len(share) > _NAMED_SAMPLES)}"
@@ -255,7 +274,11 @@ class TrainingLoop:
             if len(share := rank_share(batch, rank=rank, world_size=self.world.size).tolist())
         ]
         good = checkpoints.newest_finite()
-        what = f"a finite loss, received {sums[1]}" if not math.isfinite(sums[1]) else f"finite gradients, norm {norm}"
+        what = (
+            f"a finite loss, received {sums[LOSS]}"
+            if not math.isfinite(sums[LOSS])
+            else f"finite gradients, norm {norm}"
+        )
         return (
             f"step {state.step}: expected {what}. Lower training.learning_rate ({state.learning_rate:g} here), set "
             f"training.gradient_clip_norm, or lengthen training.warmup_epochs. Samples of the step, by worker: "
@@ -263,7 +286,7 @@ class TrainingLoop:
         )
 
     def _epoch_metrics(self, state: TrainingState, checkpoints: CheckpointWriter) -> dict[str, float]:
-        metrics = task.metrics(np.array(state.epoch_totals))
+        metrics = self.parts.task.metrics(np.array(state.epoch_totals))
         if self._validation is None:
             return metrics
         with averaged(self.optimizer):
@@ -324,9 +347,6 @@ def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
 
 
 def _epoch_line(metrics: dict[str, float]) -> str:
-    shown: dict[str, float] = {
-        name: metrics[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in metrics
-    }
-    line = task.summary_line(shown)
-    rate = metrics["samples_per_second"]
-    return line if math.isnan(rate) else f"{line}  {rate:.0f} images/s"
+    shown = {name: metrics[name] for name in _SHOWN if name in metrics}
+    line, rate = summary_line(shown), metrics["samples_per_second"]
+    return line if math.isnan(rate) else f"{line}  {rate:.0f} samples/s"

@@ -7,7 +7,7 @@ process, before the first operation.
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,12 +18,11 @@ import tensorflow as tf
 
 from tfpipe.config import load_config
 from tfpipe.core.errors import ConfigError
-from tfpipe.data.pipeline import Batch, RowReader
+from tfpipe.data.pipeline import Batch, Reader, batch_specs
 from tfpipe.distributed import World
-from tfpipe.models.assembly import assemble, build_network, build_preprocessing
-from tfpipe.models.zoo import Normalization
-from tfpipe.preprocessing.layers import DRAWS
+from tfpipe.models.assembly import Parts
 from tfpipe.settings import Config, TrainingConfig
+from tfpipe.tasks.task import LOSS
 from tfpipe.training.recipe import build_optimizer
 from tfpipe.training.step import TrainingStep
 
@@ -130,12 +129,12 @@ def decide(mixed: str, device: Device, trials: Mapping[str, Sequence[Trial]]) ->
     return mixed, f"{times}: {plain_s / mixed_s:.2f} times as fast on {device.name}"
 
 
-def resolve(config: Config, num_classes: int, train: RowReader, world: World) -> Config:
+def resolve(config: Config, build: Callable[[Config], Parts], train: Reader, world: World) -> Config:
     """The configuration with `auto` replaced by what a few steps prove to be best; the same on every worker.
 
     Args:
         config: The run; its precision is `auto`.
-        num_classes: Of the data.
+        build: Makes a model that computes as much as that of the run.
         train: Samples to try with.
         world: The workers.
     """
@@ -148,7 +147,7 @@ def resolve(config: Config, num_classes: int, train: RowReader, world: World) ->
         size = math.ceil(given.batch_size / world.size)
         # On every worker: names of layers are counted in a process, and Horovod matches variables by name.
         trials = {
-            policy: world.gather_objects(_trial(with_precision(config, policy), num_classes, train, size))
+            policy: world.gather_objects(_trial(with_precision(config, policy), build, train, size))
             for policy in ("float32", mixed)
         }
         chosen, reason = decide(mixed, device, trials)
@@ -177,14 +176,11 @@ def with_precision(config: Config, precision: str) -> Config:
     return config.model_copy(update={"training": training})
 
 
-def _trial(config: Config, num_classes: int, train: RowReader, batch_size: int) -> Trial:
+def _trial(config: Config, build: Callable[[Config], Parts], train: Reader, batch_size: int) -> Trial:
     """Steps of a model that is thrown away, alone, on samples of the run; batch_size is one worker's."""
     keras.mixed_precision.set_global_policy(config.training.precision)
-    labels = tuple(str(number) for number in range(num_classes))
-    # Which mean and deviation rows are scaled by changes no time.
-    preprocessing = build_preprocessing(config.preprocessing, Normalization((0.5,) * 3, (0.25,) * 3))
-    parts = assemble(preprocessing, build_network(config, num_classes), labels)
-    step = TrainingStep(parts, config, build_optimizer(config.training, parts.network, World()), train.row_shape)
+    parts = build(config)
+    step = TrainingStep(parts, config, build_optimizer(config.training, parts.network, World()), batch_specs(train))
     return _timed_steps(step, _batch(train, batch_size), config.training.learning_rate)
 
 
@@ -196,7 +192,7 @@ def _timed_steps(step: TrainingStep, batch: Batch, learning_rate: float) -> Tria
         started = time.perf_counter()
         # A small step, so that no setting of the learning rate can spoil the loss that is judged.
         sums, norm, _ = function(*batch, np.zeros(2, np.float32), min(learning_rate, 1e-4))
-        finite = finite and math.isfinite(float(sums[1])) and (math.isfinite(float(norm)) or step.optimizer.scaled)
+        finite = finite and math.isfinite(float(sums[LOSS])) and (math.isfinite(float(norm)) or step.optimizer.scaled)
         if number:
             seconds.append(time.perf_counter() - started)
         if seconds and time.monotonic() > deadline:
@@ -204,8 +200,8 @@ def _timed_steps(step: TrainingStep, batch: Batch, learning_rate: float) -> Tria
     return Trial(median(seconds), finite)
 
 
-def _batch(train: RowReader, size: int) -> Batch:
+def _batch(train: Reader, size: int) -> Batch:
     picked = np.arange(size) % len(train.source)
     rows, _ = train.read(picked)
-    draws = np.full((size, len(DRAWS)), 0.5, np.float32)
+    draws = np.full((size, train.num_draws), 0.5, np.float32)
     return Batch(rows, train.labels(picked), np.ones(size, np.float32), draws, np.float32(0))

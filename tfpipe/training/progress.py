@@ -11,7 +11,7 @@ _LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """Steps, loss, images per second and time left.
+    """Steps, loss, samples per second and time left.
 
     Args:
         epochs: Of the run.
@@ -48,14 +48,14 @@ class Progress:
         self._step += 1
         if self._bar is not None:
             self._bar.set_postfix_str(
-                f"loss {loss:.4f}, {self.samples_per_second:.0f} images/s, run {self._left()} left", refresh=False
+                f"loss {loss:.4f}, {self.samples_per_second:.0f} samples/s, run {self._left()} left", refresh=False
             )
             self._bar.update()
         elif self._shown and self._clock() - self._last_line > _LINE_EVERY_S:
             self._last_line = self._clock()
             sys.stderr.write(
                 f"epoch {self._epoch + 1}/{self._epochs}  step {self._step}/{self._steps}  loss {loss:.4f}  "
-                f"{self.samples_per_second:.0f} images/s  {self._left()} left\n"
+                f"{self.samples_per_second:.0f} samples/s  {self._left()} left\n"
             )
 
     def end_epoch(self, line: str) -> None:

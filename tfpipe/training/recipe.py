@@ -11,7 +11,8 @@ from tfpipe.core.schedule import LearningRateSchedule, scaled_learning_rate
 from tfpipe.distributed import World
 from tfpipe.models.zoo import import_function
 from tfpipe.settings import TrainingConfig
-from tfpipe.tasks import image_classification as task
+from tfpipe.tasks.task import Task
+from tfpipe.training.layer_decay import decay_by_layer
 from tfpipe.training.optimizer import DataParallelOptimizer
 
 
@@ -29,23 +30,24 @@ def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> LearningRate
     )
 
 
-def build_losses(config: TrainingConfig, *, smoothing: float) -> Callable[[Any, Any], Any]:
-    """The loss of each example, (B,) float32, from (B,) int32 labels and (B, classes) logits.
+def build_losses(config: TrainingConfig, task: Task, *, smoothing: float) -> Callable[[Any, Any], Any]:
+    """The loss of each unit of comparison, float32, from targets and logits as `Task.compared` gives them.
 
     Args:
         config: Of the run.
+        task: What labels are.
         smoothing: Label smoothing of the built-in loss.
 
     Raises:
         ConfigError: `training.loss` cannot be imported.
     """
     if config.loss is None:
-        return lambda labels, logits: task.losses(labels, logits, label_smoothing=smoothing)
+        return lambda targets, logits: task.losses(targets, logits, label_smoothing=smoothing)
     given = import_function(config.loss, key="training.loss")
-    return lambda labels, logits: tf.cast(given(labels, tf.cast(logits, tf.float32)), tf.float32)
+    return lambda targets, logits: tf.cast(given(targets, logits), tf.float32)
 
 
-def check_loss(config: TrainingConfig, num_classes: int) -> None:
+def check_loss(config: TrainingConfig, task: Task) -> None:
     """Try `training.loss` on two examples, before hours depend on it.
 
     Raises:
@@ -53,14 +55,16 @@ def check_loss(config: TrainingConfig, num_classes: int) -> None:
     """
     if config.loss is None:
         return
-    where = f"training.loss: expected {config.loss!r} to give one loss an example, (2,) for 2 examples"
-    losses = build_losses(config, smoothing=0.0)
+    losses = build_losses(config, task, smoothing=0.0)
+    compared = task.compared(*task.examples(2), tf.ones(2))
+    expected = tuple(compared.targets.shape)
+    where = f"training.loss: expected {config.loss!r} to give one loss an example, {expected} for 2 examples"
     try:
-        shape = tuple(losses(tf.constant([0, 1]), tf.zeros((2, num_classes))).shape)
+        shape = tuple(losses(compared.targets, compared.logits).shape)
     # Whatever the user's function may raise.
     except Exception as error:
         raise ConfigError(f"{where}, but it fails: {type(error).__name__}: {error}") from error
-    if shape != (2,):
+    if shape != expected:
         raise ConfigError(f"{where}, received shape {shape}. Leave the mean over the batch out.")
 
 
@@ -81,6 +85,8 @@ def build_optimizer(config: TrainingConfig, network: keras.Model, world: World) 
     if config.weight_decay:
         # Biases, scales and shifts are left alone. Source: He et al. 2019, arXiv:1812.01187, section 3.1.
         inner.exclude_from_weight_decay(var_list=[variable for variable in variables if len(variable.shape) <= 1])
+    if config.layer_decay < 1:
+        decay_by_layer(inner, network, config.layer_decay)
     optimizer = DataParallelOptimizer(
         inner,
         world,

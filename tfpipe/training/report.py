@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tfpipe.config import flatten
 from tfpipe.core import atomic
 from tfpipe.settings import Config
+from tfpipe.tasks.task import Task
 from tfpipe.tracking import value_text
 from tfpipe.training.figures import confusion_figure as confusion_figure
 from tfpipe.training.figures import loss_figure as loss_figure
@@ -54,8 +55,8 @@ def write_report(
     *,
     config: Config,
     history: Sequence[Mapping[str, float]],
-    confusion: NDArray[Any] | None,
-    labels: Sequence[str],
+    task: Task,
+    tally: NDArray[Any] | None,
     summary: Mapping[str, Any],
 ) -> Path:
     """Write `output_dir`/report.html, atomically.
@@ -65,8 +66,8 @@ def write_report(
         config: The resolved configuration.
         history: Metrics by name, one entry an epoch: loss, val_loss, accuracy, val_accuracy, learning_rate,
             gradient_norm, samples_per_second and those of `tfpipe.training.telemetry`; any may be absent or NaN.
-        confusion: (classes, classes) counts, true class by row; None where nothing was evaluated.
-        labels: Class names.
+        task: What labels are.
+        tally: Of the answers; None where nothing was evaluated.
         summary: What `model.json` says, and anything else worth a line. `summary["metrics"]["epoch"]`, counted from 0,
             is the epoch whose weights were kept.
 
@@ -75,7 +76,9 @@ def write_report(
     """
     metrics = dict(summary.get("metrics", {}))
     best_epoch = metrics.pop("epoch", None)
-    scores = class_scores(confusion, labels) if confusion is not None else []
+    labels = task.labels
+    confusion = None if tally is None else task.confusion(tally)
+    scores = [] if tally is None else class_scores(*task.class_counts(tally))
     shares = mean_worker_shares(history)
     page = _page().render(
         summary=summary,
@@ -99,21 +102,21 @@ def write_report(
     return path
 
 
-def class_scores(confusion: NDArray[Any], labels: Sequence[str]) -> list[ClassScore]:
-    """Precision, recall and F1 of every class.
+def class_scores(names: Sequence[str], counts: NDArray[Any]) -> list[ClassScore]:
+    """Precision, recall and F1 of every class (label, entity type).
 
     Source: van Rijsbergen, Information Retrieval, 1979, chapter 7.
 
     Args:
-        confusion: (classes, classes) counts, true class by row.
-        labels: Class names.
+        names: Of the classes.
+        counts: (classes, 3): true positives, predicted, true.
     """
-    hits, actual, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    hits, predicted, actual = counts.T
     with np.errstate(invalid="ignore", divide="ignore"):
         precision, recall, f1 = hits / predicted, hits / actual, 2 * hits / (actual + predicted)
     return [
-        ClassScore(label, round(float(actual[i])), float(precision[i]), float(recall[i]), float(f1[i]))
-        for i, label in enumerate(labels)
+        ClassScore(name, round(float(actual[i])), float(precision[i]), float(recall[i]), float(f1[i]))
+        for i, name in enumerate(names)
     ]
 
 

@@ -21,6 +21,7 @@ from tfpipe.distributed import Regroup, World, WorldChanges, is_lost_worker, joi
 from tfpipe.provenance import git_commit, library_versions
 from tfpipe.settings import Config
 from tfpipe.training import agreement, checkpoints, limits, precision, workspace
+from tfpipe.training.artifacts import save_tokenizer
 from tfpipe.training.averaging import adopt_average
 from tfpipe.training.checkpoint_writer import CheckpointWriter
 from tfpipe.training.checkpoints import CheckpointFolder, TrainingState
@@ -210,12 +211,14 @@ def _run(
     fast_dev_run: bool,
     profile: bool,
 ) -> TrainingResult:
-    prepared = prepare(config, world, stop, fast_dev_run=fast_dev_run)
+    prepared = prepare(config, world, stop, folder=folder, fast_dev_run=fast_dev_run)
     splits, parts, loop = prepared.splits, prepared.parts, prepared.loop
     if loop.config != config:
         # The precision was found; a resumed run goes on with it.
         config = loop.config
         world.on_chief(lambda: save_config(config, folder / workspace.CONFIG))
+    # Now, for a resumed run must have the same.
+    world.on_chief(lambda: save_tokenizer(parts, folder))
 
     # 3. Where an earlier sitting stopped.
     saved = CheckpointFolder(folder / workspace.CHECKPOINTS, keep=config.training.keep_checkpoints)
@@ -248,7 +251,7 @@ def _run(
         world.broadcast_variables(parts.model.variables)
         readers = {"val": prepared.validation, "test": prepared.test}
         evaluations = {name: loop.evaluate(r) for name, r in readers.items() if r is not None}
-        metrics = final_metrics(state, evaluations)
+        metrics = final_metrics(state, parts.task, evaluations)
         version = world.on_chief(
             lambda: finish(config, folder, parts, splits, state, metrics, evaluations, tracker, world)
         )

@@ -9,17 +9,16 @@ import tensorflow as tf
 
 from tfpipe.data.pipeline import Batch
 from tfpipe.models.assembly import Parts
-from tfpipe.preprocessing.layers import DRAWS
 from tfpipe.settings import Config
-from tfpipe.tasks import image_classification as task
+from tfpipe.tasks.task import NUM_COUNTS
 from tfpipe.training.batch_norm import SynchronizedStatistics
 from tfpipe.training.optimizer import DataParallelOptimizer
 from tfpipe.training.recipe import build_losses
 from tfpipe.training.rematerialization import recomputing
 from tfpipe.training.unfreezing import freeze, stage
 
-# Entries of a step's reduced sums, after those of task.counts.
-CORRUPT, STOP, END = 3, 4, 5
+# Entries of a step's reduced sums, after those of Task.counts.
+CORRUPT, STOP, END = range(NUM_COUNTS, NUM_COUNTS + 3)
 
 
 class TrainingStep:
@@ -29,7 +28,7 @@ class TrainingStep:
         parts: The model; its network is changed in place.
         config: The run.
         optimizer: Reduces over the workers and updates.
-        row_shape: (height, width, 3) of a resized image.
+        specs: What the tensors of a batch are.
         class_weights: (classes,) float32, how much an example of each class counts in the gradient; None: alike.
     """
 
@@ -38,14 +37,14 @@ class TrainingStep:
         parts: Parts,
         config: Config,
         optimizer: DataParallelOptimizer,
-        row_shape: tuple[int, int, int],
+        specs: Batch,
         class_weights: np.ndarray | None = None,
     ) -> None:
         self.parts, self.config, self.optimizer = parts, config, optimizer
         synchronized = config.training.sync_batch_norm and optimizer.world.size > 1
         self._statistics = SynchronizedStatistics(parts.network, optimizer.world) if synchronized else None
-        self.row_shape, self._class_weights = row_shape, class_weights
-        self._losses = build_losses(config.training, smoothing=config.training.label_smoothing)
+        self._specs, self._class_weights = specs, class_weights
+        self._losses = build_losses(config.training, parts.task, smoothing=config.training.label_smoothing)
         network = parts.network
         self._forward: Callable[[Any], Any] = partial(network, training=True)
         if config.training.rematerialization == "segments":
@@ -58,7 +57,7 @@ class TrainingStep:
 
         Returns:
             A function of the five parts of a `Batch`, whether this worker wants to stop or to end the run (each 1.0 or
-            0.0) and the learning rate. It gives the sums over all workers, (6,) float32: those of `task.counts`,
+            0.0) and the learning rate. It gives the sums over all workers, (7,) float32: those of `Task.counts`,
             corrupt samples, workers that want to stop, workers that want to end; the global norm of the averaged
             gradients; and, where there are several workers, the time (as of `time.time`) at which this worker's own
             gradients were computed, (2,) of which the second number means nothing.
@@ -77,7 +76,7 @@ class TrainingStep:
         variables = freeze(self.parts.network, self.config.model, epoch)
         return tf.function(  # type: ignore[no-any-return]
             lambda *inputs: self._step(variables, Batch(*inputs[:5]), *inputs[5:], alone=alone),
-            input_signature=[*self._signature(), tf.TensorSpec((2,)), tf.TensorSpec(())],
+            input_signature=[*self._specs, tf.TensorSpec((2,)), tf.TensorSpec(())],
         )
 
     def _step(
@@ -95,19 +94,18 @@ class TrainingStep:
         return total[1:], norm, ready
 
     def _gradients(self, variables: list[Any], batch: Batch) -> tuple[list[Any], Any]:
-        """Sums over examples: gradients of the scaled loss; the weight in them, followed by task.counts."""
-        preprocessing, network = self.parts.preprocessing, self.parts.network
-        weights = batch.weights
-        if self._class_weights is not None:
-            weights *= tf.gather(tf.constant(self._class_weights), batch.labels)
-        weight = tf.reduce_sum(weights)
-        images = preprocessing.augmentation(batch.images, batch.draws, training=True)
-        rows = preprocessing.normalized(images)
+        """Sums over examples: gradients of the scaled loss; the weight in them, followed by Task.counts."""
+        task, network = self.parts.task, self.parts.network
+        rows = self.parts.training_rows(batch.rows, batch.draws)
         if self._statistics is not None:
             self._statistics.weigh(batch.weights)
         with tf.GradientTape() as tape:
-            logits = self._forward(rows)
-            losses = self._losses(batch.labels, logits)
+            compared = task.compared(batch.labels, self._forward(rows), batch.weights)
+            weights = compared.weights
+            if self._class_weights is not None:
+                weights = task.class_weighted(compared, tf.constant(self._class_weights))
+            weight = tf.reduce_sum(weights)
+            losses = self._losses(compared.targets, compared.logits)
             loss = tf.reduce_sum(losses * weights)
             if network.losses:
                 # A regularisation term stands once in the mean, so once per unit of weight in the sum.
@@ -116,18 +114,18 @@ class TrainingStep:
         gradients = tape.gradient(
             scaled, [variable.value for variable in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        counts = task.counts(batch.labels, logits, losses, batch.weights)
+        counts = task.counts(compared, losses, batch.weights)
         return gradients, tf.concat([[weight], counts], axis=0)
 
     def _accumulated_gradients(self, variables: list[Any], batch: Batch, pieces: int) -> tuple[list[Any], Any]:
         """As `_gradients`, over micro-batches one after the other; nothing is communicated in between."""
-        size = tf.shape(batch.images)[0]
+        size = tf.shape(batch.weights)[0]
         pieces = tf.minimum(pieces, size)
 
         def accumulate(piece: Any, gradients: list[Any], counts: Any) -> tuple[Any, list[Any], Any]:
             start, end = piece * size // pieces, (piece + 1) * size // pieces
-            images, labels, weights, draws = (tensor[start:end] for tensor in batch[:4])
-            part = Batch(images, labels, weights, draws, batch.num_corrupt)
+            rows, labels, weights, draws = (tensor[start:end] for tensor in batch[:4])
+            part = Batch(rows, labels, weights, draws, batch.num_corrupt)
             more, more_counts = self._gradients(variables, part)
             return (
                 piece + 1,
@@ -137,14 +135,12 @@ class TrainingStep:
 
         zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
         _, gradients, counts = tf.while_loop(
-            lambda piece, *_: piece < pieces, accumulate, (tf.constant(0), zeros, tf.zeros(4)), parallel_iterations=1
+            lambda piece, *_: piece < pieces,
+            accumulate,
+            (tf.constant(0), zeros, tf.zeros(1 + NUM_COUNTS)),
+            parallel_iterations=1,
         )
         return gradients, counts
-
-    def _signature(self) -> list[Any]:
-        draws = tf.TensorSpec((None, len(DRAWS)), tf.float32)
-        images = tf.TensorSpec((None, *self.row_shape), tf.float32)
-        return [images, tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float32), draws, tf.TensorSpec(())]
 
 
 def moment_after(tensors: list[Any]) -> Any:

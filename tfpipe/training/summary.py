@@ -19,7 +19,7 @@ def summary_rows(history: Sequence[Mapping[str, float]], *, workers: int, wall_t
     rows = {"epochs": f"{len(history)} in {_duration(wall_time_s)}"}
     rate = _mean(history, "samples_per_second")
     each = f", {rate / workers:,.0f} a worker" if workers > 1 else ""
-    rows["images/s"] = f"{rate:,.0f}{each}"
+    rows["samples/s"] = f"{rate:,.0f}{each}"
     rows["scaling efficiency"] = _percent(_mean(history, "scaling_efficiency"))
     for rank, shares in mean_worker_shares(history).items():
         name = f"time of worker {rank}" if workers > 1 else "time"

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.data.pipeline import Batch
-from tfpipe.preprocessing.layers import DRAWS
 from tfpipe.training.checkpoints import TrainingState
 from tfpipe.training.loop import TrainingLoop
 from tfpipe.training.observers import Observer, StepRecord
@@ -162,11 +161,7 @@ class Telemetry(Observer):
 
     def _invented_batch(self) -> Batch:
         size = math.ceil(self._config.training.batch_size / self._world.size)
-        rng = np.random.default_rng(0)
-        pixels = rng.uniform(0.0, 255.0, (size, *self._loop.training_step.row_shape)).astype(np.float32)
-        labels = np.arange(size, dtype=np.int32) % len(self._loop.training_step.parts.labels)
-        draws = rng.uniform(size=(size, len(DRAWS))).astype(np.float32)
-        return Batch(pixels, labels, np.ones(size, np.float32), draws, np.float32(0))
+        return self._loop.example_batch(size)
 
 
 def time_figures(workers: Sequence[WorkerTimes]) -> dict[str, float]:

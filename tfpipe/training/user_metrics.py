@@ -12,12 +12,12 @@ from tfpipe.core.errors import ConfigError
 from tfpipe.distributed import World
 from tfpipe.models.zoo import import_function, make
 from tfpipe.settings import TrainingConfig
-from tfpipe.tasks import image_classification as task
+from tfpipe.tasks.task import Compared, Task
 
 _TRIED_EXAMPLES = 6
 
 
-def build_metrics(config: TrainingConfig) -> list[keras.metrics.Metric]:
+def build_metrics(config: TrainingConfig, task: Task) -> list[keras.metrics.Metric]:
     """The metrics that a configuration names.
 
     Raises:
@@ -25,7 +25,7 @@ def build_metrics(config: TrainingConfig) -> list[keras.metrics.Metric]:
     """
     metrics = [_metric(name) for name in config.metrics]
     names = [metric.name for metric in metrics]
-    taken = [name for name in names if names.count(name) > 1 or name in task.METRICS]
+    taken = [name for name in names if names.count(name) > 1 or name in (*task.metric_names, *task.score_names)]
     if taken:
         raise ConfigError(
             f"training.metrics: expected names of their own, received {taken[0]!r} twice or as a metric of the task. "
@@ -34,7 +34,7 @@ def build_metrics(config: TrainingConfig) -> list[keras.metrics.Metric]:
     return metrics
 
 
-def check_metrics(metrics: Sequence[keras.metrics.Metric], num_classes: int) -> None:
+def check_metrics(metrics: Sequence[keras.metrics.Metric], task: Task) -> None:
     """Try each metric on a few examples, before hours depend on it.
 
     Workers' states are added, so the state of two batches must be the sum of those of each.
@@ -42,16 +42,15 @@ def check_metrics(metrics: Sequence[keras.metrics.Metric], num_classes: int) -> 
     Raises:
         ConfigError: A metric fails, gives no single number, or has a state that cannot be added.
     """
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, num_classes, _TRIED_EXAMPLES).astype(np.int32)
-    scores = rng.dirichlet(np.ones(num_classes), _TRIED_EXAMPLES).astype(np.float32)
+    compared = task.compared(*task.examples(_TRIED_EXAMPLES), tf.ones(_TRIED_EXAMPLES))
+    tried = [np.asarray(array) for array in (compared.targets, task.probabilities(compared.logits), compared.weights)]
     half = _TRIED_EXAMPLES // 2
     for metric in metrics:
         where = f"training.metrics: {metric.name!r}"
         try:
-            first = _state_after(metric, labels[:half], scores[:half])
-            second = _state_after(metric, labels[half:], scores[half:])
-            both = _state_after(metric, labels, scores)
+            first = _state_after(metric, *(array[:half] for array in tried))
+            second = _state_after(metric, *(array[half:] for array in tried))
+            both = _state_after(metric, *tried)
             result = np.asarray(metric.result())
             metric.reset_state()
         # Whatever the user's code may raise.
@@ -69,12 +68,12 @@ def check_metrics(metrics: Sequence[keras.metrics.Metric], num_classes: int) -> 
             )
 
 
-def update(metrics: Sequence[keras.metrics.Metric], labels: Any, logits: Any, weights: Any) -> None:
+def update(metrics: Sequence[keras.metrics.Metric], task: Task, compared: Compared) -> None:
     """Count a batch. Works inside a tf.function."""
     if metrics:
-        probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
+        probabilities = task.probabilities(compared.logits)
         for metric in metrics:
-            metric.update_state(labels, probabilities, sample_weight=weights)
+            metric.update_state(compared.targets, probabilities, sample_weight=compared.weights)
 
 
 def results(metrics: Sequence[keras.metrics.Metric], world: World) -> dict[str, float]:
@@ -86,9 +85,11 @@ def results(metrics: Sequence[keras.metrics.Metric], world: World) -> dict[str, 
     return {metric.name: float(metric.result()) for metric in metrics}
 
 
-def _state_after(metric: keras.metrics.Metric, labels: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+def _state_after(
+    metric: keras.metrics.Metric, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> list[np.ndarray]:
     metric.reset_state()
-    metric.update_state(labels, scores, sample_weight=np.ones(len(labels), np.float32))
+    metric.update_state(labels, scores, sample_weight=weights)
     return [np.array(variable.numpy()) for variable in metric.variables]
 
 

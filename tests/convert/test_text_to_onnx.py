@@ -1,0 +1,119 @@
+import collections
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.convert.text_networks import (
+    CLASSES,
+    FAMILIES,
+    LONGEST,
+    TRANSFORMERS,
+    keras_answers,
+    network_of,
+    probabilities,
+    rows_of,
+)
+from tfpipe.convert.to_onnx import text_network_to_onnx
+from tfpipe.ort import open_session
+
+pytestmark = pytest.mark.tensorflow
+
+BATCHES = (rows_of([2]), rows_of([3, 9]), rows_of([17, 1, 5], padded=33))
+
+
+def _graph(network, *, per_token=False, opset=18):
+    return text_network_to_onnx(
+        network, probabilities(), num_outputs=CLASSES, per_token=per_token, opset=opset, metadata={"labels": "[]"}
+    )
+
+
+def _counts(model):
+    return collections.Counter(node.op_type for node in model.graph.node)
+
+
+def _assert_answers_as_keras(network, model):
+    session = open_session(model.SerializeToString(), provider="cpu")
+    for rows in BATCHES:
+        received = session.run({"input": rows})["probabilities"]
+        np.testing.assert_allclose(received, keras_answers(network, rows), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_graph_answers_as_keras_does_for_any_batch_length_and_padding(family, per_token):
+    network = network_of(family, per_token=per_token)
+
+    model = _graph(network, per_token=per_token)
+
+    onnx.checker.check_model(model, full_check=True)
+    _assert_answers_as_keras(network, model)
+
+
+def test_names_types_and_axes_are_those_of_the_bundle():
+    for per_token, axes in ((False, ["batch", CLASSES]), (True, ["batch", "sequence", CLASSES])):
+        graph = _graph(network_of("text_cnn", per_token=per_token), per_token=per_token).graph
+
+        described = [
+            (value.name, value.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in dims])
+            for value in (*graph.input, *graph.output)
+            for dims in [value.type.tensor_type.shape.dim]
+        ]
+        assert described == [
+            ("input", onnx.TensorProto.INT32, ["batch", "sequence"]),
+            ("probabilities", onnx.TensorProto.FLOAT, axes),
+        ]
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_a_transformer_holds_one_operator_for_each_layer_of_its_own(family):
+    small, large = (_counts(_graph(network_of(family, layers=layers))) for layers in (1, 2))
+
+    layer = large - small
+    # Four projections and two of the feed-forward part, and the two products of attention.
+    assert {op: layer[op] for op in ("MatMul", "LayerNormalization", "Softmax", "Gather", "Gemm")} == {
+        "MatMul": 8, "LayerNormalization": 2, "Softmax": 1, "Gather": 0, "Gemm": 0,
+    }  # fmt: skip
+    # No computing of shapes.
+    assert layer.keys().isdisjoint({"Shape", "Concat", "Cast", "Squeeze", "Unsqueeze", "Slice", "Where"})
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_a_transformer_stores_each_weight_once(family):
+    network = network_of(family)
+
+    stored = sum(onnx.numpy_helper.to_array(t).size for t in _graph(network).graph.initializer if t.data_type == 1)
+
+    # A few constants of one number, beside the weights.
+    assert stored <= network.count_params() + 50
+
+
+def test_a_transformer_without_dropout_in_attention_answers_as_keras_does():
+    network = network_of("bert", dropout=0.0)
+
+    _assert_answers_as_keras(network, _graph(network))
+
+
+def test_an_older_operator_set_is_kept():
+    network = network_of("bert")
+
+    model = _graph(network, opset=17)
+
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [17]
+    _assert_answers_as_keras(network, model)
+
+
+def test_a_row_longer_than_the_positions_is_refused_rather_than_answered():
+    session = open_session(_graph(network_of("bert")).SerializeToString(), provider="cpu")
+
+    with pytest.raises(Exception, match="Add"):
+        session.run({"input": rows_of([LONGEST + 1])})
+
+
+def test_keras_is_left_as_it_was():
+    network, rows = network_of("bert"), rows_of([5, 2])
+    before = keras_answers(network, rows)
+
+    _graph(network)
+
+    np.testing.assert_array_equal(keras_answers(network, rows), before)

@@ -1,0 +1,120 @@
+"""Images on their way into a bundle."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from tfpipe.convert import quantize, to_onnx
+from tfpipe.convert.hops import ImageComparison
+from tfpipe.convert.trained import RawSample
+from tfpipe.core.errors import DataError
+from tfpipe.core.signature import Array, TensorSpec
+from tfpipe.data.sources import Source, to_pixels
+from tfpipe.export import SAVED_MODEL_LIMITS, export_saved_model, preprocessing_to_json
+from tfpipe.models.assembly import ImageParts
+from tfpipe.ort import OnnxModel, open_session
+from tfpipe.settings import Config, ConversionConfig
+
+_BATCH = 32
+_FILE = "preprocess.onnx"
+
+
+class ImageConversion:
+    """A `Conversion` of a model of images.
+
+    Args:
+        parts: The trained model, under float32 policies.
+        config: Of its run.
+    """
+
+    preprocess_inputs = (to_onnx.IMAGE,)
+    saved_model_limits = SAVED_MODEL_LIMITS
+    files = "`preprocess.onnx` takes one decoded image, upright 8-bit RGB; `model.*.onnx` takes batches of its rows."
+
+    def __init__(self, parts: ImageParts, config: Config) -> None:
+        self._parts, self._config = parts, config
+        self._opened: OnnxModel | None = None
+
+    @property
+    def input(self) -> TensorSpec:
+        return to_onnx.rows_spec(self._parts)
+
+    @property
+    def output(self) -> TensorSpec:
+        return to_onnx.probabilities_spec(self._parts)
+
+    def write_preprocessing(self, folder: Path, metadata: Mapping[str, str]) -> None:
+        graph = to_onnx.preprocessing_to_onnx(self._parts, opset=self._config.conversion.opset, metadata=metadata)
+        (folder / _FILE).write_bytes(graph.SerializeToString())
+        self._opened = open_session(folder / _FILE, provider="cpu")
+
+    def network(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
+        return to_onnx.network_to_onnx(self._parts, opset=self._config.conversion.opset, metadata=metadata)
+
+    def compare(self, samples: Sequence[RawSample]) -> ImageComparison:
+        return ImageComparison(self._parts, samples, self._preprocess)
+
+    def rows(self, samples: Sequence[RawSample]) -> list[Array]:
+        return [self._preprocess.run({"image": sample.sample})["input"] for sample in samples]
+
+    def batch(self, rows: Sequence[Array]) -> Array:
+        return np.stack(rows)
+
+    def cut(self, probabilities: Array, rows: Sequence[Array]) -> list[Array]:
+        return list(probabilities)
+
+    def examples(self, source: Source) -> "ImageExamples":
+        return ImageExamples(self._preprocess, source, self._config.data.max_image_pixels)
+
+    def recipes(self, config: ConversionConfig) -> Sequence[quantize.Recipe]:
+        return quantize.recipes(config)
+
+    def write_saved_model(self, folder: Path) -> None:
+        export_saved_model(self._parts, folder)
+
+    def settings(self) -> str:
+        return preprocessing_to_json(self._parts.preprocessing, self._config.preprocessing)
+
+    @property
+    def _preprocess(self) -> OnnxModel:
+        if self._opened is None:
+            raise RuntimeError("preprocessing: expected write_preprocessing to have been called.")
+        return self._opened
+
+
+class ImageExamples:
+    """Decodes and preprocesses samples with several threads, as a service would each of them; `Examples`.
+
+    Args:
+        preprocess: The preprocessing graph.
+        source: Labelled images.
+        max_pixels: Larger images count as unreadable.
+    """
+
+    def __init__(self, preprocess: OnnxModel, source: Source, max_pixels: int) -> None:
+        self._preprocess, self._source, self._max_pixels = preprocess, source, max_pixels
+        self.first_error = ""
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def batches(self) -> Iterator[tuple[Array, Array, int]]:
+        """See `Examples`: (n, height, width, 3) float32, (n,) int32."""
+        with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
+            for start in range(0, len(self._source), _BATCH):
+                indices = range(start, min(start + _BATCH, len(self._source)))
+                read = [entry for entry in pool.map(self._row, indices) if entry is not None]
+                rows = np.stack([row for row, _ in read]) if read else np.empty((0,), np.float32)
+                yield rows, np.array([label for _, label in read], np.int32), len(indices)
+
+    def _row(self, index: int) -> tuple[Array, int] | None:
+        try:
+            sample, label = self._source.read(index)
+            pixels = to_pixels(sample, self._max_pixels)
+        except (DataError, OSError) as error:
+            self.first_error = self.first_error or f"{self._source.identifier(index)}: {error}"
+            return None
+        return self._preprocess.run({"image": pixels})["input"], label
