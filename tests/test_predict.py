@@ -248,7 +248,7 @@ def test_a_job_that_was_killed_before_it_began_is_no_obstacle(bundle, images, tm
     [
         (["nowhere"], "input: expected a file, a folder or a manifest, found nothing at 'nowhere'"),
         (["empty"], "input: expected image files, found none in empty"),
-        (["labels.csv"], "labels.csv: expected a manifest with a column (or key) `path`, received file, label."),
+        (["labels.csv"], "labels.csv: expected the column 'path', received 'file', 'label'."),
         (["broken.jsonl"], "broken.jsonl, line 1: expected one JSON object"),
         (["images", "--model", "nowhere"], "--model: expected a model.keras, a bundle or models:/..., found none at"),
         (["images", "--precision", "int4"], "int4"),
