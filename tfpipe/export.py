@@ -1,6 +1,7 @@
 """Trained model -> float32 model and SavedModel for TensorFlow Serving."""
 
 import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ import tensorflow as tf
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.parity import BOUNDS, assert_parity
 from tfpipe.core.signature import Array
-from tfpipe.models.assembly import ImageParts, Preprocessing, load_image_model, parts_of
+from tfpipe.models.assembly import (
+    ImageParts,
+    Parts,
+    Preprocessing,
+    TextParts,
+    load_model,
+    parts_of,
+    text_parts_of,
+)
 from tfpipe.settings import PreprocessingConfig
 
 # What the raw-bytes signature cannot do, as TensorFlow's own decoders are all it has.
@@ -63,7 +72,7 @@ class KerasReference:
         return np.asarray(self._network(rows))
 
 
-def load_float32(path: Path) -> tuple[ImageParts, str]:
+def load_float32(path: Path) -> tuple[Parts, str]:
     """Read a `model.keras`; one trained with mixed precision is rebuilt under float32 policies with the same weights.
 
     Returns:
@@ -71,15 +80,20 @@ def load_float32(path: Path) -> tuple[ImageParts, str]:
 
     Raises:
         ConfigError: Not a file that tfpipe saved.
+        BundleError: The tokenizer of a model of texts is missing or another's.
         ConversionError: The weights do not fit the rebuilt model.
         GateError: The rebuilt model answers differently.
     """
-    parts = load_image_model(path)
+    parts = load_model(path)
     policies = {layer.dtype_policy.name for layer in parts.network.layers} & set(_HALF)
     if not policies:
         return parts, "float32"
-    policy = policies.pop()
-    rebuilt = parts_of(_under_float32(parts.model), where=str(path))
+    policy, model = policies.pop(), _under_float32(parts.model)
+    rebuilt: Parts
+    if isinstance(parts, TextParts):
+        rebuilt = text_parts_of(model, parts.saved, where=str(path))
+    else:
+        rebuilt = parts_of(model, where=str(path))
     _check_rebuilt(parts, rebuilt, policy)
     return rebuilt, policy
 
@@ -186,13 +200,20 @@ def _with_float32(config: Any) -> Any:
     return config
 
 
-def _check_rebuilt(parts: ImageParts, rebuilt: ImageParts, policy: str) -> None:
-    layer = parts.preprocessing.resize
-    pixels = np.random.default_rng(0).integers(0, 256, (4, layer.height, layer.width, 3), dtype=np.uint8)
-    trained, candidate = KerasReference(parts), KerasReference(rebuilt)
+def _check_rebuilt(parts: Parts, rebuilt: Parts, policy: str) -> None:
+    random = np.random.default_rng(0)
+    if isinstance(parts, TextParts):
+        inputs = random.integers(0, parts.tokenizer.vocabulary_size, (4, min(parts.max_length, 32)), dtype=np.int32)
+    else:
+        layer = parts.model.get_layer("resize")
+        inputs = random.integers(0, 256, (4, layer.height, layer.width, 3), dtype=np.uint8)
+    answers, expected = (
+        np.asarray(tf.function(functools.partial(model, training=False))(tf.constant(inputs)))
+        for model in (rebuilt.model, parts.model)
+    )
     assert_parity(
-        np.stack([candidate.probabilities(picture) for picture in pixels]),
-        np.stack([trained.probabilities(picture) for picture in pixels]),
+        answers,
+        expected,
         BOUNDS["bf16" if policy.endswith("bfloat16") else "fp16"],
         where=f"Keras {policy} -> Keras float32",
     )

@@ -57,7 +57,12 @@ class OnnxModel:
 
 
 def open_session(
-    model: Path | bytes, *, provider: str = "auto", threads: int | None = None, optimise: bool = True
+    model: Path | bytes,
+    *,
+    provider: str = "auto",
+    threads: int | None = None,
+    optimise: bool = True,
+    disabled_optimizers: Sequence[str] = (),
 ) -> OnnxModel:
     """Open an ONNX model.
 
@@ -66,6 +71,7 @@ def open_session(
         provider: "cpu", "cuda", "tensorrt", or "auto": CUDA where ONNX Runtime offers it, else the CPU.
         threads: Threads inside an operator; None leaves ONNX Runtime's choice (one per core).
         optimise: Whether ONNX Runtime rewrites the graph for speed.
+        disabled_optimizers: Rewrites that it leaves out, by ONNX Runtime's names; a variant's recipe says which.
 
     Raises:
         ConfigError: An unknown provider, or one that this ONNX Runtime lacks or silently left out.
@@ -82,7 +88,9 @@ def open_session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=[_PROVIDERS[chosen]])
+        session = onnxruntime.InferenceSession(
+            source, options, providers=[_PROVIDERS[chosen]], disabled_optimizers=list(disabled_optimizers)
+        )
     # ONNX Runtime raises classes of its own, straight from Exception, for a damaged or unsupported file.
     except Exception as error:
         what = "the model" if isinstance(model, bytes) else str(model)

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import onnx
 
 from tfpipe.convert.hops import Hop
-from tfpipe.convert.quantize import Recipe
 from tfpipe.convert.trained import RawSample, TrainedModel
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.signature import Array, TensorSpec
@@ -19,6 +18,14 @@ from tfpipe.data.sources import Source
 from tfpipe.models.assembly import ImageParts, TextParts
 from tfpipe.ort import OnnxModel
 from tfpipe.settings import ConversionConfig
+
+
+class Recipe(Protocol):
+    """How a model graph is quantised."""
+
+    def describe(self) -> dict[str, Any]:
+        """For the bundle's manifest; `disabled_optimizers` are what ONNX Runtime is to leave out."""
+        ...
 
 
 class Examples(Protocol):
@@ -49,9 +56,14 @@ class Comparison(Protocol):
         hops: What was measured so far.
     """
 
-    samples: tuple[RawSample, ...]
-    probabilities: Sequence[Array]
-    hops: list[Hop]
+    @property
+    def samples(self) -> tuple[RawSample, ...]: ...
+
+    @property
+    def probabilities(self) -> Sequence[Array]: ...
+
+    @property
+    def hops(self) -> Sequence[Hop]: ...
 
     def check_preprocessing(self) -> Sequence[Array]:
         """Raw samples -> the rows that the bundle's preprocessing makes, one a sample."""
@@ -122,6 +134,10 @@ class Conversion(Protocol):
 
     def recipes(self, config: ConversionConfig) -> Sequence[Recipe]:
         """INT8 recipes to try, in order, until one keeps the metric."""
+        ...
+
+    def to_int8(self, model: onnx.ModelProto, rows: Sequence[Array], recipe: Any) -> onnx.ModelProto:
+        """Quantise the float32 graph; rows set the ranges."""
         ...
 
     def write_saved_model(self, folder: Path) -> None:

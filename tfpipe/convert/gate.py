@@ -16,13 +16,15 @@ class Figures:
         precision: "fp32", "fp16" or "int8".
         size_bytes: Of the file.
         weight_bytes: Of the numbers stored in it.
-        accuracy: On the validation data, 0..1; None where there are none.
+        score: The task's own on the validation data, 0..1; None where there are none.
+        metric: Its name.
     """
 
     precision: str
     size_bytes: int
     weight_bytes: int
-    accuracy: float | None
+    score: float | None
+    metric: str = "accuracy"
 
 
 def missed_limits(variant: Figures, fp32: Figures, *, max_accuracy_drop: float) -> list[str]:
@@ -31,17 +33,17 @@ def missed_limits(variant: Figures, fp32: Figures, *, max_accuracy_drop: float) 
     Args:
         variant: Judged.
         fp32: What it is judged against.
-        max_accuracy_drop: Largest loss of accuracy, as a share: 0.02 is 2 points.
+        max_accuracy_drop: Largest loss of the score, as a share: 0.02 is 2 points.
     """
     if variant.precision == "fp32":
         return []
     missed = []
-    drop = accuracy_drop(variant, fp32)
+    drop = score_drop(variant, fp32)
     # `not <=` rather than `>`: a NaN must miss.
     if drop is not None and not drop <= max_accuracy_drop:
         missed.append(
-            f"accuracy: expected at most {max_accuracy_drop:.2%} below fp32's {fp32.accuracy:.2%}, "
-            f"received {variant.accuracy:.2%}."
+            f"{variant.metric}: expected at most {max_accuracy_drop:.2%} below fp32's {fp32.score:.2%}, "
+            f"received {variant.score:.2%}."
         )
     weights = variant.weight_bytes / fp32.weight_bytes
     if not weights <= 1 - _LEAST_SHRINK:
@@ -52,9 +54,9 @@ def missed_limits(variant: Figures, fp32: Figures, *, max_accuracy_drop: float) 
     return missed
 
 
-def accuracy_drop(variant: Figures, fp32: Figures) -> float | None:
-    """fp32's accuracy less the variant's; None where there are no validation data."""
-    if variant.accuracy is None or fp32.accuracy is None:
+def score_drop(variant: Figures, fp32: Figures) -> float | None:
+    """fp32's score less the variant's; None where there are no validation data."""
+    if variant.score is None or fp32.score is None:
         return None
     # Rounded: 0.98 - 0.96 is 0.020000000000000018, and must pass a limit of 0.02.
-    return round(fp32.accuracy - variant.accuracy, 12)
+    return round(fp32.score - variant.score, 12)

@@ -49,43 +49,77 @@ class Hop:
     num_files: int
 
 
-class Comparison:
-    """Compares converted forms with Keras on raw files; every `check_*` raises GateError beyond its bound.
+class Hops:
+    """What was compared so far.
+
+    Attributes:
+        hops: In order.
+    """
+
+    def __init__(self) -> None:
+        self.hops: list[Hop] = []
+
+    def note(
+        self, name: str, candidate: Array, reference: Array, bound: Bound | None, *, classes: bool = True,
+        num_files: int | None = None,
+    ) -> None:  # fmt: skip
+        """Record a hop.
+
+        Args:
+            name: From where to where.
+            candidate: What the converted form gives.
+            reference: What Keras gives, of the same shape.
+            bound: How far they may be apart; None: reported only.
+            classes: Whether the last axis is one of classes.
+            num_files: Compared; None: the first axis.
+
+        Raises:
+            GateError: They are further apart, or not finite.
+        """
+        if bound is not None:
+            assert_parity(candidate, reference, bound, where=name)
+        difference = max_abs_diff(candidate, reference)
+        if not np.isfinite(difference):
+            raise GateError(f"{name}: expected finite answers, received NaN or infinity.")
+        agreement = float(np.mean(candidate.argmax(axis=-1) == reference.argmax(axis=-1))) if classes else None
+        text = "reported" if bound is None else f"{bound.atol:g} + {bound.rtol:g} × value"
+        self.hops.append(Hop(name, difference, text, agreement, len(candidate) if num_files is None else num_files))
+
+
+class ImageComparison(Hops):
+    """A `Comparison` of images.
 
     Args:
         parts: The trained model, under float32 policies.
         samples: Raw files; generated pictures of other sizes are added.
-
-    Attributes:
-        samples: All files compared.
-        probabilities: (n, classes) float32, Keras's own answers.
-        hops: What was measured so far.
+        preprocess: The preprocessing graph.
     """
 
-    def __init__(self, parts: ImageParts, samples: Sequence[RawSample]) -> None:
+    def __init__(self, parts: ImageParts, samples: Sequence[RawSample], preprocess: OnnxModel) -> None:
+        super().__init__()
         keras = KerasReference(parts)
+        self._preprocess = preprocess
         self.samples = (*samples, *generated_samples())
-        self.hops: list[Hop] = []
-        self._rows = np.stack([keras.rows(sample.pixels) for sample in self.samples])
-        self.probabilities = np.stack([keras.probabilities(sample.pixels) for sample in self.samples])
+        self._rows = np.stack([keras.rows(sample.sample) for sample in self.samples])
+        self.probabilities = np.stack([keras.probabilities(sample.sample) for sample in self.samples])
         self._scale = _row_scale(parts)
 
-    def check_preprocessing(self, preprocess: OnnxModel) -> Array:
+    def check_preprocessing(self) -> Array:
         """Decoded pixels -> rows. Returns (n, height, width, 3) float32, the converted graph's rows."""
-        rows = np.stack([preprocess.run({"image": sample.pixels})["input"] for sample in self.samples])
-        self._note("pixels -> preprocess.onnx", rows * self._scale, self._rows * self._scale, ROWS, classes=False)
+        rows = np.stack([self._preprocess.run({"image": sample.sample})["input"] for sample in self.samples])
+        self.note("pixels -> preprocess.onnx", rows * self._scale, self._rows * self._scale, ROWS, classes=False)
         return rows
 
-    def check_model(self, precision: str, model: OnnxModel, converted_rows: Array) -> Array:
+    def check_model(self, precision: str, model: OnnxModel, rows: Sequence[Array]) -> Array:
         """Keras's rows -> probabilities, and the whole chain from the file.
 
         Returns:
             (n, classes) float32, the answers of the whole chain.
         """
         bound = BOUNDS.get(precision)
-        self._note(f"rows -> model.{precision}.onnx", _answers(model, self._rows), self.probabilities, bound)
-        whole = _answers(model, converted_rows)
-        self._note(f"file -> decode -> preprocess.onnx -> model.{precision}.onnx", whole, self.probabilities, bound)
+        self.note(f"rows -> model.{precision}.onnx", _answers(model, self._rows), self.probabilities, bound)
+        whole = _answers(model, rows)
+        self.note(f"file -> decode -> preprocess.onnx -> model.{precision}.onnx", whole, self.probabilities, bound)
         return whole
 
     def check_saved_model(self, folder: Path) -> None:
@@ -95,24 +129,12 @@ class Comparison:
         plain = [position for position, sample in enumerate(self.samples) if _is_plain(sample.content)]
         calls: tuple[tuple[str, Callable[[int], Any], Sequence[int]], ...] = (
             ("serving_default", lambda i: {"image_bytes": tf.constant([self.samples[i].content])}, plain),
-            ("pixels", lambda i: {"pixels": tf.constant(self.samples[i].pixels[None])}, range(len(self.samples))),
+            ("pixels", lambda i: {"pixels": tf.constant(self.samples[i].sample[None])}, range(len(self.samples))),
             ("tensor", lambda i: {"input": tf.constant(self._rows[i][None])}, range(len(self.samples))),
         )
         for name, inputs, positions in calls:
             answers = [np.asarray(signatures[name](**inputs(i))["probabilities"][0]) for i in positions]
-            self._note(f"SavedModel {name}", np.stack(answers), self.probabilities[list(positions)], BOUNDS["fp32"])
-
-    def _note(
-        self, name: str, candidate: Array, reference: Array, bound: Bound | None, *, classes: bool = True
-    ) -> None:
-        if bound is not None:
-            assert_parity(candidate, reference, bound, where=name)
-        difference = max_abs_diff(candidate, reference)
-        if not np.isfinite(difference):
-            raise GateError(f"{name}: expected finite answers, received NaN or infinity.")
-        agreement = float(np.mean(candidate.argmax(axis=-1) == reference.argmax(axis=-1))) if classes else None
-        text = "reported" if bound is None else f"{bound.atol:g} + {bound.rtol:g} × value"
-        self.hops.append(Hop(name, difference, text, agreement, len(candidate)))
+            self.note(f"SavedModel {name}", np.stack(answers), self.probabilities[list(positions)], BOUNDS["fp32"])
 
 
 def generated_samples() -> tuple[RawSample, ...]:
@@ -130,7 +152,7 @@ def generated_samples() -> tuple[RawSample, ...]:
     return tuple(samples)
 
 
-def _answers(model: OnnxModel, rows: Array) -> Array:
+def _answers(model: OnnxModel, rows: Sequence[Array]) -> Array:
     return np.concatenate([model.run({"input": row[None]})["probabilities"] for row in rows])
 
 

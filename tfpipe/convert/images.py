@@ -72,6 +72,9 @@ class ImageConversion:
     def recipes(self, config: ConversionConfig) -> Sequence[quantize.Recipe]:
         return quantize.recipes(config)
 
+    def to_int8(self, model: onnx.ModelProto, rows: Sequence[Array], recipe: quantize.Recipe) -> onnx.ModelProto:
+        return quantize.to_int8(model, self.batch(rows), recipe)
+
     def write_saved_model(self, folder: Path) -> None:
         export_saved_model(self._parts, folder)
 

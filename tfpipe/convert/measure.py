@@ -1,31 +1,27 @@
 """Accuracy, latency and batch invariance of ONNX model graphs."""
 
-import logging
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from tfpipe.convert.conversion import Conversion, Examples
 from tfpipe.convert.trained import TrainedModel
 from tfpipe.core.errors import DataError
-from tfpipe.core.parity import BOUNDS
+from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
-from tfpipe.data.sources import Relabelled, Source, open_source, to_pixels
-from tfpipe.data.splits import open_splits
-from tfpipe.ort import OnnxModel, open_session
-
-logger = logging.getLogger(__name__)
+from tfpipe.data.sources import Source
+from tfpipe.data.splits import open_splits, open_validation_alone
+from tfpipe.ort import OnnxModel
+from tfpipe.tasks.task import Task
 
 LATENCY_BATCHES = (1, 8)
 # One, so that figures of machines with other core counts compare.
 LATENCY_THREADS = 1
 _WARM_UP_RUNS = 5
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -33,18 +29,26 @@ class Scores:
     """What model graphs answered on the validation data.
 
     Attributes:
-        labels: (n,) int, the true classes of the samples that could be read.
-        predictions: (n,) int by variant.
+        task: What the answers are.
+        tallies: The task's tally by variant.
+        predictions: (units,) int by variant: classes, labels that are or are not, tags of words.
+        num_samples: Samples answered.
         num_corrupt: Samples that could not be read.
     """
 
-    labels: Array
+    task: Task
+    tallies: Mapping[str, Array]
     predictions: Mapping[str, Array]
+    num_samples: int
     num_corrupt: int
 
-    def accuracy(self, variant: str) -> float:
-        """Share of right answers, 0..1."""
-        return float(np.mean(self.predictions[variant] == self.labels))
+    def metrics(self, variant: str) -> dict[str, float]:
+        """The task's scores by name."""
+        return self.task.scores(self.tallies[variant])
+
+    def headline(self, variant: str) -> float:
+        """The score that the gate judges, 0..1."""
+        return self.metrics(variant)[self.task.headline]
 
     def agreement(self, variant: str, reference: str = "fp32") -> float:
         """Share of answers that are the reference's, 0..1."""
@@ -52,7 +56,11 @@ class Scores:
 
     def joined(self, other: "Scores") -> "Scores":
         """These and what further variants answered on the same data."""
-        return replace(self, predictions={**self.predictions, **other.predictions})
+        return replace(
+            self,
+            tallies={**self.tallies, **other.tallies},
+            predictions={**self.predictions, **other.predictions},
+        )
 
 
 def open_validation(trained: TrainedModel) -> Source | None:
@@ -87,71 +95,78 @@ def open_validation(trained: TrainedModel) -> Source | None:
 
 
 def _held_out(trained: TrainedModel) -> Source | None:
-    data = trained.config.data
-    if data.validation_path is None:
+    if trained.config.data.validation_path is None:
         return open_splits(trained.config).validation
     # By themselves: the training data may be gone.
-    source = open_source(
-        data.validation_path, columns=data.columns, split="validation", config=trained.config,
-        where="data.validation_path",
-    )  # fmt: skip
-    return None if source is None else Relabelled(source, trained.parts.labels)
+    return open_validation_alone(trained.config, trained.parts.labels, multi_label=trained.multi_label)
 
 
-def predict(models: Mapping[str, OnnxModel], preprocess: OnnxModel, source: Source, config: Any) -> Scores:
-    """Answer every sample of a source with every model.
+def score(models: Mapping[str, OnnxModel], examples: Examples, task: Task, *, max_corrupt_fraction: float) -> Scores:
+    """Answer every example with every model.
 
     Args:
         models: Model graphs by variant.
-        preprocess: The preprocessing graph.
-        source: Labelled samples; unreadable ones are counted.
-        config: The run's `data` section: largest image, and share of unreadable samples that is borne.
+        examples: Labelled samples; unreadable ones are counted.
+        task: What labels are.
+        max_corrupt_fraction: Share of unreadable samples that is borne.
 
     Raises:
         DataError: Nothing can be read, or too much cannot.
     """
-    reader = _RowReader(preprocess, source, config.max_image_pixels)
-    labels: list[Array] = []
+    tallies = {name: np.zeros(task.tally_shape(), np.float64) for name in models}
     predictions: dict[str, list[Array]] = {name: [] for name in models}
-    with tqdm(total=len(source), desc="accuracy", unit=" samples", leave=False, disable=None) as progress:
-        for rows, batch_labels, num_read in reader.batches():
-            progress.update(num_read)
+    num_samples = 0
+    with tqdm(total=len(examples), desc="accuracy", unit=" samples", leave=False, disable=None) as progress:
+        for rows, labels, num_tried in examples.batches():
+            progress.update(num_tried)
             if not len(rows):
                 continue
-            labels.append(batch_labels)
+            num_samples += len(rows)
+            everywhere = np.ones(len(rows), np.float32)
             for name, model in models.items():
-                predictions[name].append(model.run({"input": rows})["probabilities"].argmax(axis=1))
-    num_corrupt = len(source) - sum(map(len, labels))
-    if not labels or num_corrupt > config.max_corrupt_fraction * len(source):
+                probabilities = model.run({"input": rows})["probabilities"]
+                answered = np.asarray(task.predictions(labels, probabilities))
+                tallies[name] += task.tally(labels, answered, everywhere)
+                there = np.asarray(task.compared(labels, probabilities, everywhere).weights) > 0
+                predictions[name].append(answered[there])
+    num_corrupt = len(examples) - num_samples
+    if not num_samples or num_corrupt > max_corrupt_fraction * len(examples):
         raise DataError(
-            f"validation data: {num_corrupt} of {len(source)} samples cannot be read, more than "
-            f"data.max_corrupt_fraction={config.max_corrupt_fraction:g} allows; the first: {reader.first_error}"
+            f"validation data: {num_corrupt} of {len(examples)} samples cannot be read, more than "
+            f"data.max_corrupt_fraction={max_corrupt_fraction:g} allows; the first: {examples.first_error}"
         )
-    return Scores(np.concatenate(labels), {name: np.concatenate(p) for name, p in predictions.items()}, num_corrupt)
+    flat = {name: np.concatenate(answers) for name, answers in predictions.items()}
+    return Scores(task, tallies, flat, num_samples, num_corrupt)
 
 
-def latency_ms(model: bytes, rows: Array, runs: int) -> dict[str, float]:
-    """Median milliseconds by batch size, on the CPU with one thread and no other session at work.
+def latency_ms(
+    session: OnnxModel, batch: Callable[[Sequence[Array]], Array], rows: Sequence[Array], runs: int
+) -> dict[str, float]:
+    """Median milliseconds by batch size.
 
     Args:
-        model: The ONNX file's content.
-        rows: (n, height, width, 3) float32; repeated to fill a batch.
+        session: On the CPU with `LATENCY_THREADS`, and no other at work.
+        batch: Rows as the model's input.
+        rows: Repeated to fill a batch.
         runs: Timed runs per batch size.
     """
-    session = open_session(model, provider="cpu", threads=LATENCY_THREADS)
     medians = {}
-    for batch_size in LATENCY_BATCHES:
-        batch = np.resize(rows, (batch_size, *rows.shape[1:]))
-        medians[str(batch_size)] = round(statistics.median(_durations_ms(session, batch, runs)), 4)
+    for size in LATENCY_BATCHES:
+        together = batch([rows[i % len(rows)] for i in range(size)])
+        medians[str(size)] = round(statistics.median(_durations_ms(session, together, runs)), 4)
     return medians
 
 
-def is_batch_invariant(model: OnnxModel, rows: Array) -> bool:
-    """Whether rows get the answers in a batch that they get alone, up to float32 rounding."""
-    together = model.run({"input": rows})["probabilities"]
-    alone = np.concatenate([model.run({"input": rows[i : i + 1]})["probabilities"] for i in range(len(rows))])
-    bound = BOUNDS["fp32"]
-    return bool(np.all(np.abs(together - alone) <= bound.atol + bound.rtol * np.abs(alone)))
+def neighbours_difference(model: OnnxModel, conversion: Conversion, rows: Sequence[Array]) -> float:
+    """By how much the answers to rows in a batch differ at most from those that they get alone; probabilities."""
+    together = conversion.cut(model.run({"input": conversion.batch(rows)})["probabilities"], rows)
+    alone = [conversion.cut(model.run({"input": conversion.batch([row])})["probabilities"], [row])[0] for row in rows]
+    return max(max_abs_diff(one, other) for one, other in zip(together, alone, strict=True))
+
+
+def is_batch_invariant(difference: float) -> bool:
+    """Whether a `neighbours_difference` is float32 rounding."""
+    return difference <= BOUNDS["fp32"].atol
 
 
 def _durations_ms(session: OnnxModel, batch: Array, runs: int) -> Sequence[float]:
@@ -161,29 +176,3 @@ def _durations_ms(session: OnnxModel, batch: Array, runs: int) -> Sequence[float
         session.run({"input": batch})
         durations.append((time.perf_counter() - started) * 1e3)
     return durations[_WARM_UP_RUNS:]
-
-
-class _RowReader:
-    """Decodes and preprocesses samples with several threads, as a service would each of them."""
-
-    def __init__(self, preprocess: OnnxModel, source: Source, max_pixels: int) -> None:
-        self._preprocess, self._source, self._max_pixels = preprocess, source, max_pixels
-        self.first_error = ""
-
-    def batches(self) -> Iterator[tuple[Array, Array, int]]:
-        """(rows, labels, samples read) of each batch; unreadable samples are left out of the first two."""
-        with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
-            for start in range(0, len(self._source), _BATCH):
-                indices = range(start, min(start + _BATCH, len(self._source)))
-                read = [entry for entry in pool.map(self._row, indices) if entry is not None]
-                rows = np.stack([row for row, _ in read]) if read else np.empty((0,), np.float32)
-                yield rows, np.array([label for _, label in read], np.int64), len(indices)
-
-    def _row(self, index: int) -> tuple[Array, int] | None:
-        try:
-            sample, label = self._source.read(index)
-            pixels = to_pixels(sample, self._max_pixels)
-        except (DataError, OSError) as error:
-            self.first_error = self.first_error or f"{self._source.identifier(index)}: {error}"
-            return None
-        return self._preprocess.run({"image": pixels})["input"], label

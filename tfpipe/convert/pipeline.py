@@ -6,18 +6,17 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from tfpipe.convert import half, measure, quantize, report, to_onnx
+from tfpipe.convert import half, measure, report
+from tfpipe.convert.conversion import Conversion, Examples, Recipe, open_conversion
 from tfpipe.convert.gate import Figures, missed_limits
-from tfpipe.convert.hops import Comparison
 from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.convert.trained import TrainedModel, fetch, open_trained
 from tfpipe.convert.weights import list_weights, weight_bytes
@@ -25,8 +24,8 @@ from tfpipe.core import atomic
 from tfpipe.core.bundle import MANIFEST, Bundle, Manifest, Variant, open_bundle, seal, write_golden
 from tfpipe.core.errors import ConfigError, DataError, GateError
 from tfpipe.core.parity import max_abs_diff
+from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
-from tfpipe.export import SAVED_MODEL_LIMITS, export_saved_model, preprocessing_to_json
 from tfpipe.ort import OnnxModel, open_session
 from tfpipe.provenance import library_versions, processor
 from tfpipe.registry import ModelVersion, Registry
@@ -132,24 +131,22 @@ def _write(trained: TrainedModel, precision: str, title: str, target: Path) -> N
 
 
 def _build(trained: TrainedModel, precision: str, staging: Path, findings: report.Findings) -> None:
-    config, parts = trained.config.conversion, trained.parts
+    config, conversion = trained.config.conversion, open_conversion(trained)
     findings.measured_on = measured_on()
     if trained.trained_policy != "float32":
         findings.notes.append(f"Trained under {trained.trained_policy}; rebuilt in float32 with the same weights.")
 
-    # 1. What accuracy is measured on: known to be there before anything slow.
+    # 1. What the score is measured on: known to be there before anything slow.
     validation = _open_validation(trained, precision, findings)
 
-    # 2. Float32 graphs, which answer as Keras does or are not taken.
+    # 2. Preprocessing and the float32 graph, which answer as Keras does or are not taken.
     with _phase("onnx fp32"):
         metadata = _metadata(trained)
-        preprocessing = to_onnx.preprocessing_to_onnx(parts, opset=config.opset, metadata=metadata)
-        graphs = {"fp32": to_onnx.network_to_onnx(parts, opset=config.opset, metadata=metadata)}
-        _save(preprocessing, staging / "preprocess.onnx")
-        preprocess = open_session(staging / "preprocess.onnx", provider="cpu")
-        comparison = Comparison(parts, trained.samples[: max(_COMPARED_SAMPLES, config.golden_samples)])
+        conversion.write_preprocessing(staging, metadata)
+        graphs = {"fp32": conversion.network(metadata)}
+        comparison = conversion.compare(trained.samples[: max(_COMPARED_SAMPLES, config.golden_samples)])
         findings.hops = comparison.hops
-        rows = comparison.check_preprocessing(preprocess)
+        rows = comparison.check_preprocessing()
         answers = {"fp32": comparison.check_model("fp32", _session(graphs["fp32"]), rows)}
 
     # 3. Float16.
@@ -161,39 +158,43 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
         "fp16": {"weights": "float16", "float32": "inputs, outputs, Softmax"},
     }
 
-    # 4. Accuracy, and INT8 by the first recipe that keeps it.
-    scores = None if validation is None else _score(graphs, preprocess, validation, trained)
-    if precision == "int8" and validation is not None and scores is not None:
-        graphs["int8"], chosen, scores = _quantize(trained, graphs["fp32"], preprocess, validation, scores, findings)
+    # 4. The task's score, and INT8 by the first recipe that keeps it.
+    examples = None if validation is None else conversion.examples(validation)
+    scores = None if examples is None else _score(graphs, examples, trained)
+    if precision == "int8" and examples is not None and scores is not None:
+        graphs["int8"], chosen, scores = _quantize(trained, conversion, graphs["fp32"], examples, scores, findings)
         recipe["int8"] = chosen.describe() | {"calibration_samples": _calibration_count(trained)}
-        answers["int8"] = comparison.check_model("int8", _session(graphs["int8"]), rows)
+        answers["int8"] = comparison.check_model("int8", _session(graphs["int8"], recipe["int8"]), rows)
 
     # 5. SavedModel.
     with _phase("SavedModel"):
         number = trained.version.version if trained.version else "1"
-        export_saved_model(parts, staging / "saved_model" / number)
+        conversion.write_saved_model(staging / "saved_model" / number)
         comparison.check_saved_model(staging / "saved_model" / number)
 
     # 6. Size, latency and the rest of each variant.
-    golden = min(config.golden_samples, len(trained.samples))
+    golden = min(config.golden_samples, len(trained.samples), len(comparison.samples))
     with _phase("latency"):
         for name, graph in graphs.items():
             onnx.helper.set_model_props(graph, metadata | {"graph": "model", "precision": name})
             _save(graph, staging / _model_file(name))
             findings.figures[name] = _figures(name, graph, staging / _model_file(name), scores)
+            session = _session(graph, recipe[name], threads=measure.LATENCY_THREADS)
+            apart = measure.neighbours_difference(session, conversion, rows[:_INVARIANCE_ROWS])
             findings.variants[name] = Variant(
                 precision=name,
                 file=_model_file(name),
                 recipe=recipe[name],
                 size_bytes=findings.figures[name].size_bytes,
                 metrics=_metrics(name, scores),
-                latency_ms=measure.latency_ms(graph.SerializeToString(), rows, config.latency_runs),
-                batch_invariant=measure.is_batch_invariant(_session(graph), rows[:_INVARIANCE_ROWS]),
-                golden_max_abs_diff=max_abs_diff(answers[name][:golden], comparison.probabilities[:golden]),
+                latency_ms=measure.latency_ms(session, conversion.batch, rows, config.latency_runs),
+                batch_invariant=measure.is_batch_invariant(apart),
+                neighbours_max_abs_diff=apart,
+                golden_max_abs_diff=_farthest(answers[name][:golden], comparison.probabilities[:golden]),
                 weights=list_weights(graph, name, kept if name == "fp16" else {}),
             )
     if scores is not None:
-        findings.num_validation, findings.num_corrupt = len(scores.labels), scores.num_corrupt
+        findings.num_validation, findings.num_corrupt = scores.num_samples, scores.num_corrupt
 
     # 7. The gate.
     findings.missed = missed_limits(
@@ -203,17 +204,21 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
         raise GateError(" ".join(findings.missed))
 
     # 8. Everything else that the bundle holds; the manifest last.
-    samples = zip(trained.samples[:golden], comparison.probabilities[:golden], strict=True)
+    samples = zip(comparison.samples[:golden], comparison.probabilities[:golden], strict=True)
     write_golden(staging, [(sample.name, sample.content, answer) for sample, answer in samples])
-    _complete(staging, trained, precision, findings)
+    _complete(staging, trained, conversion, precision, findings)
 
 
-def _complete(staging: Path, trained: TrainedModel, precision: str, findings: report.Findings) -> None:
-    (staging / "preprocessing.json").write_text(
-        preprocessing_to_json(trained.parts.preprocessing, trained.config.preprocessing), encoding="utf-8"
-    )
-    (staging / "report.md").write_text(report.render(findings, usage=_usage(trained)), encoding="utf-8")
-    seal(staging, _manifest(trained, precision, findings))
+def _farthest(answers: Sequence[Array], references: Sequence[Array]) -> float:
+    return max(max_abs_diff(answer, reference) for answer, reference in zip(answers, references, strict=True))
+
+
+def _complete(
+    staging: Path, trained: TrainedModel, conversion: Conversion, precision: str, findings: report.Findings
+) -> None:
+    (staging / "preprocessing.json").write_text(conversion.settings(), encoding="utf-8")
+    (staging / "report.md").write_text(report.render(findings, usage=_usage(trained, conversion)), encoding="utf-8")
+    seal(staging, _manifest(trained, conversion, precision, findings))
 
 
 def _open_validation(trained: TrainedModel, precision: str, findings: report.Findings) -> Source | None:
@@ -236,37 +241,40 @@ def _open_validation(trained: TrainedModel, precision: str, findings: report.Fin
 
 def _quantize(
     trained: TrainedModel,
+    conversion: Conversion,
     fp32: onnx.ModelProto,
-    preprocess: OnnxModel,
-    validation: Source,
+    examples: Examples,
     scores: measure.Scores,
     findings: report.Findings,
-) -> tuple[onnx.ModelProto, quantize.Recipe, measure.Scores]:
-    """The first recipe whose accuracy the gate accepts, else the most accurate one; with the scores that include it."""
+) -> tuple[onnx.ModelProto, Recipe, measure.Scores]:
+    """The first recipe whose score the gate accepts, else the one that scores best; with the scores that include it."""
     config = trained.config.conversion
-    used = trained.samples[: _calibration_count(trained)]
-    rows = np.stack([preprocess.run({"image": sample.pixels})["input"] for sample in used])
+    rows = conversion.rows(trained.samples[: _calibration_count(trained)])
     attempts = []
-    for recipe in quantize.recipes(config):
-        with _phase(f"onnx int8 ({recipe.calibration_method}, {len(rows)} samples)"):
-            graph = quantize.to_int8(fp32, rows, recipe)
-        both = scores.joined(_score({"int8": graph}, preprocess, validation, trained))
+    for recipe in conversion.recipes(config):
+        described = recipe.describe()
+        with _phase(f"onnx int8 ({described['calibration_method']}, {len(rows)} samples)"):
+            graph = conversion.to_int8(fp32, rows, recipe)
+        both = scores.joined(_score({"int8": graph}, examples, trained, described))
         attempts.append((graph, recipe, both))
-        kept = ", depthwise convolutions kept in float32" if recipe.keep_depthwise else ""
+        kept = ", depthwise convolutions kept in float32" if described.get("keep_depthwise") else ""
         findings.attempts.append(
-            f"{recipe.calibration_method}{kept}: accuracy {both.accuracy('int8'):.2%}, fp32 {both.accuracy('fp32'):.2%}"
+            f"{described['calibration_method']}{kept}: {scores.task.headline} {both.headline('int8'):.2%}, "
+            f"fp32 {both.headline('fp32'):.2%}"
         )
-        if both.accuracy("fp32") - both.accuracy("int8") <= config.max_accuracy_drop:
+        if both.headline("fp32") - both.headline("int8") <= config.max_accuracy_drop:
             break
-    return max(attempts, key=lambda attempt: attempt[2].accuracy("int8"))
+    return max(attempts, key=lambda attempt: attempt[2].headline("int8"))
 
 
 def _score(
-    graphs: dict[str, onnx.ModelProto], preprocess: OnnxModel, validation: Source, trained: TrainedModel
+    graphs: dict[str, onnx.ModelProto], examples: Examples, trained: TrainedModel, recipe: dict[str, Any] | None = None
 ) -> measure.Scores:
-    with _phase(f"accuracy of {', '.join(graphs)} on {len(validation)} samples"):
-        sessions = {name: _session(graph) for name, graph in graphs.items()}
-        return measure.predict(sessions, preprocess, validation, trained.config.data)
+    with _phase(f"score of {', '.join(graphs)} on {len(examples)} samples"):
+        sessions = {name: _session(graph, recipe) for name, graph in graphs.items()}
+        return measure.score(
+            sessions, examples, trained.parts.task, max_corrupt_fraction=trained.config.data.max_corrupt_fraction
+        )
 
 
 def _model_file(precision: str) -> str:
@@ -276,28 +284,31 @@ def _model_file(precision: str) -> str:
 def _metrics(name: str, scores: measure.Scores | None) -> dict[str, float]:
     if scores is None:
         return {}
-    return {"accuracy": scores.accuracy(name), "top1_agreement": scores.agreement(name)}
+    return scores.metrics(name) | {"top1_agreement": scores.agreement(name)}
 
 
 def _figures(name: str, graph: onnx.ModelProto, file: Path, scores: measure.Scores | None) -> Figures:
-    accuracy = None if scores is None else scores.accuracy(name)
-    return Figures(name, file.stat().st_size, weight_bytes(graph), accuracy)
+    size = file.stat().st_size
+    if scores is None:
+        return Figures(name, size, weight_bytes(graph), None)
+    return Figures(name, size, weight_bytes(graph), scores.headline(name), scores.task.headline)
 
 
 def _calibration_count(trained: TrainedModel) -> int:
     return min(trained.config.conversion.calibration_samples, len(trained.samples))
 
 
-def _manifest(trained: TrainedModel, precision: str, findings: report.Findings) -> Manifest:
+def _manifest(trained: TrainedModel, conversion: Conversion, precision: str, findings: report.Findings) -> Manifest:
     parts, card = trained.parts, trained.card
     return Manifest(
         model_name=trained.name,
         model_version=trained.version.version if trained.version else None,
         task=trained.config.task,
         labels=parts.labels,
-        inputs=(to_onnx.rows_spec(parts),),
-        outputs=(to_onnx.probabilities_spec(parts),),
-        preprocess_inputs=(to_onnx.IMAGE,),
+        multi_label=trained.multi_label,
+        inputs=(conversion.input,),
+        outputs=(conversion.output,),
+        preprocess_inputs=conversion.preprocess_inputs,
         variants=findings.variants,
         default_variant=precision,
         training={
@@ -323,12 +334,12 @@ def measured_on() -> dict[str, Any]:
     }
 
 
-def _usage(trained: TrainedModel) -> list[str]:
+def _usage(trained: TrainedModel, conversion: Conversion) -> list[str]:
     model = trained.version.uri if trained.version else "THIS FOLDER"
     return [
         f"Serve it: `TFPIPE_SERVING_MODEL={model} python -m serving`; another variant with `TFPIPE_SERVING_PRECISION`.",
-        f"TensorFlow Serving: `saved_model/`. {SAVED_MODEL_LIMITS}",
-        "`preprocess.onnx` takes one decoded image, upright 8-bit RGB; `model.*.onnx` takes batches of its rows.",
+        f"TensorFlow Serving: `saved_model/`. {conversion.saved_model_limits}",
+        conversion.files,
     ]
 
 
@@ -343,8 +354,12 @@ def _metadata(trained: TrainedModel) -> dict[str, str]:
     }
 
 
-def _session(graph: onnx.ModelProto) -> OnnxModel:
-    return open_session(graph.SerializeToString(), provider="cpu")
+def _session(
+    graph: onnx.ModelProto, recipe: Mapping[str, Any] | None = None, *, threads: int | None = None
+) -> OnnxModel:
+    """A graph on the CPU as the service would open it."""
+    disabled = (recipe or {}).get("disabled_optimizers", ())
+    return open_session(graph.SerializeToString(), provider="cpu", threads=threads, disabled_optimizers=disabled)
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

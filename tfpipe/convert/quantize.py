@@ -79,11 +79,12 @@ def to_int8(model: onnx.ModelProto, rows: Array, recipe: Recipe) -> onnx.ModelPr
         ConversionError: The graph cannot be quantised.
         OSError: There is no room for temporary files.
     """
+    batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
     with tempfile.TemporaryDirectory(prefix="tfpipe-int8-") as folder:
         prepared = Path(folder) / "prepared.onnx"
         try:
-            _prepare(model, prepared)
-            ranges = _calibrate(prepared, rows, recipe)
+            prepare(model, prepared)
+            ranges = calibrate(prepared, batches, recipe.calibration_method, _operators())
             graph = load_model_with_shape_infer(prepared)
             quantizer = QDQQuantizer(
                 graph,
@@ -104,7 +105,7 @@ def to_int8(model: onnx.ModelProto, rows: Array, recipe: Recipe) -> onnx.ModelPr
         # The library raises whatever else it hits, from KeyError to plain Exception.
         except Exception as error:
             raise ConversionError(f"int8: expected a graph that can be quantised; {error}") from error
-        return _with_header(quantizer.model.model, model)
+        return with_header(quantizer.model.model, model)
 
 
 def is_depthwise(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
@@ -124,7 +125,7 @@ class _Batches(CalibrationDataReader):
         return None if rows is None else {"input": rows}
 
 
-def _prepare(model: onnx.ModelProto, target: Path) -> None:
+def prepare(model: onnx.ModelProto, target: Path) -> None:
     """Fold batch normalisation and constants, so that convolution, bias and activation become one INT8 kernel."""
     content = model.SerializeToString()
     # ONNX Runtime, which writes it again, does not say that a disk is full.
@@ -137,19 +138,26 @@ def _prepare(model: onnx.ModelProto, target: Path) -> None:
     onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def _calibrate(prepared: Path, rows: Array, recipe: Recipe) -> Any:
+def calibrate(prepared: Path, batches: Sequence[Array], method: str, operators: Sequence[str]) -> Any:
+    """Ranges of what operators take and give.
+
+    Args:
+        prepared: What `prepare` wrote.
+        batches: Of the graph's `input`.
+        method: "minmax", "entropy" or "percentile".
+        operators: Types of operators.
+    """
     calibrator = create_calibrator(
         prepared,
-        _operators(),
+        list(operators),
         augmented_model_path=str(prepared.with_name("augmented.onnx")),
-        calibrate_method=_METHODS[recipe.calibration_method],
-        extra_options=_PERCENTILE if recipe.calibration_method == "percentile" else {},
+        calibrate_method=_METHODS[method],
+        extra_options=_PERCENTILE if method == "percentile" else {},
     )
-    starts = range(0, len(rows), _BATCH)
     # It prints each step to standard output.
     with contextlib.redirect_stdout(io.StringIO()):
-        for start in tqdm(starts, desc=f"calibrating ({recipe.calibration_method})", leave=False, disable=None):
-            calibrator.collect_data(_Batches(iter([rows[start : start + _BATCH]])))
+        for batch in tqdm(batches, desc=f"calibrating ({method})", leave=False, disable=None):
+            calibrator.collect_data(_Batches(iter([batch])))
         return calibrator.compute_data()
 
 
@@ -164,7 +172,7 @@ def _excluded(graph: onnx.ModelProto, recipe: Recipe) -> Sequence[str]:
     return [node.name for node in graph.graph.node if is_depthwise(node, weights)]
 
 
-def _with_header(quantized: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+def with_header(quantized: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
     """Give the quantised graph the names, axes and metadata of the one it came from."""
     quantized.producer_name, quantized.producer_version = source.producer_name, source.producer_version
     onnx.helper.set_model_props(quantized, {entry.key: entry.value for entry in source.metadata_props})

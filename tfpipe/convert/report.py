@@ -77,10 +77,11 @@ def _variants(findings: Findings) -> str:
     if not findings.figures:
         return ""
     fp32 = findings.figures["fp32"]
+    metric = fp32.metric.replace("_", " ")
     lines = [
-        "## Size, accuracy, latency",
+        f"## Size, {metric}, latency",
         "",
-        "| variant | file | of fp32 | weights of fp32 | accuracy | same answer as fp32 | ms, batch of 1 | batch of 8 |",
+        f"| variant | file | of fp32 | weights of fp32 | {metric} | same answer as fp32 | ms, batch of 1 | of 8 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, figures in findings.figures.items():
@@ -92,14 +93,14 @@ def _variants(findings: Findings) -> str:
             f"{figures.size_bytes / 1e6:.3f} MB",
             f"{figures.size_bytes / fp32.size_bytes:.1%}",
             f"{figures.weight_bytes / fp32.weight_bytes:.1%}",
-            _share(figures.accuracy),
+            _share(figures.score),
             _share(agreement),
             *(f"{latency[size]:.3f}" if size in latency else "–" for size in ("1", "8")),
         )
         lines.append("| " + " | ".join(cells) + " |")
     corrupt = f", {findings.num_corrupt} more cannot be read" if findings.num_corrupt else ""
     data = (
-        f"Accuracy on the {findings.num_validation} validation samples of training{corrupt}. "
+        f"{metric.capitalize()} on the {findings.num_validation} validation samples of training{corrupt}. "
         if findings.num_validation
         else "No accuracy was measured; the notes say why. "
     )
@@ -120,8 +121,9 @@ def _hops(hops: Sequence[Hop]) -> str:
             for hop in hops
         ),
         "",
-        "Rows are compared on a scale of 0..1, everything else as probabilities. Every file is decoded by the decoder "
-        "that training used. INT8 has no bound on a single answer: its accuracy is judged.",
+        "Rows of images are compared on a scale of 0..1, token ids must be equal, everything else is compared as "
+        "probabilities. Every file is decoded by the decoder that training used. INT8 has no bound on a single answer: "
+        "its score is judged.",
     ]
     return "\n".join(lines)
 

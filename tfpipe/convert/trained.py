@@ -1,18 +1,18 @@
 """Which trained model is converted, and what training left with it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tfpipe.config import load_config
 from tfpipe.convert.checkpoint import export_checkpoint, is_checkpoint
 from tfpipe.core.errors import ConfigError, DataError, DecodeError
-from tfpipe.core.signature import Array
 from tfpipe.decode import decode_image
 from tfpipe.export import load_float32
-from tfpipe.models.assembly import ImageParts
+from tfpipe.models.assembly import Parts, TextParts
 from tfpipe.registry import ModelVersion, Registry
 from tfpipe.settings import Config
 
@@ -26,12 +26,12 @@ class RawSample:
     Attributes:
         name: File name, e.g. "0007.jpg".
         content: The file, as a client would send it.
-        pixels: (H, W, 3) uint8.
+        sample: What it is decoded to: (H, W, 3) uint8 pixels, or the text.
     """
 
     name: str
     content: bytes
-    pixels: Array
+    sample: Any
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,15 @@ class TrainedModel:
     version: ModelVersion | None
     config: Config
     card: dict[str, Any]
-    parts: ImageParts
+    parts: Parts
     trained_policy: str
     samples: tuple[RawSample, ...]
     validation: tuple[tuple[str, int], ...]
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a sample may have several labels, or none."""
+        return self.parts.probabilities.multi_label
 
 
 def fetch(
@@ -125,13 +130,23 @@ def open_trained(folder: Path, version: ModelVersion | None, overrides: Sequence
         card=card,
         parts=parts,
         trained_policy=policy,
-        samples=read_samples(folder / "calibration", config.data.max_image_pixels),
+        samples=read_samples(folder / "calibration", _decoder(parts, config)),
         validation=_read_validation(folder / "validation.json", parts.labels),
     )
 
 
-def read_samples(folder: Path, max_pixels: int) -> tuple[RawSample, ...]:
+def _decoder(parts: Parts, config: Config) -> Callable[[bytes], Any]:
+    if isinstance(parts, TextParts):
+        return bytes.decode
+    return partial(decode_image, max_pixels=config.data.max_image_pixels)
+
+
+def read_samples(folder: Path, decode: Callable[[bytes], Any]) -> tuple[RawSample, ...]:
     """Raw training samples in the order of their index.
+
+    Args:
+        folder: As training left it.
+        decode: A file's content -> the sample.
 
     Raises:
         DataError: There are none, or one cannot be read.
@@ -141,8 +156,8 @@ def read_samples(folder: Path, max_pixels: int) -> tuple[RawSample, ...]:
         path = folder / Path(entry["file"]).name
         try:
             content = path.read_bytes()
-            samples.append(RawSample(path.name, content, decode_image(content, max_pixels=max_pixels)))
-        except (OSError, DecodeError) as error:
+            samples.append(RawSample(path.name, content, decode(content)))
+        except (OSError, DecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: expected a training sample for calibration; {error}") from error
     if not samples:
         raise DataError(f"{folder}: expected training samples for calibration, found none.")

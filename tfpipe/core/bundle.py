@@ -45,6 +45,7 @@ class Variant:
         metrics: Task metric by name on validation data, e.g. {"accuracy": 0.98}; empty where there were none.
         latency_ms: Median milliseconds by batch size, e.g. {"1": 0.2, "8": 0.9}.
         batch_invariant: Whether a row's answer is independent of the rows beside it.
+        neighbours_max_abs_diff: By how much it differed at most, in the rows that were measured.
         golden_max_abs_diff: Largest difference from Keras's golden answers, measured at conversion.
         weights: {"converted": {name: dtype}, "kept": {name: reason}}: what is stored in this precision and what is not.
     """
@@ -58,6 +59,7 @@ class Variant:
     batch_invariant: bool
     golden_max_abs_diff: float
     weights: dict[str, dict[str, str]]
+    neighbours_max_abs_diff: float = 0.0
 
 
 @dataclass(frozen=True)

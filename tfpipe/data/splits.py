@@ -1,7 +1,7 @@
 """Training, validation and test data of a run: opened, split by class, and checked against each other."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,6 +75,23 @@ def open_sources(config: Config) -> tuple[Source, Source | None, Source | None]:
         _open_other(config, config.data.validation_path, "validation", multi_label),
         _open_other(config, config.data.test_path, "test", multi_label),
     )
+
+
+def open_validation_alone(config: Config, labels: Sequence[str], *, multi_label: bool) -> Source | None:
+    """Open `data.validation_path` without the training data.
+
+    Args:
+        config: The run.
+        labels: Of the model, in which classes are counted.
+        multi_label: Whether a text may have several.
+
+    Raises:
+        DataError: Nothing there, or not readable as a data set, or with labels that the model does not have.
+    """
+    source = _open(config, config.data.validation_path or "", "validation", "data.validation_path", multi_label)
+    if isinstance(source, TextSource):
+        return source.with_labels(labels)
+    return None if source is None else Relabelled(source, tuple(labels))
 
 
 def split_source(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

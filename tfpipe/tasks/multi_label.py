@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.core.classification import macro_score, micro_score
+from tfpipe.core.postprocess import MULTI_LABEL_THRESHOLD
 from tfpipe.data.sources import Source
 from tfpipe.data.text import TextSource
 from tfpipe.tasks.task import LOSS, RIGHT, SAMPLES, UNITS, Compared, ratio
@@ -25,6 +26,7 @@ class MultiLabel:
     labels: tuple[str, ...]
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     score_names: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1")
+    headline: ClassVar[str] = "micro_f1"
 
     @property
     def label_shape(self) -> tuple[int | None, ...]:
@@ -46,7 +48,7 @@ class MultiLabel:
         return compared.weights * class_weights_C
 
     def counts(self, compared: Compared, losses: Any, weights_B: Any) -> Any:
-        right = tf.reduce_all(tf.equal(compared.logits > 0, compared.targets > 0.5), axis=-1)
+        right = tf.reduce_all(tf.equal(compared.logits >= 0, compared.targets > 0.5), axis=-1)
         return tf.stack([
             tf.reduce_sum(weights_B),
             tf.reduce_sum(compared.weights),
@@ -58,26 +60,32 @@ class MultiLabel:
         loss = ratio(float(totals[LOSS]), float(totals[UNITS]))
         return {"loss": loss, "accuracy": ratio(float(totals[RIGHT]), float(totals[SAMPLES]))}
 
-    def predictions(self, labels: Any, logits: Any) -> Any:
-        return tf.cast(logits > 0, tf.int32)
+    def predictions(self, labels: Any, probabilities: Any) -> Any:
+        return tf.cast(probabilities >= MULTI_LABEL_THRESHOLD, tf.int32)
 
     def probabilities(self, logits: Any) -> Any:
         return tf.nn.sigmoid(tf.cast(logits, tf.float32))
 
     def tally_shape(self) -> tuple[int, ...]:
-        return len(self.labels), 3
+        return len(self.labels) + 1, 3
 
     def tally(self, labels: np.ndarray, predictions: np.ndarray, weights_B: np.ndarray) -> np.ndarray:
-        """(C, 3): true positives, predicted, true."""
+        """(C + 1, 3): true positives, predicted, true of each label; last samples with all right, samples, samples."""
         columns = (labels * predictions, predictions, labels)
         sums = [np.sum(weights_B[:, None] * column, axis=0, dtype=np.float64) for column in columns]
-        return np.stack(sums, axis=1)
+        all_right = np.sum(weights_B * (labels == predictions).all(axis=1), dtype=np.float64)
+        return np.concatenate([np.stack(sums, axis=1), [[all_right, weights_B.sum(), weights_B.sum()]]])
 
     def scores(self, tally: np.ndarray) -> dict[str, float]:
-        return {"micro_f1": micro_score(tally).f1, "macro_f1": macro_score(tally).f1}
+        by_label, (right, samples, _) = tally[:-1], tally[-1].tolist()
+        return {
+            "accuracy": ratio(right, samples),
+            "micro_f1": micro_score(by_label).f1,
+            "macro_f1": macro_score(by_label).f1,
+        }
 
     def class_counts(self, tally: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-        return self.labels, tally
+        return self.labels, tally[:-1]
 
     def confusion(self, tally: np.ndarray) -> np.ndarray | None:
         return None

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.core.classification import confusion_counts, macro_score
+from tfpipe.core.classification import accuracy, confusion_counts, macro_score
 from tfpipe.data.sources import Source
 from tfpipe.data.splits import class_counts
 from tfpipe.tasks.task import LOSS, RIGHT, UNITS, Compared, ratio
@@ -23,6 +23,7 @@ class SingleLabel:
     label_shape: ClassVar[tuple[int | None, ...]] = ()
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     score_names: ClassVar[tuple[str, ...]] = ("macro_f1",)
+    headline: ClassVar[str] = "accuracy"
 
     def output_shape(self) -> tuple[int | None, ...]:
         return None, len(self.labels)
@@ -58,8 +59,8 @@ class SingleLabel:
         units = float(totals[UNITS])
         return {"loss": ratio(float(totals[LOSS]), units), "accuracy": ratio(float(totals[RIGHT]), units)}
 
-    def predictions(self, labels: Any, logits: Any) -> Any:
-        return tf.argmax(logits, axis=-1, output_type=tf.int32)
+    def predictions(self, labels: Any, probabilities: Any) -> Any:
+        return tf.argmax(probabilities, axis=-1, output_type=tf.int32)
 
     def probabilities(self, logits: Any) -> Any:
         return tf.nn.softmax(tf.cast(logits, tf.float32))
@@ -74,7 +75,7 @@ class SingleLabel:
         return confusion
 
     def scores(self, tally: np.ndarray) -> dict[str, float]:
-        return {"macro_f1": macro_score(confusion_counts(tally)).f1}
+        return {"accuracy": accuracy(tally), "macro_f1": macro_score(confusion_counts(tally)).f1}
 
     def class_counts(self, tally: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         return self.labels, confusion_counts(tally)

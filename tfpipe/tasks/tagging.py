@@ -34,6 +34,7 @@ class Tagging(SingleLabel):
 
     label_shape: ClassVar[tuple[int | None, ...]] = (None, 2)
     score_names: ClassVar[tuple[str, ...]] = ("precision", "recall", "f1", "macro_f1")
+    headline: ClassVar[str] = "f1"
 
     def output_shape(self) -> tuple[int | None, ...]:
         return None, None, len(self.labels)
@@ -45,9 +46,11 @@ class Tagging(SingleLabel):
         words = tf.gather(tf.cast(logits, tf.float32), tf.maximum(positions, 0), batch_dims=1)
         return Compared(tf.maximum(tags, 0), words, answered * weights_B[:, None])
 
-    def predictions(self, labels: Any, logits: Any) -> Any:
+    def predictions(self, labels: Any, probabilities: Any) -> Any:
         positions = labels[..., POSITION]
-        words = tf.gather(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.maximum(positions, 0), batch_dims=1)
+        words = tf.gather(
+            tf.argmax(probabilities, axis=-1, output_type=tf.int32), tf.maximum(positions, 0), batch_dims=1
+        )
         return tf.where(positions != MISSING, words, self._outside)
 
     def tally_shape(self) -> tuple[int, ...]:

@@ -38,6 +38,7 @@ class Task(Protocol):
         label_shape: Of one sample's labels, None where it varies.
         metric_names: Of every epoch, from `counts`.
         score_names: Of validation and test data, from the tally, beside `metric_names`.
+        headline: The score by which variants of a model are judged.
     """
 
     @property
@@ -51,6 +52,9 @@ class Task(Protocol):
 
     @property
     def score_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def headline(self) -> str: ...
 
     def output_shape(self) -> tuple[int | None, ...]:
         """Of the network's logits."""
@@ -76,7 +80,7 @@ class Task(Protocol):
         """Metrics by name from summed `counts`; NaN where nothing was counted."""
         ...
 
-    def predictions(self, labels: Any, logits: Any) -> Any:
+    def predictions(self, labels: Any, probabilities: Any) -> Any:
         """What the model answers, int32, in TensorFlow; the shape is the targets'."""
         ...
 

@@ -52,6 +52,11 @@ def keras_layer(tokenizer: Tokenizer) -> Any:
     )
 
 
+def has_keras_layer(tokenizer: Tokenizer) -> bool:
+    """Whether keras-nlp's layer gives the ids of training; see `keras_layer`."""
+    return isinstance(tokenizer, WordPieceTokenizer | SentencePieceTokenizer)
+
+
 def keras_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """The ids that training sees: those of the Keras layer, compiled, or of the one tokenizer for byte-level BPE.
 
@@ -87,7 +92,7 @@ def tokenizer_from_keras(layer: Any) -> Tokenizer:
         return _byte_pairs(layer)
     else:
         raise ConfigError(f"tokenizer: expected a keras-nlp tokenizer, received {type(layer).__name__}.")
-    prove(tokenizer, AWKWARD_TEXTS, reference=_layer_ids(_compile(layer, split=_splits(layer)), AWKWARD_TEXTS))
+    prove(tokenizer, AWKWARD_TEXTS, reference=_layer_ids(_compile(layer, split=splits_words(layer)), AWKWARD_TEXTS))
     return tokenizer
 
 
@@ -140,10 +145,11 @@ def save_proved(tokenizer: Tokenizer, folder: Path) -> None:
 
 @functools.lru_cache(maxsize=_COMPILED_LAYERS)
 def _compiled(tokenizer: WordPieceTokenizer | SentencePieceTokenizer) -> Callable[[Any], Any]:
-    return _compile(keras_layer(tokenizer), split=_splits(tokenizer))
+    return _compile(keras_layer(tokenizer), split=splits_words(tokenizer))
 
 
-def _splits(tokenizer: Any) -> bool:
+def splits_words(tokenizer: Any) -> bool:
+    """Whether a layer (or a tokenizer) cuts texts into words; one that does not takes rows of words."""
     return bool(getattr(getattr(tokenizer, "options", tokenizer), "split", True))
 
 

@@ -78,4 +78,4 @@ class Evaluator:
         compared = task.compared(labels, logits, weights)
         losses = self._losses(compared.targets, compared.logits)
         user_metrics.update(self._metrics, task, compared)
-        return task.counts(compared, losses, weights), task.predictions(labels, logits)
+        return task.counts(compared, losses, weights), task.predictions(labels, task.probabilities(logits))

@@ -1,0 +1,228 @@
+"""Texts on their way into a bundle."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import tensorflow as tf
+
+from tfpipe.convert import to_onnx
+from tfpipe.convert.hops import Hop, Hops
+from tfpipe.convert.quantize_text import TextRecipe, text_recipes, text_to_int8
+from tfpipe.convert.trained import RawSample
+from tfpipe.core.errors import GateError
+from tfpipe.core.parity import BOUNDS, Bound
+from tfpipe.core.signature import Array, TensorSpec
+from tfpipe.data.pipeline import evaluation_batches
+from tfpipe.data.sources import Source
+from tfpipe.data.text import TextSource
+from tfpipe.data.token_rows import TokenReader
+from tfpipe.distributed import World
+from tfpipe.export import load_saved_model
+from tfpipe.export_text import LIMITS, export_text_saved_model, has_string_signature
+from tfpipe.models.assembly import TextParts
+from tfpipe.ort import OnnxModel
+from tfpipe.settings import Config, ConversionConfig
+from tfpipe.text import tokenizer as tokenizers
+from tfpipe.text.golden import AWKWARD_TEXTS
+from tfpipe.text.keras_side import keras_ids
+from tfpipe.text.packing import pack
+
+_BATCH = 32
+_CALIBRATION_BATCH = 8
+# Rows of every length stand beside each other in one, as strangers' requests would.
+_MIXED_ROWS = 16
+TEXT = TensorSpec("text", "str", ())
+
+
+class TextConversion:
+    """A `Conversion` of a model of texts.
+
+    Args:
+        parts: The trained model, under float32 policies.
+        config: Of its run.
+    """
+
+    preprocess_inputs = (TEXT,)
+    files = "`tokenizer/` makes token ids of a text; `model.*.onnx` takes batches of them, padded at the end."
+
+    def __init__(self, parts: TextParts, config: Config) -> None:
+        self._parts, self._config = parts, config
+        self._inference = parts.inference()
+
+    @property
+    def saved_model_limits(self) -> str:
+        return LIMITS[has_string_signature(self._parts)]
+
+    @property
+    def input(self) -> TensorSpec:
+        return to_onnx.TOKENS
+
+    @property
+    def output(self) -> TensorSpec:
+        num_outputs = len(self._parts.labels)
+        shape = ("batch", "sequence", num_outputs) if self._parts.per_token else ("batch", num_outputs)
+        return TensorSpec("probabilities", "float32", shape)
+
+    def write_preprocessing(self, folder: Path, metadata: Mapping[str, str]) -> None:
+        self._parts.saved.write(folder / tokenizers.FOLDER)
+
+    def network(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
+        parts = self._parts
+        return to_onnx.text_network_to_onnx(
+            parts.network,
+            parts.probabilities,
+            num_outputs=len(parts.labels),
+            per_token=parts.per_token,
+            opset=self._config.conversion.opset,
+            metadata=metadata,
+        )
+
+    def compare(self, samples: Sequence[RawSample]) -> "TextComparison":
+        return TextComparison(self, self._parts, samples)
+
+    def rows(self, samples: Sequence[RawSample]) -> list[Array]:
+        """The first row of each: a text whose words are tagged may have several."""
+        return [self._inference.prepare(sample.sample).rows[0] for sample in samples]
+
+    def batch(self, rows: Sequence[Array]) -> Array:
+        return self._inference.batch(rows)
+
+    def cut(self, probabilities: Array, rows: Sequence[Array]) -> list[Array]:
+        return self._inference.cut(probabilities, rows)
+
+    def examples(self, source: Source) -> "TextExamples":
+        if not isinstance(source, TextSource):
+            raise TypeError(f"source: expected texts, received {type(source).__name__}.")
+        return TextExamples(source, self._parts)
+
+    def recipes(self, config: ConversionConfig) -> Sequence[TextRecipe]:
+        return text_recipes(config)
+
+    def to_int8(self, model: onnx.ModelProto, rows: Sequence[Array], recipe: TextRecipe) -> onnx.ModelProto:
+        # Of like lengths, as they are served together.
+        ordered = sorted(rows, key=len)
+        starts = range(0, len(ordered), _CALIBRATION_BATCH)
+        return text_to_int8(model, [self.batch(ordered[i : i + _CALIBRATION_BATCH]) for i in starts], recipe)
+
+    def write_saved_model(self, folder: Path) -> None:
+        export_text_saved_model(self._parts, folder)
+
+    def settings(self) -> str:
+        # What the model was built with counts, wherever the configuration came from.
+        config = self._config.preprocessing.model_dump(mode="json") | {"max_length": self._parts.max_length}
+        return json.dumps({"config": config}, indent=2, ensure_ascii=False) + "\n"
+
+
+class TextExamples:
+    """Labelled texts as rows; `Examples`.
+
+    Args:
+        source: The texts.
+        parts: The model's tokenizer and task.
+    """
+
+    def __init__(self, source: TextSource, parts: TextParts) -> None:
+        self._reader = TokenReader(source, parts.tokenizer, parts.task, max_length=parts.max_length, world=World())
+        self.first_error = next(iter(self._reader.corrupt.values()), "")
+
+    def __len__(self) -> int:
+        return len(self._reader.source)
+
+    def batches(self) -> Iterator[tuple[Array, Array, int]]:
+        """See `Examples`: (n, tokens) int32, and labels as training has them."""
+        for batch in evaluation_batches(self._reader, batch_size=_BATCH, world=World()):
+            readable = batch.weights.numpy() > 0
+            rows, labels = batch.rows.numpy()[readable], batch.labels.numpy()[readable]
+            yield rows, labels, int(readable.sum()) + int(batch.num_corrupt)
+
+
+class TextComparison(Hops):
+    """A `Comparison` of texts: Keras tokenises with its own layer and answers each text alone.
+
+    Args:
+        conversion: Of the model.
+        parts: The trained model, under float32 policies.
+        samples: Raw texts; awkward ones are added. Those that have several rows are left out.
+    """
+
+    def __init__(self, conversion: TextConversion, parts: TextParts, samples: Sequence[RawSample]) -> None:
+        super().__init__()
+        self._conversion, self._parts = conversion, parts
+        everything = (*samples, *awkward_samples())
+        inference = parts.inference()
+        self.samples = tuple(sample for sample in everything if len(inference.prepare(sample.sample).rows) == 1)
+        self._rows = self._keras_rows()
+        score = tf.function(
+            lambda rows: parts.model(rows, training=False), input_signature=[tf.TensorSpec((None, None), tf.int32)]
+        )
+        self.probabilities: list[Array] = [np.asarray(score(row[None])[0]) for row in self._rows]
+
+    def check_preprocessing(self) -> list[Array]:
+        """Texts -> token ids, which must be equal."""
+        rows = self._conversion.rows(self.samples)
+        name = "text -> token ids"
+        for sample, row, expected in zip(self.samples, rows, self._rows, strict=True):
+            if row.tolist() != expected.tolist():
+                raise GateError(
+                    f"{name}: for {sample.sample[:60]!r} expected the Keras layer's {expected[:16].tolist()}, received "
+                    f"{row[:16].tolist()}."
+                )
+        self.hops.append(Hop(name, 0.0, "equal", None, len(rows)))
+        return rows
+
+    def check_model(self, precision: str, model: OnnxModel, rows: Sequence[Array]) -> list[Array]:
+        """Each text alone, and beside others of every length.
+
+        Returns:
+            The answers alone.
+        """
+        bound = BOUNDS.get(precision)
+        alone = self._answers(model, rows, batch_size=1)
+        self._note(f"text -> tokenizer -> model.{precision}.onnx", alone, self.probabilities, bound)
+        mixed = self._answers(model, rows, batch_size=_MIXED_ROWS)
+        self._note(f"the same in batches of {_MIXED_ROWS}, padded", mixed, self.probabilities, bound)
+        return alone
+
+    def check_saved_model(self, folder: Path) -> None:
+        """Strings, where there is a signature for them, and token ids, as TensorFlow Serving loads them."""
+        signatures: Mapping[str, Any] = load_saved_model(folder).signatures
+        if has_string_signature(self._parts):
+            texts = [sample.sample for sample in self.samples]
+            answers = [
+                np.asarray(signatures["serving_default"](text=tf.constant([t]))["probabilities"][0]) for t in texts
+            ]
+            self._note("SavedModel serving_default", answers, self.probabilities, BOUNDS["fp32"])
+        answers = [np.asarray(signatures["tensor"](input=tf.constant(r[None]))["probabilities"][0]) for r in self._rows]
+        self._note("SavedModel tensor", answers, self.probabilities, BOUNDS["fp32"])
+
+    def _keras_rows(self) -> list[Array]:
+        tokenizer, max_length = self._parts.tokenizer, self._parts.max_length
+        special = {"start_id": tokenizer.start_id, "end_id": tokenizer.end_id}
+        ids = keras_ids(tokenizer, [sample.sample for sample in self.samples])
+        return [np.array(pack(of_text, max_length=max_length, **special), np.int32) for of_text in ids]
+
+    def _answers(self, model: OnnxModel, rows: Sequence[Array], *, batch_size: int) -> list[Array]:
+        answers: list[Array] = []
+        for start in range(0, len(rows), batch_size):
+            together = rows[start : start + batch_size]
+            answered = model.run({"input": self._conversion.batch(together)})["probabilities"]
+            answers += self._conversion.cut(answered, together)
+        return answers
+
+    def _note(self, name: str, candidate: Sequence[Array], reference: Sequence[Array], bound: Bound | None) -> None:
+        self.note(name, self._joined(candidate), self._joined(reference), bound, num_files=len(candidate))
+
+    def _joined(self, answers: Sequence[Array]) -> Array:
+        """(rows or tokens of all, classes)."""
+        return np.concatenate([answer.reshape(-1, len(self._parts.labels)) for answer in answers])
+
+
+def awkward_samples() -> tuple[RawSample, ...]:
+    """Texts that are hard to tokenise, as files."""
+    return tuple(
+        RawSample(f"awkward-{number:02d}.txt", text.encode(), text) for number, text in enumerate(AWKWARD_TEXTS)
+    )
