@@ -126,6 +126,19 @@ def test_a_file_that_cannot_be_read_has_an_error_in_its_place(bundle, images, tm
     assert "7 predictions in" in capsys.readouterr().err
 
 
+def test_an_answer_that_is_not_finite_is_an_error_in_its_place(images, tmp_path):
+    broken = make_bundle(tmp_path / "broken", not_finite=True)
+
+    result = predict(str(broken), [images / "a.png"], tmp_path / "out.jsonl")
+
+    (line,) = lines_of(tmp_path / "out.jsonl")
+    assert line["error"] == {
+        "code": "inference_failed",
+        "message": "model: expected finite probabilities, received NaN or infinity for this input.",
+    }
+    assert result.num_failed == 1
+
+
 def test_unreadable_files_are_counted_in_the_result(bundle, images, tmp_path):
     (images / "z.png").write_bytes(RED[:40])
 

@@ -2,15 +2,19 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serving.routes.inputs import MAX_INPUTS
 from serving.schemas import ErrorAnswer, PredictAnswer
 from tests.serving.bundles import RED
 from tests.serving.servers import app_of, serving
 from tests.serving.text_bundles import CLASSES, text_reference
+from tests.text.texts import CORPUS
 
 TEXT = "The quick brown fox"
 
@@ -259,6 +263,45 @@ def test_entities_stand_where_the_answer_says(tags_client):
         assert 0 < entity["score"] <= 1
         assert math.isfinite(entity["score"])
     PredictAnswer.model_validate(answer)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.sampled_from(["text", "texts", "x"]), values),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    body=json_values.map(lambda value: json.dumps(value).encode())
+    | json_values.map(lambda value: json.dumps({"text": value}).encode())
+    | json_values.map(lambda value: json.dumps({"texts": value}).encode())
+    | st.binary(max_size=40),
+    path=st.sampled_from(["/predict", "/predict/batch"]),
+    media=st.sampled_from(["application/json", "text/plain", "multipart/form-data; boundary=b"]),
+)
+def test_no_body_fails_the_service(tags_client, body, path, media):
+    response = tags_client.post(path, content=body, headers={"content-type": media})
+
+    assert response.status_code in (200, 400, 415)
+    if response.status_code == 200:
+        PredictAnswer.model_validate(response.json())
+    else:
+        assert response.json()["error"]["code"] in (
+            "invalid_request", "undecodable_text", "all_rows_failed", "unsupported_media_type",
+        )  # fmt: skip
+
+
+def test_requests_side_by_side_get_their_own_answers(client):
+    texts = [f"{CORPUS[index % 12][: 5 * index]} {index}" for index in range(48)]
+    alone = [client.post("/predict", json={"text": text}).json()["predictions"][0] for text in texts]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda text: client.post("/predict", json={"text": text}).json(), texts))
+
+    for answer, expected in zip(answers, alone, strict=True):
+        assert answer["predictions"][0]["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-6)
 
 
 def test_the_start_page_shows_how_to_send_a_text(client):
