@@ -202,6 +202,7 @@ def _with_float32(config: Any) -> Any:
 
 def _check_rebuilt(parts: Parts, rebuilt: Parts, policy: str) -> None:
     random = np.random.default_rng(0)
+    inputs: Array
     if isinstance(parts, TextParts):
         inputs = random.integers(0, parts.tokenizer.vocabulary_size, (4, min(parts.max_length, 32)), dtype=np.int32)
     else:

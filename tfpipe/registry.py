@@ -35,7 +35,7 @@ MODEL_TAG = "tfpipe.model"
 BUNDLE_TAG = "tfpipe.bundle"
 REQUIRED_METADATA = ("created", "metrics")
 # The part of an output_dir that belongs to the version. Without validation data there is no validation.json.
-MODEL_FILES = ("config.yaml", "model.keras", "model.json", "calibration", "validation.json")
+MODEL_FILES = ("config.yaml", "model.keras", "model.json", "calibration", "validation.json", "tokenizer")
 
 _MODEL_FOLDER = "model"
 # MLflow servers up to 2.x refuse longer tags of a version.

@@ -1,7 +1,7 @@
 """Every hop between a raw file and an answer, compared with Keras on the same files."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,26 +101,31 @@ class ImageComparison(Hops):
         self._preprocess = preprocess
         self.samples = (*samples, *generated_samples())
         self._rows = np.stack([keras.rows(sample.sample) for sample in self.samples])
-        self.probabilities = np.stack([keras.probabilities(sample.sample) for sample in self.samples])
+        self._answers = np.stack([keras.probabilities(sample.sample) for sample in self.samples])
         self._scale = _row_scale(parts)
 
-    def check_preprocessing(self) -> Array:
-        """Decoded pixels -> rows. Returns (n, height, width, 3) float32, the converted graph's rows."""
+    @property
+    def probabilities(self) -> list[Array]:
+        """Keras's own answers, (classes,) float32 each."""
+        return list(self._answers)
+
+    def check_preprocessing(self) -> list[Array]:
+        """Decoded pixels -> rows. Returns the converted graph's rows, (height, width, 3) float32 each."""
         rows = np.stack([self._preprocess.run({"image": sample.sample})["input"] for sample in self.samples])
         self.note("pixels -> preprocess.onnx", rows * self._scale, self._rows * self._scale, ROWS, classes=False)
-        return rows
+        return list(rows)
 
-    def check_model(self, precision: str, model: OnnxModel, rows: Sequence[Array]) -> Array:
+    def check_model(self, precision: str, model: OnnxModel, rows: Sequence[Array]) -> list[Array]:
         """Keras's rows -> probabilities, and the whole chain from the file.
 
         Returns:
-            (n, classes) float32, the answers of the whole chain.
+            The answers of the whole chain, (classes,) float32 each.
         """
         bound = BOUNDS.get(precision)
-        self.note(f"rows -> model.{precision}.onnx", _answers(model, self._rows), self.probabilities, bound)
+        self.note(f"rows -> model.{precision}.onnx", _answers(model, self._rows), self._answers, bound)
         whole = _answers(model, rows)
-        self.note(f"file -> decode -> preprocess.onnx -> model.{precision}.onnx", whole, self.probabilities, bound)
-        return whole
+        self.note(f"file -> decode -> preprocess.onnx -> model.{precision}.onnx", whole, self._answers, bound)
+        return list(whole)
 
     def check_saved_model(self, folder: Path) -> None:
         """All three signatures, loaded as TensorFlow Serving loads them."""
@@ -134,7 +139,7 @@ class ImageComparison(Hops):
         )
         for name, inputs, positions in calls:
             answers = [np.asarray(signatures[name](**inputs(i))["probabilities"][0]) for i in positions]
-            self.note(f"SavedModel {name}", np.stack(answers), self.probabilities[list(positions)], BOUNDS["fp32"])
+            self.note(f"SavedModel {name}", np.stack(answers), self._answers[list(positions)], BOUNDS["fp32"])
 
 
 def generated_samples() -> tuple[RawSample, ...]:
@@ -152,7 +157,7 @@ def generated_samples() -> tuple[RawSample, ...]:
     return tuple(samples)
 
 
-def _answers(model: OnnxModel, rows: Sequence[Array]) -> Array:
+def _answers(model: OnnxModel, rows: Iterable[Array]) -> Array:
     return np.concatenate([model.run({"input": row[None]})["probabilities"] for row in rows])
 
 
