@@ -130,15 +130,16 @@ def predict(models: Mapping[str, OnnxModel], preprocess: OnnxModel, source: Sour
     return Scores(np.concatenate(labels), {name: np.concatenate(p) for name, p in predictions.items()}, num_corrupt)
 
 
-def latency_ms(model: bytes, rows: Array, runs: int) -> dict[str, float]:
+def latency_ms(model: bytes, rows: Array, runs: int, *, disabled_optimizers: Sequence[str] = ()) -> dict[str, float]:
     """Median milliseconds by batch size, on the CPU with one thread and no other session at work.
 
     Args:
         model: The ONNX file's content.
-        rows: (n, height, width, 3) float32; repeated to fill a batch.
+        rows: (n, height, width, 3) float32, or (n, sequence) int32; repeated to fill a batch.
         runs: Timed runs per batch size.
+        disabled_optimizers: Of the variant's recipe; see `open_session`.
     """
-    session = open_session(model, provider="cpu", threads=LATENCY_THREADS)
+    session = open_session(model, provider="cpu", threads=LATENCY_THREADS, disabled_optimizers=disabled_optimizers)
     medians = {}
     for batch_size in LATENCY_BATCHES:
         batch = np.resize(rows, (batch_size, *rows.shape[1:]))
