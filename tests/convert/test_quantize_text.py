@@ -18,6 +18,7 @@ from tfpipe.convert.measure import is_batch_invariant
 from tfpipe.convert.quantize_text import TextRecipe, text_recipes, text_to_int8
 from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core.errors import ConversionError
+from tfpipe.core.parity import BOUNDS, assert_parity
 from tfpipe.ort import open_session
 from tfpipe.settings import ConversionConfig
 
@@ -64,6 +65,16 @@ def test_static_answers_do_not_depend_on_the_rows_beside_them(family, per_token)
     rows = rows_of(20, 4, 11, 1)
     session = open_session(quantized.SerializeToString(), provider="cpu")
     assert is_batch_invariant(session, rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_static_answers_do_not_depend_on_how_far_a_row_is_padded(family):
+    session = open_session(_int8(family).SerializeToString(), provider="cpu")
+
+    answers = [session.run({"input": rows_of(7, to=length)})["probabilities"] for length in (7, 8, 16, 32)]
+
+    for padded in answers[1:]:
+        assert_parity(padded, answers[0], BOUNDS["fp32"], where=family)
 
 
 def test_dynamic_answers_do_depend_on_them_and_the_recipe_says_so():
@@ -168,8 +179,8 @@ def test_a_recipe_describes_itself_for_the_manifest():
 
     assert described["calibration_method"] == "dynamic"
     assert described["disabled_optimizers"] == ["SkipLayerNormFusion"]
-    assert described["computed in int8"] == "products with stored weights"
-    assert STATIC.describe()["computed in int8"] == "products with stored weights, convolutions"
+    assert described["computed_in_int8"] == "products with stored weights"
+    assert STATIC.describe()["computed_in_int8"] == "products with stored weights, convolutions"
 
 
 def test_a_graph_that_cannot_be_quantised_is_refused_in_one_sentence():

@@ -1,5 +1,6 @@
 import collections
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -17,6 +18,7 @@ from tests.convert.text_networks import (
     onnx_answers,
     rows_of,
 )
+from tests.models.text_networks import randomised
 from tfpipe.ort import open_session
 
 pytestmark = pytest.mark.tensorflow
@@ -99,6 +101,33 @@ def test_an_older_operator_set_is_kept():
 def test_a_row_longer_than_the_positions_is_refused_rather_than_answered():
     with pytest.raises(Exception, match="Add"):
         onnx_answers(graph_of_family("bert"), rows_of(TOKENS.max_length + 1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_of_padding_alone_gives_numbers(family):
+    rows = rows_of(0, 5)
+
+    received = onnx_answers(graph_of_family(family), rows)
+
+    np.testing.assert_allclose(received.sum(axis=1), 1, atol=1e-5)
+    # The row beside it gets what it gets alone.
+    np.testing.assert_allclose(received[1:], onnx_answers(graph_of_family(family), rows[1:]), rtol=0, atol=1e-6)
+
+
+def test_layers_that_are_no_single_operator_are_converted_as_keras_writes_them():
+    ids = keras.Input((None,), dtype="int32", name="rows")
+    x = keras.layers.Embedding(TOKENS.vocabulary_size, 16)(ids)
+    x = keras.layers.MultiHeadAttention(2, 8)(x, x, use_causal_mask=True)
+    x = keras.layers.LayerNormalization(rms_scaling=True)(x)
+    x = keras.layers.LayerNormalization(center=False)(x)
+    # The kernel's input axis last.
+    x = keras.layers.EinsumDense("abc,dc->abd", output_shape=(None, 12), activation="relu")(x)
+    shared = keras.layers.Dense(12, activation="gelu")
+    lora = keras.layers.Dense(CLASSES, name="logits")
+    network = keras.Model(ids, lora(shared(shared(x))), name="network")
+    lora.enable_lora(2)
+
+    _assert_answers_as_keras(network, graph_of_network(randomised(network), per_token=True))
 
 
 def test_keras_is_left_as_it_was():
