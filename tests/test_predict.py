@@ -246,10 +246,10 @@ def test_a_job_that_was_killed_before_it_began_is_no_obstacle(bundle, images, tm
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere"], "input: expected an image file, a folder or a manifest, found nothing at 'nowhere'"),
+        (["nowhere"], "input: expected a file, a folder or a manifest, found nothing at 'nowhere'"),
         (["empty"], "input: expected image files, found none in empty"),
-        (["labels.csv"], "labels.csv: expected a manifest with a column (or key) `path`"),
-        (["broken.jsonl"], "broken.jsonl: expected a manifest with a column (or key) `path`"),
+        (["labels.csv"], "labels.csv: expected the column 'path', received 'file', 'label'. No label is needed."),
+        (["broken.jsonl"], "broken.jsonl, line 1: expected one JSON object; Expecting value: line 1 column 10"),
         (["images", "--model", "nowhere"], "--model: expected a model.keras, a bundle or models:/..., found none at"),
         (["images", "--precision", "int4"], "int4"),
         (["images", "--batch-size", "0"], "--batch-size: expected at least 1, received 0"),
