@@ -22,9 +22,9 @@ from tfpipe.core.errors import (
 )
 from tfpipe.core.parity import assert_parity, golden_bound
 from tfpipe.core.signature import Array
-from tfpipe.inference.interface import Inference, Prepared, Takes, in_runs
-from tfpipe.inference.opening import open_inference
-from tfpipe.ort import OnnxModel, open_session
+from tfpipe.inference.interface import Inference, Prepared, Takes, answer_of, in_runs
+from tfpipe.inference.opening import open_inference, open_model
+from tfpipe.ort import OnnxModel
 
 _OUTPUT = "probabilities"
 
@@ -120,7 +120,7 @@ class Engine:
         variant = bundle.variant(precision)
         # One thread: it prepares one image at a time, and as many requests as there are cores do so side by side.
         inference = open_inference(bundle, threads=1, max_image_pixels=max_image_pixels, max_text_chars=max_text_chars)
-        model = open_session(bundle.path(variant.file), provider=provider, threads=threads)
+        model = open_model(bundle, variant, provider=provider, threads=threads)
         return cls(served, variant, inference=inference, model=model, max_batch_size=max_batch_size)
 
     def predict(self, inputs: Sequence[Input], *, deadline_s: float = float("inf")) -> Outcome:
@@ -263,11 +263,11 @@ def _answer(prepared: Prepared, answered: Sequence[Array | Exception]) -> dict[s
     for row in answered:
         if isinstance(row, Exception):
             return row
-        # Not a number is no answer; JSON could not even say it.
-        if not np.isfinite(row).all():
-            return InferenceError("model: expected finite probabilities, received NaN or infinity for this input.")
         rows.append(row)
-    return prepared.answer(rows)
+    try:
+        return answer_of(prepared, rows)
+    except InferenceError as error:
+        return error
 
 
 def _check_deadline(deadline_s: float) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.parameters import PARAMETERS
+from serving.routes.inputs import MAX_INPUTS
 
 _ERROR_EXAMPLE = {
     "error": {
@@ -35,8 +36,8 @@ _FAILURES = {
     "400": "Malformed, undecodable, or an unknown parameter",
     "404": "Another model, version or alias than the one served",
     "408": "The body came too slowly",
-    "413": "Body, image or batch too large",
-    "415": "The model or path does not take this content type",
+    "413": "Body, image, text or batch too large",
+    "415": "The path does not take this content type or encoding",
     "500": "The service failed",
     "503": "Loading, draining, or out of memory",
     "504": "Deadline",
@@ -63,17 +64,47 @@ class ErrorAnswer(_Body):
 
 
 class Prediction(_Body):
-    """Answer to one image."""
+    """Answer to one image or text that is of one class."""
 
     label: str = Field(description="The most probable class.")
     score: float = Field(description="Its probability.")
     probabilities: dict[str, float] = Field(description="Of every class, most probable first.")
 
 
+class Label(_Body):
+    """One of several classes that a text may have."""
+
+    label: str
+    score: float = Field(description="Its probability.")
+
+
+class Labels(_Body):
+    """Answer to one text that may have several classes or none."""
+
+    labels: list[Label] = Field(description="Those of at least 0.5, most probable first.")
+    probabilities: dict[str, float] = Field(description="Of every class, most probable first.")
+
+
+class Entity(_Body):
+    """A name or other thing that a text mentions."""
+
+    text: str = Field(description="As it stands in the text that was sent.")
+    label: str = Field(description="Its type.")
+    start: int = Field(description="Where it begins, in code points of the text that was sent.")
+    end: int = Field(description="One past where it ends.")
+    score: float = Field(description="Mean probability of its words' tags.")
+
+
+class Entities(_Body):
+    """Answer to one text whose entities were asked for."""
+
+    entities: list[Entity] = Field(description="In the order of the text.")
+
+
 class PredictAnswer(_Body):
     """Answer to one request; in a batch a row that failed has its error in its place."""
 
-    predictions: list[Prediction | ErrorAnswer]
+    predictions: list[Prediction | Labels | Entities | ErrorAnswer]
     model_name: str
     model_version: str | None = Field(description="Registered version; null for a model that is not registered.")
     precision: str
@@ -93,20 +124,34 @@ class HealthAnswer(_Body):
 
 def inference_paths() -> dict[str, Any]:
     """OpenAPI path items of /predict and /predict/batch."""
-    image = {"type": "string", "format": "binary"}
+    file = {"type": "string", "format": "binary"}
+    text = {"type": "string", "example": "The printer is out of paper."}
     one = {
-        "multipart/form-data": {"schema": _form({"file": image})},
-        "image/*": {"schema": image},
-        "application/octet-stream": {"schema": image},
+        "multipart/form-data": {"schema": _form({"file": file})},
+        "image/*": {"schema": file},
+        "application/octet-stream": {"schema": file},
+        "application/json": {"schema": _form({"text": text}) | {"additionalProperties": False}},
+        "text/plain": {"schema": text},
     }
-    several = {"multipart/form-data": {"schema": _form({"files": {"type": "array", "items": image}})}}
+    texts = {"type": "array", "items": text, "minItems": 1, "maxItems": MAX_INPUTS}
+    several = {
+        "multipart/form-data": {"schema": _form({"files": {"type": "array", "items": file}})},
+        "application/json": {"schema": _form({"texts": texts}) | {"additionalProperties": False}},
+    }
     return {
-        "/predict": {"post": _operation("Classify one image", "The body is the image, or a form with it.", one)},
+        "/predict": {
+            "post": _operation(
+                "Answer one image or text",
+                "A model of images takes a form with the image, or the image as the body; a model of texts takes JSON "
+                "or the text as the body, in UTF-8. 400 says what the model takes.",
+                one,
+            )
+        },
         "/predict/batch": {
             "post": _operation(
-                "Classify several images",
-                "Answers come in the order of the files. One that fails has its error in its place and the others are "
-                "answered; 400 where all fail.",
+                "Answer several images or texts",
+                f"At most {MAX_INPUTS}. Answers come in their order. One that fails has its error in its place and the "
+                "others are answered; 400 where all fail.",
                 several,
             )
         },

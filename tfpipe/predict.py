@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tfpipe.core import atomic
-from tfpipe.core.errors import ConfigError, DataError, StoppedError, TfpipeError
+from tfpipe.core.errors import ConfigError, DataError, InferenceError, StoppedError, TfpipeError
 from tfpipe.data.files import printable
 from tfpipe.distributed import World, join, launched_rank
 from tfpipe.inference.interface import Inference, Prepared
@@ -168,11 +168,12 @@ def _answers(
     predictions = scorer.answers(readable, batch_size=batch_size)
     answers: list[dict[str, Any]] = []
     for given, one in zip(inputs, prepared, strict=True):
-        name = printable(given.name)
-        if isinstance(one, Prepared):
-            answers.append({"input": name, "predictions": [next(predictions)], **scorer.identity})
+        answer = next(predictions) if isinstance(one, Prepared) else one
+        if isinstance(answer, TfpipeError):
+            code = "inference_failed" if isinstance(answer, InferenceError) else "undecodable"
+            answers.append({"input": printable(given.name), "error": {"code": code, "message": str(answer)}})
         else:
-            answers.append({"input": name, "error": {"code": "undecodable", "message": str(one)}})
+            answers.append({"input": printable(given.name), "predictions": [answer], **scorer.identity})
     return answers
 
 

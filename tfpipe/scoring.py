@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from tfpipe.core.bundle import MANIFEST, file_sha256, open_bundle
-from tfpipe.core.errors import ConfigError
+from tfpipe.core.errors import ConfigError, InferenceError
 from tfpipe.core.signature import Array
 from tfpipe.inference.images import ImageInference
-from tfpipe.inference.interface import Inference, Prepared, in_runs
-from tfpipe.inference.opening import open_inference
-from tfpipe.ort import open_session
+from tfpipe.inference.interface import Inference, Prepared, answer_of, in_runs
+from tfpipe.inference.opening import open_inference, open_model
 
 CACHE_DIR = Path("~/.cache/tfpipe")
 
@@ -51,10 +50,15 @@ class Scorer(ABC):
         for one in prepared:
             yield [next(ordered) for _ in one.rows]
 
-    def answers(self, prepared: Sequence[Prepared], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
-        """The answer of each prepared sample, in order; see `probabilities`."""
+    def answers(
+        self, prepared: Sequence[Prepared], *, batch_size: int = 32
+    ) -> Iterator[dict[str, Any] | InferenceError]:
+        """The answer of each prepared sample, in order, or why there is none; see `probabilities`."""
         for one, rows in zip(prepared, self.probabilities(prepared, batch_size=batch_size), strict=True):
-            yield one.answer(rows)
+            try:
+                yield answer_of(one, rows)
+            except InferenceError as error:
+                yield error
 
 
 class BundleScorer(Scorer):
@@ -72,7 +76,7 @@ class BundleScorer(Scorer):
         bundle = open_bundle(folder)
         variant = bundle.variant(precision)
         self.inference = open_inference(bundle)
-        self._model = open_session(bundle.path(variant.file))
+        self._model = open_model(bundle, variant)
         self.identity = {
             "model_name": bundle.manifest.model_name,
             "model_version": bundle.manifest.model_version,

@@ -19,6 +19,8 @@ MAX_INPUTS = 256
 FORM_FIELDS = {"/predict": "file", "/predict/batch": "files"}
 JSON_KEYS = {"/predict": "text", "/predict/batch": "texts"}
 _MULTIPART, _JSON = "multipart/form-data", "application/json"
+# What curl says where it is told nothing, and then the model would be asked about braces and quotes.
+_FORM = "application/x-www-form-urlencoded"
 _UTF8 = ("", "utf-8", "utf8", "us-ascii", "ascii")
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a string", type(None): "null", bool: "true or false"}
 
@@ -67,8 +69,16 @@ def read_inputs(engine: Engine, request: Request, body: bytes) -> list[Input]:
     media = media_type(request.headers)
     if media == _MULTIPART:
         return _files(request, body)
-    # A model of images has refused it.
-    return _texts(request, body) if media == _JSON else [body]
+    if media == _JSON:
+        # A model of images has refused it.
+        return _texts(request, body)
+    if engine.takes == "text" and media == _FORM and _is_our_json(body):
+        raise InvalidRequestError(
+            f"Content-Type: expected {_JSON} for a body that is JSON, received {media}. "
+            f"Add -H 'Content-Type: {_JSON}'.",
+            received=media,
+        )
+    return [body]
 
 
 def _check_encodings(headers: Mapping[bytes, bytes], *, is_text: bool) -> None:
@@ -130,6 +140,13 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InvalidRequestError(f"body: expected a JSON object, received {_name(values)}.")
     return values
+
+
+def _is_our_json(body: bytes) -> bool:
+    try:
+        return body.lstrip().startswith(b"{") and not _object(body).keys().isdisjoint(JSON_KEYS.values())
+    except InvalidRequestError:
+        return False
 
 
 def _value(values: Mapping[str, Any], key: str, path: str) -> Any:

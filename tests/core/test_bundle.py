@@ -10,6 +10,7 @@ from tfpipe.core.bundle import (
     CHECKSUM,
     FORMAT_VERSION,
     MANIFEST,
+    Bundle,
     Manifest,
     Variant,
     file_sha256,
@@ -57,6 +58,7 @@ manifests = st.builds(
     measured_on=facts,
     created=names,
     files=st.dictionaries(names, names, max_size=3),
+    multi_label=st.booleans(),
 )
 
 
@@ -107,6 +109,28 @@ def test_golden_samples_come_back(folder):
 
     assert bundle.path(sample.file).read_bytes() == b"image"
     np.testing.assert_array_equal(sample.probabilities, np.array([0.25, 0.75], np.float32))
+
+
+def test_golden_answers_of_tokens_come_back(tmp_path):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    of_three_tokens = np.array([[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]], np.float32)
+    of_one = np.array([[0.125, 0.875]], np.float32)
+    write_golden(folder, [("0000.txt", "größer".encode(), of_three_tokens), ("0001.txt", b"", of_one)])
+    seal(folder, open_without_check(write_bundle(tmp_path / "other")))
+
+    first, second = read_golden(Bundle(folder, open_without_check(folder), ""))
+
+    np.testing.assert_array_equal(first.probabilities, of_three_tokens)
+    np.testing.assert_array_equal(second.probabilities, of_one)
+    assert first.probabilities.dtype == np.float32
+
+
+def test_a_bundle_from_before_there_were_several_labels_opens(folder):
+    values = json.loads((folder / MANIFEST).read_text())
+    del values["multi_label"]
+
+    assert Manifest.from_json(json.dumps(values), where="here").multi_label is False
 
 
 def test_a_bundle_without_golden_samples_is_told(tmp_path):

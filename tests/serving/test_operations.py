@@ -116,6 +116,7 @@ def test_a_program_gets_the_model_and_the_endpoints(client):
 
     assert start["models"][0]["name"] == "colours"
     assert start["example"] == f"curl -F file=@image.png {client.base_url}/predict"
+    assert start["endpoints"]["POST /predict"] == "images: multipart field 'file'; texts: JSON with the key 'text'"
     for endpoint in start["endpoints"]:
         method, path = endpoint.split()
         assert client.request(method, path).status_code != 404
@@ -194,8 +195,11 @@ def test_the_documentation_describes_bodies_and_answers(client):
 
     one = schema["paths"]["/predict"]["post"]
     several = schema["paths"]["/predict/batch"]["post"]
-    assert set(one["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/octet-stream"}
-    assert list(several["requestBody"]["content"]) == ["multipart/form-data"]
+    images = {"multipart/form-data", "image/*", "application/octet-stream"}
+    assert set(one["requestBody"]["content"]) == images | {"application/json", "text/plain"}
+    assert one["requestBody"]["content"]["application/json"]["schema"]["required"] == ["text"]
+    assert set(several["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
+    assert several["requestBody"]["content"]["application/json"]["schema"]["properties"]["texts"]["type"] == "array"
     assert {parameter["name"] for parameter in one["parameters"]} >= {"model_name", "model_version", "alias"}
     assert "example" in one["responses"]["200"]["content"]["application/json"]
     assert "422" not in json.dumps(schema["paths"])

@@ -1,5 +1,6 @@
 """Small bundles of texts made without TensorFlow: each token has a vector, their mean or each of them is an answer."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def make_text_bundle(
     task: str = "text_classification",
     multi_label: bool = False,
     max_length: int = MAX_LENGTH,
+    settings: str | None = None,
     golden_offset: float = 0.0,
     manifest_changes: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -44,12 +46,14 @@ def make_text_bundle(
         task: "text_classification" or "token_classification".
         multi_label: Whether each class is answered for itself.
         max_length: Tokens of a row at most.
+        settings: Content of preprocessing.json, where it is to differ.
         golden_offset: Added to the golden answers, which are right without it.
         manifest_changes: Fields of the manifest that differ.
     """
     folder.mkdir(parents=True)
     tokenizer.save(folder / "tokenizer")
-    (folder / "preprocessing.json").write_text(f'{{"config": {{"max_length": {max_length}}}}}')
+    written = {"config": {"max_length": max_length}}
+    (folder / "preprocessing.json").write_text(json.dumps(written) if settings is None else settings)
     path = folder / "model.fp32.onnx"
     per_token = task == "token_classification"
     onnx.save(_graph(tokenizer, per_token, multi_label), path)

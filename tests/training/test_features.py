@@ -177,7 +177,14 @@ def network_of_tiny(input_shape):
     return tiny_network(input_shape, 3, config_of())
 
 
-@pytest.mark.parametrize("make", [residual_network, network_of_tiny])
+def network_with_a_model_inside(input_shape):
+    inputs = keras.Input(input_shape)
+    inner = keras.Sequential([keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(), keras.layers.ReLU()])
+    x = inner(keras.layers.Conv2D(4, 1)(inputs))
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+@pytest.mark.parametrize("make", [residual_network, network_of_tiny, network_with_a_model_inside])
 def test_recomputed_activations_give_the_same_gradients_statistics_and_dropout(make):
     rows = tf.constant(np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype(np.float32))
     results = []

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.models.assembled import config_of
 from tests.models.text_networks import text_config, text_network, token_rows
 from tfpipe.distributed import World
+from tfpipe.models.assembly import build_network
 from tfpipe.models.depth import layer_units
 from tfpipe.training.averaging import averaged
 from tfpipe.training.recipe import build_optimizer
@@ -158,12 +160,27 @@ def test_a_variable_outside_of_any_layer_trains_as_the_head():
     assert float(model.scale) == pytest.approx(1 - RATE)
 
 
+def test_a_network_of_images_learns_most_in_its_head():
+    model = build_network(config_of("mlp"), 3)
+    before = current(model)
+
+    step(optimizer_of(model, "adam"), model, 1.0)
+
+    moved = {path: float(np.abs(now - before[path]).max()) for path, now in current(model).items()}
+    factors = {"logits": 1.0, "dense64": DECAY, "dense128": DECAY**2}
+    assert moved == pytest.approx({path: RATE * factors[path.split("/")[0]] for path in moved}, rel=1e-3)
+
+
+def current(model):
+    return {variable.path: variable.numpy() for variable in model.trainable_variables}
+
+
 @pytest.mark.parametrize("name", ["bert", "text_bilstm"])
 def test_a_network_of_texts_learns_least_in_its_embeddings(name):
     model = text_network(name)
     optimizer = optimizer_of(model, "adam")
     rows = token_rows(9, 4)
-    before = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    before = current(model)
 
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(model(rows, training=True) - 1.0))

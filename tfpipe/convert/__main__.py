@@ -44,13 +44,18 @@ def _command(options: argparse.Namespace) -> int:
 
 
 def _closing_lines(result: "ConversionResult") -> str:
-    variants = result.bundle.manifest.variants
+    # TensorFlow is there: it was converted with.
+    from tfpipe.tasks.find import find_task
+
+    manifest = result.bundle.manifest
+    variants = manifest.variants
+    metric = find_task(manifest.task, manifest.labels, multi_label=manifest.multi_label).headline
     reference = variants["fp32"].size_bytes
-    lines = [f"{'':6}{'size':>12}{'of fp32':>9}{'accuracy':>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
+    lines = [f"{'':6}{'size':>12}{'of fp32':>9}{metric:>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
     for name in (precision for precision in PRECISIONS if precision in variants):
         variant = variants[name]
-        accuracy = variant.metrics.get("accuracy")
-        shown = "–" if accuracy is None else f"{accuracy:.2%}"
+        score = variant.metrics.get(metric)
+        shown = "–" if score is None else f"{score:.2%}"
         lines.append(
             f"{name:6}{variant.size_bytes / 1e6:9.3f} MB{variant.size_bytes / reference:9.1%}{shown:>10}"
             f"{variant.latency_ms['1']:14.3f}{variant.latency_ms['8']:14.3f}"

@@ -10,15 +10,20 @@ from tfpipe.core.errors import ConversionError
 
 # Small probabilities vanish in half precision: below 6e-8 they are 0.
 _ANSWERS = ("Softmax", "LogSoftmax")
+# ONNX gives them a float16 form, ONNX Runtime's CPU provider none.
+_RECURRENT = ("LSTM", "GRU", "RNN")
 _LARGEST = float(np.finfo(np.float16).max)
+# Smaller weights of operators that compute in float32 are not worth a cast.
+_LEAST_NUMBERS = 1024
 _TYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 
 
 def to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Store weights, and compute, in float16.
 
-    Kept in float32: the graph's inputs and outputs; Softmax; operators to which ONNX gives no float16 form or that hold
-    graphs of their own; and those with a weight beyond float16's range.
+    Computed in float32: the graph's inputs and outputs; Softmax; operators to which ONNX or ONNX Runtime gives no
+    float16 form, or that hold graphs of their own, whose large weights are stored in float16 all the same; and those
+    with a weight beyond float16's range, which stays.
 
     Args:
         model: Float32 model graph.
@@ -66,12 +71,17 @@ class _HalfPass:
             return f"{node.op_type} holds a graph of its own"
         if not self._takes_half(node):
             return f"{node.op_type} takes no float16"
+        if node.op_type in _RECURRENT:
+            return f"ONNX Runtime computes {node.op_type} in float32 alone"
         for name in node.input:
             if name in self._weights:
-                largest = float(np.abs(numpy_helper.to_array(self._weights[name])).max(initial=0.0))
+                largest = self._largest(name)
                 if not largest <= _LARGEST:
                     return f"its largest value, {largest:g}, is beyond float16"
         return None
+
+    def _largest(self, name: str) -> float:
+        return float(np.abs(numpy_helper.to_array(self._weights[name])).max(initial=0.0))
 
     def _takes_half(self, node: NodeProto) -> bool:
         schema = onnx.defs.get_schema(node.op_type, self._opset, node.domain)
@@ -99,8 +109,9 @@ class _HalfPass:
             for name in users.keys() & set(_all_inputs(node)):
                 users[name].append(reason)
         for name, reasons in users.items():
-            if None in reasons:
-                tensor = self._weights[name]
+            tensor = self._weights[name]
+            is_large = np.prod(tensor.dims) >= _LEAST_NUMBERS and reasons and self._largest(name) <= _LARGEST
+            if None in reasons or is_large:
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), name))
                 self._stored[name] = TensorProto.FLOAT16
             else:

@@ -1,8 +1,8 @@
-"""INT8 for text networks: products with stored weights, and embeddings.
+"""INT8 for text networks: products with stored weights, convolutions and embeddings.
 
 Static: ranges are set by training rows, so that a row's answer does not depend on the rows beside it. Only what goes
 into a product with a stored weight is rounded; what comes out, attention, normalisation and activations stay float32.
-Dynamic: ranges are those of each batch, so that it does.
+Dynamic: ranges are those of each batch, so that it does. Recurrent layers compute in float32 either way.
 """
 
 import tempfile
@@ -17,8 +17,8 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode, load_model_with_shape_infer
 
-from tfpipe.convert.embeddings import quantize_embeddings
 from tfpipe.convert.quantize import calibrate, prepare, with_header
+from tfpipe.convert.stored_int8 import quantize_embeddings, store_kernels
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.signature import Array
 from tfpipe.settings import ConversionConfig
@@ -52,10 +52,9 @@ class TextRecipe:
             "format": "MatMulInteger" if self.is_dynamic else "QDQ",
             "activations": "uint8",
             "weights": "int8",
-            "embeddings": "int8, one scale per row",
-            "float32": "all but products with stored weights, convolutions and embeddings"
-            if not self.is_dynamic
-            else "all but products with stored weights and embeddings",
+            "computed in int8": "products with stored weights" + ("" if self.is_dynamic else ", convolutions"),
+            "stored in int8 alone": "embeddings, one scale per row; kernels of recurrent layers"
+            + (" and convolutions" if self.is_dynamic else ""),
             **asdict(self),
             "disabled_optimizers": list(self.disabled_optimizers),
         }
@@ -91,6 +90,7 @@ def text_to_int8(model: onnx.ModelProto, batches: Sequence[Array], recipe: TextR
             prepare(model, prepared)
             quantized = _dynamic(prepared, recipe) if recipe.is_dynamic else _static(prepared, batches, recipe)
             quantize_embeddings(quantized)
+            store_kernels(quantized)
         except OSError:
             raise
         # The library raises whatever else it hits, from KeyError to plain Exception.
@@ -148,7 +148,7 @@ def _dynamic(prepared: Path, recipe: TextRecipe) -> onnx.ModelProto:
         QuantType.QInt8,
         QuantType.QUInt8,
         None,
-        _with_stored_weights(graph, _PRODUCTS),
+        [],
         [],
         list(_PRODUCTS),
         {"MatMulConstBOnly": True},

@@ -75,7 +75,14 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _quantization_parameters(model: onnx.ModelProto) -> set[str]:
-    return {name for node in model.graph.node if node.op_type in _QUANTIZERS for name in node.input[1:]}
+    parameters = {name for node in model.graph.node if node.op_type in _QUANTIZERS for name in node.input[1:]}
+    names = {tensor.name for tensor in model.graph.initializer}
+    # Products of integers, and tables whose rows are multiplied out, take theirs otherwise.
+    for name in names:
+        weight = name.removesuffix("_scale").removesuffix("_zero_point")
+        if weight != name and f"{weight}_quantized" in names:
+            parameters.add(name)
+    return parameters
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:

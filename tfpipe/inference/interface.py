@@ -1,6 +1,6 @@
 """What stands before a model and after it, for every task: the service, batch prediction and conversion share it.
 
-bytes ─▶ decode ─▶ sample ─▶ prepare ─▶ rows ─▶ in_runs, batch ─▶ model ─▶ cut ─▶ Prepared.answer
+bytes ─▶ decode ─▶ sample ─▶ prepare ─▶ rows ─▶ in_runs, batch ─▶ model ─▶ cut ─▶ answer_of
 
 No TensorFlow. What runs the model in between is the caller's: a graph on ONNX Runtime, or Keras.
 """
@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
+import numpy as np
+
+from tfpipe.core.errors import InferenceError
 from tfpipe.core.signature import Array
 
 Takes: TypeAlias = Literal["image", "text"]
@@ -21,7 +24,7 @@ class Prepared:
     Attributes:
         rows: Each one row of the model's input, without the batch's axis; at least one. Several stand for a text that
             is longer than a row.
-        answer: Makes the answer of the rows' probabilities, which are as `Inference.cut` gives them, in their order.
+        answer: What `answer_of` asks, once it has checked the rows' probabilities.
     """
 
     rows: tuple[Array, ...]
@@ -66,6 +69,22 @@ class Inference(Protocol):
 
     def cut(self, probabilities: Array, rows: Sequence[Array]) -> list[Array]:
         """The model's output -> the probabilities of each row, (classes,) or (tokens, tags), without padding."""
+
+
+def answer_of(prepared: Prepared, probabilities: Sequence[Array]) -> dict[str, Any]:
+    """The answer to one input.
+
+    Args:
+        prepared: By `Inference.prepare`.
+        probabilities: Of its rows, in order, as `Inference.cut` gives them.
+
+    Raises:
+        InferenceError: One is not finite.
+    """
+    # Not a number is no answer; JSON could not even say it.
+    if not all(np.isfinite(row).all() for row in probabilities):
+        raise InferenceError("model: expected finite probabilities, received NaN or infinity for this input.")
+    return prepared.answer(probabilities)
 
 
 def in_runs(inference: Inference, rows: Sequence[Array], max_batch_size: int) -> list[list[int]]:

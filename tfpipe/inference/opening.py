@@ -4,7 +4,7 @@ import json
 from functools import partial
 from typing import Any
 
-from tfpipe.core.bundle import Bundle
+from tfpipe.core.bundle import Bundle, Variant
 from tfpipe.core.errors import BundleError, ConfigError
 from tfpipe.core.signature import Array
 from tfpipe.decode import MAX_IMAGE_PIXELS
@@ -56,6 +56,23 @@ def open_inference(
         )
     except ConfigError as error:
         raise BundleError(f"{bundle.folder}: expected a model of texts; {error}") from error
+
+
+def open_model(bundle: Bundle, variant: Variant, *, provider: str = "auto", threads: int | None = None) -> OnnxModel:
+    """The session of a variant, set as its recipe wants it.
+
+    Args:
+        bundle: Checked.
+        variant: One of its variants.
+        provider: See `open_session`.
+        threads: Threads inside one run; None means one a core.
+
+    Raises:
+        BundleError: The file is no model that ONNX Runtime can load.
+        ConfigError: The provider is not there.
+    """
+    disabled = variant.recipe.get("disabled_optimizers", ())
+    return open_session(bundle.path(variant.file), provider=provider, threads=threads, disabled_optimizers=disabled)
 
 
 def row_of_image(session: OnnxModel, pixels: Array) -> Array:

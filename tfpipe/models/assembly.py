@@ -1,5 +1,6 @@
 """Preprocessing + network + probabilities = the one model that is saved, converted and served."""
 
+import importlib
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -294,11 +295,24 @@ def _own_layers(model: keras.Model, names: Sequence[str], *, where: str) -> dict
 
 def _read_keras_file(path: Path, *, where: str) -> keras.Model:
     try:
+        _import_layers_of(path)
         return keras.saving.load_model(path, compile=False)
     except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise ConfigError(
             f"{where}: expected a model.keras, received a file that Keras cannot load: {_first_line(error)}"
         ) from error
+
+
+def _import_layers_of(path: Path) -> None:
+    """Keras finds the layers of a package by name once it was imported; keras-nlp takes seconds, so only where needed.
+
+    Raises:
+        zipfile.BadZipFile: Not a .keras file.
+        KeyError: It holds no configuration.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if b"keras_hub" in archive.read("config.json"):
+            importlib.import_module("keras_hub")
 
 
 def load_weights(network: keras.Model, path: Path) -> None:

@@ -59,11 +59,12 @@ def features(backbone: Any, ids: Any, mask: Any, *, pooled: bool) -> Any:
     if isinstance(output, dict):
         output = output["pooled_output" if pooled else "sequence_output"]
     # Without the layers that this head does not need, which would never get a gradient.
-    needed = keras.Model(backbone.input, output, name="backbone")
+    needed = keras.Model(backbone.input, output)
     inputs = {"token_ids": ids, "padding_mask": mask}
     if "segment_ids" in backbone.input:
         inputs["segment_ids"] = keras.ops.zeros_like(ids)
-    return needed(inputs)
+    # Not as one layer: what thaws and is recomputed layer by layer shall see each.
+    return needed.call(inputs)
 
 
 def _random(family: str, vocabulary_size: int, max_length: int, model: ModelConfig) -> Any:

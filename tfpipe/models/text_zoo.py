@@ -15,7 +15,7 @@ import keras
 
 from tfpipe.core.errors import ConfigError
 from tfpipe.models.assembly import load_weights
-from tfpipe.models.backbones import features, transformer
+from tfpipe.models.backbones import FAMILIES, features, transformer
 from tfpipe.models.depth import is_embedding, layer_units
 from tfpipe.models.text_layers import BidirectionalLSTM, MaskedConvolutions, MaskedMaxPooling, PaddingMask
 from tfpipe.models.zoo import MODELS, import_function
@@ -82,7 +82,7 @@ def encoder(family: str, tokens: Tokens, num_classes: int, config: Config, per_t
 TEXT_MODELS: dict[str, Builder] = {
     "text_cnn": text_cnn,
     "text_bilstm": text_bilstm,
-    **{family: partial(encoder, family) for family in ("bert", "roberta", "distilbert")},
+    **{family: partial(encoder, family) for family in FAMILIES},
 }
 
 
@@ -106,13 +106,14 @@ def build_text_network(config: Config, tokens: Tokens, num_classes: int, *, per_
     name = config.model.name
     if config.model.weights == "imagenet":
         raise ConfigError(f"model.weights: {name!r} has no imagenet weights; expected `random` or a local file.")
+    if config.model.preset is not None and name in TEXT_MODELS and name not in FAMILIES:
+        raise ConfigError(f"model.preset: expected model.name to be one of {', '.join(FAMILIES)}, received {name!r}.")
     network = _builder(name)(tokens, num_classes, config, per_token)
     _check(network, name, (None, None, num_classes) if per_token else (None, num_classes))
     if config.model.weights != "random":
         load_weights(network, Path(config.model.weights))
     if config.model.freeze_embeddings:
-        for layer in (layer for unit in layer_units(network) for layer in unit if is_embedding(layer)):
-            layer.trainable = False
+        _freeze_embeddings(network, name)
     network.name = "network"
     return network
 
@@ -146,6 +147,16 @@ def _check(network: Any, name: str, expected: tuple[int | None, ...]) -> None:
         raise ConfigError(
             f"model.name: expected {name!r} to give logits of shape {expected}, received {network.output_shape}."
         )
+
+
+def _freeze_embeddings(network: keras.Model, name: str) -> None:
+    embeddings = [layer for unit in layer_units(network) for layer in unit if is_embedding(layer)]
+    if not embeddings:
+        raise ConfigError(
+            f"model.freeze_embeddings: expected layers with `embedding` in their names, {name!r} has none with weights."
+        )
+    for layer in embeddings:
+        layer.trainable = False
 
 
 def _rows(tokens: Tokens) -> tuple[Any, Any]:
