@@ -13,8 +13,8 @@ help:  ## list the targets
 setup:  ## make .venv with everything (skipped when it is up to date)
 	@scripts/setup.sh
 
-demo: setup  ## the whole pipeline on the embedded digits, ending in an answered request
-	@$(VENV)/python examples/demo.py
+demo: setup  ## the whole pipeline on embedded data, ending in an answered request; TASK=image (default) or text
+	@$(VENV)/python examples/demo.py $(or $(TASK),image)
 
 test: setup  ## every test
 	@$(VENV)/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
