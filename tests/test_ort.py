@@ -1,7 +1,7 @@
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tfpipe.core.errors import BundleError, ConfigError
 from tfpipe.ort import open_session
@@ -27,6 +27,22 @@ def test_a_model_runs(content, options):
 
     assert (session.input_names, session.output_names) == (["a", "b"], ["sum", "difference"])
     assert {name: array.tolist() for name, array in outputs.items()} == {"sum": [4], "difference": [2]}
+
+
+def test_a_rewrite_is_left_out_where_it_is_asked_for():
+    # A product and a sum, which ONNX Runtime makes one Gemm of; an error at run time names the operator.
+    weights = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in (("w", (3, 2)), ("b", 2))]
+    given = helper.make_tensor_value_info("a", TensorProto.FLOAT, ["batch", "width"])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])
+    nodes = [helper.make_node("MatMul", ["a", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [given], [result], weights)
+    product = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    too_wide = {"a": np.ones((1, 4), np.float32)}
+
+    with pytest.raises(Exception, match="Gemm"):
+        open_session(product, provider="cpu").run(too_wide)
+    with pytest.raises(Exception, match="MatMul"):
+        open_session(product, provider="cpu", disabled_optimizers=["MatMulAddFusion"]).run(too_wide)
 
 
 def test_only_the_outputs_asked_for_are_given(content):

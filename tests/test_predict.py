@@ -126,19 +126,6 @@ def test_a_file_that_cannot_be_read_has_an_error_in_its_place(bundle, images, tm
     assert "7 predictions in" in capsys.readouterr().err
 
 
-def test_an_answer_that_is_not_finite_is_an_error_in_its_place(images, tmp_path):
-    broken = make_bundle(tmp_path / "broken", not_finite=True)
-
-    result = predict(str(broken), [images / "a.png"], tmp_path / "out.jsonl")
-
-    (line,) = lines_of(tmp_path / "out.jsonl")
-    assert line["error"] == {
-        "code": "inference_failed",
-        "message": "model: expected finite probabilities, received NaN or infinity for this input.",
-    }
-    assert result.num_failed == 1
-
-
 def test_unreadable_files_are_counted_in_the_result(bundle, images, tmp_path):
     (images / "z.png").write_bytes(RED[:40])
 
@@ -261,8 +248,8 @@ def test_a_job_that_was_killed_before_it_began_is_no_obstacle(bundle, images, tm
     [
         (["nowhere"], "input: expected a file, a folder or a manifest, found nothing at 'nowhere'"),
         (["empty"], "input: expected image files, found none in empty"),
-        (["labels.csv"], "labels.csv: expected the column 'path', received 'file', 'label'."),
-        (["broken.jsonl"], "broken.jsonl, line 1: expected one JSON object"),
+        (["labels.csv"], "labels.csv: expected the column 'path', received 'file', 'label'. No label is needed."),
+        (["broken.jsonl"], "broken.jsonl, line 1: expected one JSON object; Expecting value: line 1 column 10"),
         (["images", "--model", "nowhere"], "--model: expected a model.keras, a bundle or models:/..., found none at"),
         (["images", "--precision", "int4"], "int4"),
         (["images", "--batch-size", "0"], "--batch-size: expected at least 1, received 0"),

@@ -2,13 +2,13 @@ import math
 
 import pytest
 
-from tfpipe.convert.gate import Figures, accuracy_drop, missed_limits
+from tfpipe.convert.gate import Figures, missed_limits, score_drop
 
-FP32 = Figures("fp32", size_bytes=4_000_000, weight_bytes=3_900_000, accuracy=0.98)
+FP32 = Figures("fp32", size_bytes=4_000_000, weight_bytes=3_900_000, score=0.98)
 
 
-def judged(precision="int8", *, size=1_100_000, weights=1_000_000, accuracy=0.975, fp32=FP32, limit=0.02):
-    return missed_limits(Figures(precision, size, weights, accuracy), fp32, max_accuracy_drop=limit)
+def judged(precision="int8", *, size=1_100_000, weights=1_000_000, score=0.975, fp32=FP32, limit=0.02):
+    return missed_limits(Figures(precision, size, weights, score), fp32, max_accuracy_drop=limit)
 
 
 def test_a_variant_within_every_limit_passes():
@@ -21,26 +21,26 @@ def test_fp32_is_what_others_are_judged_by():
 
 
 def test_lost_accuracy_fails_with_both_numbers_and_the_limit():
-    assert judged(accuracy=0.9599) == ["accuracy: expected at most 2.00% below fp32's 98.00%, received 95.99%."]
+    assert judged(score=0.9599) == ["accuracy: expected at most 2.00% below fp32's 98.00%, received 95.99%."]
 
 
 def test_a_loss_of_just_the_limit_passes_whatever_its_last_bit():
-    assert judged(accuracy=0.96) == []
+    assert judged(score=0.96) == []
 
 
 def test_gained_accuracy_passes():
-    assert judged(accuracy=1.0, limit=0.0) == []
+    assert judged(score=1.0, limit=0.0) == []
 
 
 def test_an_accuracy_that_is_not_a_number_fails():
-    assert len(judged(accuracy=math.nan)) == 1
+    assert len(judged(score=math.nan)) == 1
 
 
 def test_a_model_without_validation_data_is_judged_by_size_alone():
     without = Figures("fp32", 4_000_000, 3_900_000, None)
 
-    assert judged(accuracy=None, fp32=without) == []
-    assert accuracy_drop(Figures("int8", 1, 1, None), without) is None
+    assert judged(score=None, fp32=without) == []
+    assert score_drop(Figures("int8", 1, 1, None), without) is None
 
 
 def test_weights_that_do_not_halve_fail_with_their_share():
@@ -56,12 +56,12 @@ def test_the_file_of_a_model_of_a_megabyte_must_shrink(precision, limit):
 
 
 def test_the_file_of_a_smaller_model_need_not_shrink_as_names_weigh_more_than_weights():
-    small = Figures("fp32", size_bytes=999_999, weight_bytes=3_900_000, accuracy=0.98)
+    small = Figures("fp32", size_bytes=999_999, weight_bytes=3_900_000, score=0.98)
 
     assert judged(size=900_000, fp32=small) == []
 
 
 def test_every_missed_limit_is_told():
-    assert [text.split(":")[0] for text in judged(size=3_000_000, weights=2_500_000, accuracy=0.5)] == [
+    assert [text.split(":")[0] for text in judged(size=3_000_000, weights=2_500_000, score=0.5)] == [
         "accuracy", "weights", "file",
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.convert.random_models import config_of, random_parts
 from tests.image_files import one_of_each_kind, picture, with_orientation
-from tfpipe.convert.hops import Comparison, generated_samples
+from tfpipe.convert.hops import ImageComparison, generated_samples
 from tfpipe.convert.to_onnx import network_to_onnx, preprocessing_to_onnx
 from tfpipe.convert.trained import RawSample
 from tfpipe.core.errors import GateError
@@ -44,9 +44,9 @@ def samples_of(contents):
 
 def test_every_hop_of_a_right_conversion_is_within_its_bound(parts, sessions):
     preprocess, model = sessions
-    comparison = Comparison(parts, samples_of(one_of_each_kind()))
+    comparison = ImageComparison(parts, samples_of(one_of_each_kind()), preprocess)
 
-    whole = comparison.check_model("fp32", model, comparison.check_preprocessing(preprocess))
+    whole = comparison.check_model("fp32", model, comparison.check_preprocessing())
 
     assert [hop.name for hop in comparison.hops] == [
         "pixels -> preprocess.onnx",
@@ -61,21 +61,21 @@ def test_every_hop_of_a_right_conversion_is_within_its_bound(parts, sessions):
 @pytest.mark.parametrize("offset", [3e-3, np.nan])
 def test_rows_that_differ_fail_the_first_hop(parts, sessions, offset):
     with pytest.raises(GateError, match=r"pixels -> preprocess\.onnx: expected answers within atol=0\.0001"):
-        Comparison(parts, []).check_preprocessing(Shifted(sessions[0], offset))
+        ImageComparison(parts, [], Shifted(sessions[0], offset)).check_preprocessing()
 
 
 @pytest.mark.parametrize("offset", [2e-3, np.nan])
 def test_answers_that_differ_fail_the_hop_of_their_precision(parts, sessions, offset):
-    comparison = Comparison(parts, [])
-    rows = comparison.check_preprocessing(sessions[0])
+    comparison = ImageComparison(parts, [], sessions[0])
+    rows = comparison.check_preprocessing()
 
     with pytest.raises(GateError, match=r"rows -> model\.fp32\.onnx: expected answers within"):
         comparison.check_model("fp32", Shifted(sessions[1], offset), rows)
 
 
 def test_int8_has_no_bound_on_one_answer_but_must_answer(parts, sessions):
-    comparison = Comparison(parts, [])
-    rows = comparison.check_preprocessing(sessions[0])
+    comparison = ImageComparison(parts, [], sessions[0])
+    rows = comparison.check_preprocessing()
 
     comparison.check_model("int8", Shifted(sessions[1], 0.25), rows)
 
@@ -85,10 +85,10 @@ def test_int8_has_no_bound_on_one_answer_but_must_answer(parts, sessions):
         comparison.check_model("int8", Shifted(sessions[1], np.nan), rows)
 
 
-def test_the_saved_model_is_asked_for_bytes_only_where_tensorflow_reads_them_alike(parts, tmp_path):
+def test_the_saved_model_is_asked_for_bytes_only_where_tensorflow_reads_them_alike(parts, sessions, tmp_path):
     export_saved_model(parts, tmp_path / "1")
     contents = one_of_each_kind() | {"jpeg upside down": with_orientation(picture(), 3)}
-    comparison = Comparison(parts, samples_of(contents))
+    comparison = ImageComparison(parts, samples_of(contents), sessions[0])
 
     comparison.check_saved_model(tmp_path / "1")
 
@@ -103,5 +103,5 @@ def test_generated_pictures_are_of_many_sizes_and_the_same_each_time():
     first, second = generated_samples(), generated_samples()
 
     assert [sample.content for sample in first] == [sample.content for sample in second]
-    assert (1, 1, 3) in {sample.pixels.shape for sample in first}
+    assert (1, 1, 3) in {sample.sample.shape for sample in first}
     assert {Image.open(io.BytesIO(sample.content)).format for sample in first} == {"PNG", "JPEG"}

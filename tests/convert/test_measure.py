@@ -1,18 +1,17 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from onnx import helper
 
 from tests.convert.onnx_graphs import convolutional, graph_of, rows
+from tests.convert.random_models import config_of, random_parts
 from tests.samples import ArraySource
 from tfpipe.convert import measure
+from tfpipe.convert.images import ImageConversion, ImageExamples
 from tfpipe.core.errors import DataError
 from tfpipe.ort import open_session
+from tfpipe.tasks.single_label import SingleLabel
 
 pytestmark = pytest.mark.tensorflow
-
-DATA = SimpleNamespace(max_image_pixels=10_000, max_corrupt_fraction=0.1)
 
 
 def session_of(graph):
@@ -37,32 +36,43 @@ class Tells:
         return {"probabilities": np.eye(2)[[self._predict(int(index)) for index in indices]]}
 
 
+def scored(models, source):
+    """A tenth of the samples may be unreadable."""
+    examples = ImageExamples(FirstPixel(), source, 10_000)
+    return measure.score(models, examples, SingleLabel(source.labels), max_corrupt_fraction=0.1)
+
+
 def test_accuracy_is_the_share_of_right_answers_of_every_sample_once():
     models = {"fp32": Tells(lambda i: i % 2), "int8": Tells(lambda i: i % 2 if i >= 7 else 1 - i % 2)}
 
-    scores = measure.predict(models, FirstPixel(), ArraySource(70), DATA)
+    scores = scored(models, ArraySource(70))
 
-    assert scores.labels.tolist() == [i % 2 for i in range(70)]
-    assert (scores.accuracy("fp32"), scores.accuracy("int8")) == (1.0, 0.9)
+    # All that the tally holds of the labels: how many there are of each, and what was answered.
+    assert scores.tallies["fp32"].tolist() == [[35, 0], [0, 35]]
+    assert scores.tallies["int8"].tolist() == [[31, 4], [3, 32]]
+    assert scores.predictions["fp32"].tolist() == [i % 2 for i in range(70)]
+    assert [scores.metrics(name)["accuracy"] for name in ("fp32", "int8")] == [1.0, 0.9]
+    assert (scores.headline("fp32"), scores.headline("int8")) == (1.0, 0.9)
     assert scores.agreement("int8") == 0.9
-    assert scores.num_corrupt == 0
+    assert (scores.num_samples, scores.num_corrupt) == (70, 0)
 
 
 def test_unreadable_samples_are_left_out_and_counted():
-    scores = measure.predict({"fp32": Tells(lambda i: 0)}, FirstPixel(), ArraySource(40, corrupt=(1, 3, 38)), DATA)
+    scores = scored({"fp32": Tells(lambda i: i % 2)}, ArraySource(40, corrupt=(1, 3, 38)))
 
-    assert scores.num_corrupt == 3
-    assert scores.labels.tolist() == [i % 2 for i in range(40) if i not in (1, 3, 38)]
+    assert (scores.num_samples, scores.num_corrupt) == (37, 3)
+    assert scores.predictions["fp32"].tolist() == [i % 2 for i in range(40) if i not in (1, 3, 38)]
+    assert scores.tallies["fp32"].tolist() == [[19, 0], [0, 18]]
 
 
 @pytest.mark.parametrize("corrupt", [range(5), range(40)])
 def test_too_many_unreadable_samples_are_an_error_that_names_the_first(corrupt):
     with pytest.raises(DataError, match=rf"{len(corrupt)} of 40 samples cannot be read, more than .*; the first: sam"):
-        measure.predict({"fp32": Tells(lambda i: 0)}, FirstPixel(), ArraySource(40, corrupt=corrupt), DATA)
+        scored({"fp32": Tells(lambda i: 0)}, ArraySource(40, corrupt=corrupt))
 
 
 def test_latency_is_measured_for_one_row_and_for_eight():
-    latency = measure.latency_ms(convolutional().SerializeToString(), rows(3), runs=3)
+    latency = measure.latency_ms(session_of(convolutional()), np.stack, list(rows(3)), runs=3)
 
     assert latency.keys() == {"1", "8"}
     assert all(value > 0 for value in latency.values())
@@ -79,5 +89,11 @@ def test_a_graph_whose_rows_do_not_touch_is_batch_invariant_and_one_whose_do_is_
         {"axes": np.array([1, 2]), "first": np.array([0])},
     )
 
-    assert measure.is_batch_invariant(session_of(convolutional()), rows(8))
-    assert not measure.is_batch_invariant(session_of(mixing), rows(8))
+    config = config_of("model.name=mlp")
+    conversion = ImageConversion(random_parts(config), config)
+    apart = [
+        measure.neighbours_difference(session_of(graph), conversion, list(rows(8)))
+        for graph in (convolutional(), mixing)
+    ]
+
+    assert [measure.is_batch_invariant(difference) for difference in apart] == [True, False]

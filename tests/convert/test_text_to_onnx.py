@@ -1,5 +1,6 @@
 import collections
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -7,25 +8,22 @@ import pytest
 from tests.convert.text_networks import (
     CLASSES,
     FAMILIES,
-    LONGEST,
+    TOKENS,
     TRANSFORMERS,
+    graph_of_family,
+    graph_of_network,
     keras_answers,
     network_of,
-    probabilities,
+    network_of_family,
+    onnx_answers,
     rows_of,
 )
-from tfpipe.convert.to_onnx import text_network_to_onnx
+from tests.models.text_networks import randomised
 from tfpipe.ort import open_session
 
 pytestmark = pytest.mark.tensorflow
 
-BATCHES = (rows_of([2]), rows_of([3, 9]), rows_of([17, 1, 5], padded=33))
-
-
-def _graph(network, *, per_token=False, opset=18):
-    return text_network_to_onnx(
-        network, probabilities(), num_outputs=CLASSES, per_token=per_token, opset=opset, metadata={"labels": "[]"}
-    )
+BATCHES = (rows_of(2), rows_of(3, 9), rows_of(17, 1, 5, to=24))
 
 
 def _counts(model):
@@ -42,9 +40,7 @@ def _assert_answers_as_keras(network, model):
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_graph_answers_as_keras_does_for_any_batch_length_and_padding(family, per_token):
-    network = network_of(family, per_token=per_token)
-
-    model = _graph(network, per_token=per_token)
+    network, model = network_of_family(family, per_token=per_token), graph_of_family(family, per_token=per_token)
 
     onnx.checker.check_model(model, full_check=True)
     _assert_answers_as_keras(network, model)
@@ -52,7 +48,7 @@ def test_the_graph_answers_as_keras_does_for_any_batch_length_and_padding(family
 
 def test_names_types_and_axes_are_those_of_the_bundle():
     for per_token, axes in ((False, ["batch", CLASSES]), (True, ["batch", "sequence", CLASSES])):
-        graph = _graph(network_of("text_cnn", per_token=per_token), per_token=per_token).graph
+        graph = graph_of_family("text_cnn", per_token=per_token).graph
 
         described = [
             (value.name, value.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in dims])
@@ -67,7 +63,8 @@ def test_names_types_and_axes_are_those_of_the_bundle():
 
 @pytest.mark.parametrize("family", TRANSFORMERS)
 def test_a_transformer_holds_one_operator_for_each_layer_of_its_own(family):
-    small, large = (_counts(_graph(network_of(family, layers=layers))) for layers in (1, 2))
+    small = _counts(graph_of_network(network_of(family, num_layers=1)))
+    large = _counts(graph_of_family(family))
 
     layer = large - small
     # Four projections and two of the feed-forward part, and the two products of attention.
@@ -80,40 +77,63 @@ def test_a_transformer_holds_one_operator_for_each_layer_of_its_own(family):
 
 @pytest.mark.parametrize("family", TRANSFORMERS)
 def test_a_transformer_stores_each_weight_once(family):
-    network = network_of(family)
-
-    stored = sum(onnx.numpy_helper.to_array(t).size for t in _graph(network).graph.initializer if t.data_type == 1)
+    stored = sum(np.prod(t.dims) for t in graph_of_family(family).graph.initializer if t.data_type == 1)
 
     # A few constants of one number, beside the weights.
-    assert stored <= network.count_params() + 50
+    assert stored <= network_of_family(family).count_params() + 50
 
 
 def test_a_transformer_without_dropout_in_attention_answers_as_keras_does():
     network = network_of("bert", dropout=0.0)
 
-    _assert_answers_as_keras(network, _graph(network))
+    _assert_answers_as_keras(network, graph_of_network(network))
 
 
 def test_an_older_operator_set_is_kept():
     network = network_of("bert")
 
-    model = _graph(network, opset=17)
+    model = graph_of_network(network, opset=17)
 
     assert [entry.version for entry in model.opset_import if not entry.domain] == [17]
     _assert_answers_as_keras(network, model)
 
 
 def test_a_row_longer_than_the_positions_is_refused_rather_than_answered():
-    session = open_session(_graph(network_of("bert")).SerializeToString(), provider="cpu")
-
     with pytest.raises(Exception, match="Add"):
-        session.run({"input": rows_of([LONGEST + 1])})
+        onnx_answers(graph_of_family("bert"), rows_of(TOKENS.max_length + 1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_of_padding_alone_gives_numbers(family):
+    rows = rows_of(0, 5)
+
+    received = onnx_answers(graph_of_family(family), rows)
+
+    np.testing.assert_allclose(received.sum(axis=1), 1, atol=1e-5)
+    # The row beside it gets what it gets alone.
+    np.testing.assert_allclose(received[1:], onnx_answers(graph_of_family(family), rows[1:]), rtol=0, atol=1e-6)
+
+
+def test_layers_that_are_no_single_operator_are_converted_as_keras_writes_them():
+    ids = keras.Input((None,), dtype="int32", name="rows")
+    x = keras.layers.Embedding(TOKENS.vocabulary_size, 16)(ids)
+    x = keras.layers.MultiHeadAttention(2, 8)(x, x, use_causal_mask=True)
+    x = keras.layers.LayerNormalization(rms_scaling=True)(x)
+    x = keras.layers.LayerNormalization(center=False)(x)
+    # The kernel's input axis last.
+    x = keras.layers.EinsumDense("abc,dc->abd", output_shape=(None, 12), activation="relu")(x)
+    shared = keras.layers.Dense(12, activation="gelu")
+    lora = keras.layers.Dense(CLASSES, name="logits")
+    network = keras.Model(ids, lora(shared(shared(x))), name="network")
+    lora.enable_lora(2)
+
+    _assert_answers_as_keras(network, graph_of_network(randomised(network), per_token=True))
 
 
 def test_keras_is_left_as_it_was():
-    network, rows = network_of("bert"), rows_of([5, 2])
+    network, rows = network_of("bert"), rows_of(5, 2)
     before = keras_answers(network, rows)
 
-    _graph(network)
+    graph_of_network(network)
 
     np.testing.assert_array_equal(keras_answers(network, rows), before)

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,10 +8,13 @@ import yaml
 from tests.image_files import jpeg, png
 from tfpipe.convert.trained import fetch, open_trained, read_samples
 from tfpipe.core.errors import CheckpointError, ConfigError, DataError
+from tfpipe.decode import decode_image
 from tfpipe.models.assembly import load_model
 from tfpipe.registry import Registry
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+
+DECODE = partial(decode_image, max_pixels=10_000)
 
 
 @pytest.fixture
@@ -184,19 +188,19 @@ def _calibration(folder, contents):
 def test_training_samples_are_read_in_order_as_files_and_pixels(tmp_path):
     contents = {"0001.png": png(1), "0000.jpg": jpeg(0)}
 
-    samples = read_samples(_calibration(tmp_path / "c", contents), 10_000)
+    samples = read_samples(_calibration(tmp_path / "c", contents), DECODE)
 
     assert [(sample.name, sample.content) for sample in samples] == list(contents.items())
-    assert [sample.pixels.shape for sample in samples] == [(24, 32, 3)] * 2
+    assert [sample.sample.shape for sample in samples] == [(24, 32, 3)] * 2
 
 
 def test_a_training_sample_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(
         DataError, match=r"0000\.jpg: expected a training sample for calibration; image: expected a whole"
     ):
-        read_samples(_calibration(tmp_path / "c", {"0000.jpg": jpeg()[:-200]}), 10_000)
+        read_samples(_calibration(tmp_path / "c", {"0000.jpg": jpeg()[:-200]}), DECODE)
 
 
 def test_a_folder_without_training_samples_is_refused(tmp_path):
     with pytest.raises(DataError, match="expected training samples for calibration, found none"):
-        read_samples(_calibration(tmp_path / "c", {}), 10_000)
+        read_samples(_calibration(tmp_path / "c", {}), DECODE)

@@ -63,11 +63,6 @@ def test_a_fast_dev_run_shows_what_is_wrong_before_the_real_one(tmp_path, data):
         train(config, fast_dev_run=True)
 
 
-def test_texts_are_refused_before_anything_is_read(tmp_path, data):
-    with pytest.raises(ConfigError, match="task: expected image_classification, received text_classification"):
-        train(small_config(tmp_path, data, ["task=text_classification"]))
-
-
 def test_a_fast_dev_run_is_nothing_to_resume(tmp_path, data, capsys):
     with pytest.raises(SystemExit):
         train_command(["--config", given(tmp_path, data), "--fast-dev-run", "--resume"])

@@ -36,6 +36,9 @@ class Weights:
     def stand_in(self, variable: Any, shape: Sequence[int] | None = None) -> Any:
         """A tensor of the trace for a variable, or for its numbers in another shape."""
         wanted = (variable, tuple(variable.shape if shape is None else shape))
+        if not isinstance(variable, keras.Variable):
+            # Computed from several, as LoRA does.
+            return tf.reshape(variable, wanted[1])
         name, number = variable.path, 1
         while name in self._variables and not _same(self._variables[name], wanted):
             number += 1

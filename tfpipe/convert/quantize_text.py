@@ -52,8 +52,8 @@ class TextRecipe:
             "format": "MatMulInteger" if self.is_dynamic else "QDQ",
             "activations": "uint8",
             "weights": "int8",
-            "computed in int8": "products with stored weights" + ("" if self.is_dynamic else ", convolutions"),
-            "stored in int8 alone": "embeddings, one scale per row; kernels of recurrent layers"
+            "computed_in_int8": "products with stored weights" + ("" if self.is_dynamic else ", convolutions"),
+            "stored_in_int8": "embeddings, one scale per row; kernels of recurrent layers"
             + (" and convolutions" if self.is_dynamic else ""),
             **asdict(self),
             "disabled_optimizers": list(self.disabled_optimizers),
@@ -77,7 +77,8 @@ def text_to_int8(model: onnx.ModelProto, batches: Sequence[Array], recipe: TextR
 
     Args:
         model: Float32 model graph with the input `input`.
-        batches: (rows, sequence) int32 each, training rows padded as they are when served; a dynamic recipe needs none.
+        batches: (rows, sequence) int32 each, training rows padded as they are when served, a few to a batch, as all
+            activations of one are held in memory; a dynamic recipe needs none.
         recipe: How.
 
     Raises:
@@ -96,7 +97,7 @@ def text_to_int8(model: onnx.ModelProto, batches: Sequence[Array], recipe: TextR
         # The library raises whatever else it hits, from KeyError to plain Exception.
         except Exception as error:
             raise ConversionError(f"int8: expected a text graph that can be quantised; {error}") from error
-    # Shapes that the quantiser inferred have ONNX Runtime fuse normalisation with the sum before it, which is slower.
+    # With the shapes that the quantiser inferred, ONNX Runtime fuses normalisation with the sum before it: 8 % slower.
     del quantized.graph.value_info[:]
     return with_header(quantized, model)
 

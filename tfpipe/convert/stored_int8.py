@@ -58,7 +58,7 @@ def store_kernels(model: onnx.ModelProto) -> None:
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:
-    """Source: ONNX operators: W and R are (directions, gates * units, ...) in recurrent ones, (out, ...) in Conv."""
+    # Source: ONNX operators; W and R of recurrent ones are (directions, gates * units, ...), W of Conv is (out, ...).
     if node.op_type == "Gemm":
         return 0 if any(attribute.name == "transB" and attribute.i for attribute in node.attribute) else 1
     return 0 if node.op_type == "Conv" else 1

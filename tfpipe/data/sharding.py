@@ -8,8 +8,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
-# So many batches are sorted by length together: enough for lengths to agree, few enough for neighbours to change.
-_GROUPED_BATCHES = 50
+# So many batches are sorted by length together: enough for lengths to agree. An epoch has at least so many pieces, or
+# each epoch of a small data set would have the same batches.
+_GROUPED_BATCHES, _LEAST_PIECES = 50, 4
 
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -28,7 +29,8 @@ def grouped_order(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int
     """The permutation of one epoch in which the samples of a step are of about the same length.
 
     The epoch's own permutation, cut into pieces of some dozen batches; each piece is sorted by length and its batches
-    are then put in random order. A short last batch stays the last.
+    are then put in random order. A short last batch has the permutation's last samples, of any length: of a sorted
+    piece it would be the longest, which so weighed more than others in every epoch.
 
     Args:
         lengths: (n,) int, of each sample.
@@ -40,16 +42,17 @@ def grouped_order(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int
         (n,) int64.
     """
     order = epoch_order(len(lengths), seed=seed, epoch=epoch)
-    piece = _GROUPED_BATCHES * batch_size
-    pieces = [order[start : start + piece] for start in range(0, len(order), piece)]
-    by_length = np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in pieces] or [order])
     num_full = len(order) // batch_size
-    batches = by_length[: num_full * batch_size].reshape(num_full, batch_size)
+    whole, rest = np.split(order, [num_full * batch_size])
+    piece = batch_size * max(1, min(_GROUPED_BATCHES, num_full // _LEAST_PIECES))
+    pieces = [whole[start : start + piece] for start in range(0, len(whole), piece)]
+    by_length = np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in pieces] or [whole])
+    batches = by_length.reshape(num_full, batch_size)
     # Within a step not by length: workers take its parts in order, and the last would wait for no one.
     place = np.argsort(order, kind="stable")
     batches = np.take_along_axis(batches, np.argsort(place[batches], axis=1), axis=1)
     mixed = batches[epoch_order(num_full, seed=seed, epoch=epoch)]
-    return np.concatenate([mixed.reshape(-1), by_length[num_full * batch_size :]])
+    return np.concatenate([mixed.reshape(-1), rest])
 
 
 def num_steps(num_samples: int, batch_size: int) -> int:

@@ -2,13 +2,15 @@
 
 import logging
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from tfpipe.core.errors import ConfigError
+from tfpipe.core.errors import ConfigError, DecodeError
 from tfpipe.data.text import TextSource
 from tfpipe.distributed import World
 from tfpipe.settings import Config
 from tfpipe.text import tokenizer as tokenizers
+from tfpipe.text.encoding import check_text
 from tfpipe.text.keras_side import save_proved, tokenizer_from_preset
 from tfpipe.text.tokenizer import SavedTokenizer, open_saved, write_files
 from tfpipe.text.tokenizer_files import MANIFEST
@@ -55,15 +57,28 @@ def _chosen(config: Config, train: TextSource, folder: Path | None) -> SavedToke
 
 def _train(config: Config, train: TextSource, folder: Path) -> None:
     settings = config.preprocessing
-    texts = (train.text(index) for index in range(len(train)))
     logger.info("training a %s tokenizer on %d texts", settings.tokenizer_kind, len(train))
     try:
         tokenizer = train_tokenizer(
-            texts, kind=settings.tokenizer_kind, vocabulary_size=settings.vocabulary_size, lowercase=settings.lowercase
+            _readable(train),
+            kind=settings.tokenizer_kind,
+            vocabulary_size=settings.vocabulary_size,
+            lowercase=settings.lowercase,
         )
     except ConfigError as error:
         raise ConfigError(f"preprocessing.tokenizer_kind, vocabulary_size or lowercase: {error}") from error
     save_proved(tokenizer, folder)
+
+
+def _readable(source: TextSource) -> Iterator[str]:
+    """Texts that a row can be made of; the others are counted as corrupt by their reader."""
+    for index in range(len(source)):
+        try:
+            source.read(index)
+            check_text(source.text(index))
+        except DecodeError:
+            continue
+        yield source.text(index)
 
 
 def _written(files: dict[str, bytes]) -> SavedTokenizer:

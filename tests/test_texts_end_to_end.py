@@ -1,0 +1,183 @@
+"""Texts of each kind of label from files to answers: training, conversion, prediction; each compared with Keras."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.training.small_text_runs import KINDS, MAX_LENGTH, text_run_config, write_texts
+from tfpipe.config import load_config
+from tfpipe.convert.pipeline import convert
+from tfpipe.core.bundle import read_golden
+from tfpipe.core.errors import BundleError
+from tfpipe.core.parity import BOUNDS
+from tfpipe.inference.opening import open_inference
+from tfpipe.models.assembly import load_model
+from tfpipe.ort import open_session
+from tfpipe.predict import predict
+from tfpipe.registry import Registry
+from tfpipe.scoring import open_scorer
+from tfpipe.text.tokenizer import open_saved
+from tfpipe.train import train
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(500)]
+
+# Each kind of labels with another model and tokenizer; wide enough for weights to weigh more than scales do.
+MADE_OF = {
+    "single": ["model.name=bert", "preprocessing.tokenizer_kind=wordpiece", "training.learning_rate=3e-3",
+               "training.epochs=20"],
+    "multi": ["model.name=text_cnn", "preprocessing.tokenizer_kind=sentencepiece", "preprocessing.vocabulary_size=70",
+              "training.epochs=20"],
+    "tags": ["model.name=text_cnn", "preprocessing.tokenizer_kind=bpe", "preprocessing.vocabulary_size=400",
+             "training.epochs=15"],
+}  # fmt: skip
+WIDE = ["model.width=32", "model.feed_forward_width=64"]
+SCORES = {
+    "single": {"loss", "accuracy", "macro_f1"},
+    "multi": {"loss", "accuracy", "micro_f1", "macro_f1"},
+    "tags": {"loss", "accuracy", "precision", "recall", "f1", "macro_f1"},
+}
+HEADLINES = {"single": "accuracy", "multi": "micro_f1", "tags": "f1"}
+TEXTS = ("", "Anna Berg smiles", "the old river " * 30 + "cries", "👍🏽 naïve Zürich\tweeping in Oslo", "\u200b")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def finished(request, tmp_path_factory):
+    """A complete run: (kind, configuration, result)."""
+    root = tmp_path_factory.mktemp(request.param)
+    data = write_texts(root / "data", request.param, num_samples=64)
+    config = text_run_config(root, data, request.param, [*MADE_OF[request.param], *WIDE, f"data.test_path={data}"])
+    return request.param, config, train(config)
+
+
+@pytest.fixture(scope="module")
+def converted(finished, tmp_path_factory):
+    """The bundle of the registered version, INT8 included."""
+    _, config, _ = finished
+    output = tmp_path_factory.mktemp("bundles") / "small-1"
+    return convert("models:/small/1", output=output, overrides=[f"tracking.uri={config.tracking.uri}"]).bundle
+
+
+def keras_probabilities(parts, text):
+    """Of one text, by Keras alone, without padding: (rows, classes), or (rows, tokens, tags)."""
+    return [np.asarray(parts.model(row[None], training=False))[0] for row in parts.inference().prepare(text).rows]
+
+
+def test_a_run_leaves_everything_that_conversion_and_people_need(finished):
+    kind, config, result = finished
+    output = result.output_dir
+
+    assert load_config(output / "config.yaml") == config
+    card = json.loads((output / "model.json").read_text())
+    assert (card["task"], card["multi_label"]) == (config.task, kind == "multi")
+    document = json.loads((output / "result.json").read_text())
+    assert document["metrics"] == result.metrics
+    assert (document["registered_model"], document["model_version"], document["workers"]) == ("small", "1", 1)
+    assert json.loads((output / "status.json").read_text()) == {"exit_code": 0, "reason": "done"}
+    for prefix in ("val", "test"):
+        assert {name for name in result.metrics if name.startswith(prefix)} == {f"{prefix}_{n}" for n in SCORES[kind]}
+    index = json.loads((output / "calibration" / "index.json").read_text())
+    assert len(index) == 48
+    assert all((output / "calibration" / entry["file"]).read_bytes().decode() for entry in index)
+    page = (output / "report.html").read_text()
+    for name in ("PER", "LOC") if kind == "tags" else ("calm", "glad", "sad"):
+        assert f"<tr><th>{name}</th>" in page
+
+
+def test_a_model_learns_what_words_mean(finished):
+    kind, _, result = finished
+
+    # Of three classes, three labels that are there half of the time, or entities among four times as many other words.
+    assert result.metrics[f"test_{HEADLINES[kind]}"] > 0.7
+
+
+def test_the_saved_model_reloads_with_its_tokenizer_and_scores_what_the_run_says(finished, tmp_path):
+    kind, config, result = finished
+    parts = load_model(result.output_dir / "model.keras")
+    version = Registry(config.tracking.uri).resolve("models:/small/1")
+    folder = Registry(config.tracking.uri).download_model(version, tmp_path / "downloaded")
+    other = load_model(folder / "model.keras")
+
+    assert parts.max_length == MAX_LENGTH
+    assert type(parts.task).__name__ == {"single": "SingleLabel", "multi": "MultiLabel", "tags": "Tagging"}[kind]
+    assert open_saved(folder / "tokenizer").files == open_saved(result.output_dir / "tokenizer").files
+    for text in TEXTS:
+        for one, two in zip(keras_probabilities(parts, text), keras_probabilities(other, text), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_a_model_is_not_read_without_its_own_tokenizer(finished, tmp_path):
+    _, _, result = finished
+    run = shutil.copytree(result.output_dir, tmp_path / "run")
+    manifest = run / "tokenizer" / "tokenizer.json"
+    # Another tokenizer as far as its checksum goes, and a good one by itself.
+    manifest.write_text(manifest.read_text() + "\n")
+
+    with pytest.raises(BundleError, match=r"model\.keras: expected the tokenizer that it was trained with"):
+        load_model(run / "model.keras")
+    shutil.rmtree(run / "tokenizer")
+    with pytest.raises(BundleError, match="tokenizer"):
+        load_model(run / "model.keras")
+
+
+def test_a_bundle_of_every_precision_passes_the_gate_with_all_its_hops(finished, converted):
+    kind, _, _ = finished
+    manifest, report = converted.manifest, (converted.folder / "report.md").read_text()
+
+    assert (manifest.multi_label, manifest.default_variant) == (kind == "multi", "int8")
+    assert manifest.variants.keys() == {"fp32", "fp16", "int8"}
+    for precision, variant in manifest.variants.items():
+        assert variant.metrics.keys() == SCORES[kind] - {"loss"} | {"top1_agreement"}
+        assert f"text -> tokenizer -> model.{precision}.onnx" in report
+    assert "| text -> token ids |" in report
+    assert "SavedModel tensor" in report
+    # Byte-level BPE has no Keras layer that a SavedModel could hold.
+    assert ("SavedModel serving_default" in report) == (kind != "tags")
+    assert manifest.variants["fp32"].golden_max_abs_diff < 1e-4
+    assert manifest.variants["fp32"].batch_invariant
+
+
+def test_the_scores_of_the_float_graph_are_those_of_the_run(finished, converted):
+    _, _, result = finished
+
+    for name, value in converted.manifest.variants["fp32"].metrics.items():
+        if name != "top1_agreement":
+            assert value == pytest.approx(result.metrics[f"val_{name}"], abs=1e-6), name
+
+
+def test_golden_texts_replay_as_keras_answered(finished, converted):
+    _, _, result = finished
+    parts = load_model(result.output_dir / "model.keras")
+    inference = open_inference(converted)
+    session = open_session(converted.path("model.fp32.onnx"), provider="cpu")
+    golden = read_golden(converted)
+
+    assert golden
+    for sample in golden:
+        text = inference.decode(converted.path(sample.file).read_bytes())
+        (expected,) = keras_probabilities(parts, text)
+        rows = inference.prepare(text).rows
+        (answer,) = inference.cut(session.run({"input": inference.batch(rows)})["probabilities"], rows)
+        np.testing.assert_allclose(sample.probabilities, expected, atol=1e-6)
+        np.testing.assert_allclose(answer, expected, atol=BOUNDS["fp32"].atol)
+
+
+def test_prediction_of_a_bundle_answers_as_the_trained_model_does(finished, converted, tmp_path):
+    _, _, result = finished
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+
+    for model, options in ((result.output_dir, {}), (converted.folder, {"precision": "fp32"})):
+        predict(str(model), [tmp_path / "texts.jsonl"], tmp_path / f"{model.name}.jsonl", **options)
+    scorers = open_scorer(str(result.output_dir)), open_scorer(str(converted.folder), precision="fp32")
+
+    prepared = [scorers[0].inference.prepare(text) for text in TEXTS]
+    for one, two in zip(*(scorer.probabilities(prepared) for scorer in scorers), strict=True):
+        for row, other in zip(one, two, strict=True):
+            np.testing.assert_allclose(row, other, atol=BOUNDS["fp32"].atol)
+    answers = [
+        [json.loads(line)["predictions"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in (result.output_dir.name, converted.folder.name)
+    ]
+    assert len(answers[0]) == len(TEXTS)
+    assert [sorted(one[0]) for one in answers[0]] == [sorted(one[0]) for one in answers[1]]
