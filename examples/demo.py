@@ -32,7 +32,7 @@ MESSAGES = (
     "My parcel has been sitting in the same depot since Monday, when will it arrive?",
     "I was charged twice for one order, please check my card.",
     "Does the reading lamp come with a bulb, and which socket does it have?",
-    "The zip broke after two days. I want to exchange the jacket 😡",
+    "The kettle stopped heating after two days, I want to exchange it 😡",
     "i forgot my pasword and the reset email never comes",
     "Just wanted to say that your staff on the phone was lovely!",
 )

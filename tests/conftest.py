@@ -12,8 +12,8 @@ settings.load_profile("tfpipe")
 
 # Tests that start up to four workers, twice as many as a small machine has cores, run one after the other.
 MANY_WORKERS = frozenset({
-    "tests/test_on_workers.py", "tests/test_end_to_end.py", "tests/training/test_elastic.py",
-    "tests/training/test_several_hosts.py",
+    "tests/test_on_workers.py", "tests/test_end_to_end.py", "tests/test_end_to_end_texts.py",
+    "tests/training/test_elastic.py", "tests/training/test_several_hosts.py",
 })  # fmt: skip
 # Their fixtures last a session: a bundle is made once.
 ONE_GROUP = ("tests/convert", "tests/serving")

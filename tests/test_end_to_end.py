@@ -1,15 +1,12 @@
 """The whole road by its commands as users type them: training, conversion, HTTP; each answer compared with Keras."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
+from tests.commands import ROOT, module, on_workers, run
 from tests.image_files import one_of_each_kind
 from tests.serving import servers
 from tfpipe.decode import decode_image
@@ -17,30 +14,17 @@ from tfpipe.models.assembly import load_model
 
 pytestmark = [pytest.mark.horovod, pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = one_of_each_kind()
 # Probabilities of float32 on two runtimes: sums in another order.
 FP32_TOLERANCE = 1e-5
-
-
-def run(command, folder):
-    # As in a fresh clone: nothing but the default store, below the folder.
-    inherited = {name: v for name, v in os.environ.items() if not name.startswith(("TFPIPE_", "MLFLOW_"))}
-    done = subprocess.run(
-        command, cwd=folder, env={**inherited, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
     """A folder in which the first two commands have run."""
     folder = tmp_path_factory.mktemp("road")
-    horovodrun = str(Path(sys.executable).with_name("horovodrun"))
-    run([horovodrun, "-np", "2", sys.executable, "-m", "tfpipe.train", "output_dir=run"], folder)
-    run([sys.executable, "-m", "tfpipe.convert", "--precision", "int8"], folder)
+    run(on_workers(2, *module("tfpipe.train", "output_dir=run")), folder)
+    run(module("tfpipe.convert", "--precision", "int8"), folder)
     return folder
 
 
@@ -86,8 +70,8 @@ def test_batch_prediction_gives_what_keras_gives(walked, keras_answers):
         (walked / "inputs" / f"{number:02d}").parent.mkdir(exist_ok=True)
         (walked / "inputs" / f"{number:02d}.png").write_bytes(content)
 
-    run([sys.executable, "-m", "tfpipe.predict", "--model", "models:/digits/1", "--precision", "fp32", "--output",
-         "predictions.jsonl", "inputs"], walked)  # fmt: skip
+    predict = ("--model", "models:/digits/1", "--precision", "fp32", "--output", "predictions.jsonl", "inputs")
+    run(module("tfpipe.predict", *predict), walked)
 
     lines = [json.loads(line) for line in (walked / "predictions.jsonl").read_text().splitlines()]
     labels = load_model(walked / "run" / "model.keras").labels
