@@ -63,14 +63,11 @@ def test_a_fast_dev_run_shows_what_is_wrong_before_the_real_one(tmp_path, data):
         train(config, fast_dev_run=True)
 
 
-<<<<<<< HEAD
-=======
 def test_images_under_a_task_of_texts_are_refused_with_the_task_that_they_go_with(tmp_path, data):
     with pytest.raises(DataError, match=r"expected text files .*\(.png\)\. Images go with task=image_classification"):
         train(small_config(tmp_path, data, ["task=text_classification"]))
 
 
->>>>>>> part-tests
 def test_a_fast_dev_run_is_nothing_to_resume(tmp_path, data, capsys):
     with pytest.raises(SystemExit):
         train_command(["--config", given(tmp_path, data), "--fast-dev-run", "--resume"])
