@@ -23,7 +23,7 @@ from tfpipe.models.assembly import TextParts, load_model
 
 SETTINGS = (
     "task=token_classification", "model.name=text_bilstm", "model.width=100", "model.dropout=0.5",
-    "training.epochs=10", "training.batch_size=32", "training.learning_rate=0.003", "training.monitor=val_f1",
+    "training.epochs=6", "training.batch_size=32", "training.learning_rate=0.003", "training.monitor=val_f1",
 )  # fmt: skip
 TOLERANCE = 1e-6
 
