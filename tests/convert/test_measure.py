@@ -4,12 +4,22 @@ from onnx import helper
 
 from tests.convert.onnx_graphs import convolutional, graph_of, rows
 from tests.convert.random_models import config_of, random_parts
+from tests.models.text_networks import randomised, text_network
 from tests.samples import ArraySource
+from tests.text.texts import CORPUS
 from tfpipe.convert import measure
 from tfpipe.convert.images import ImageConversion, ImageExamples
+from tfpipe.convert.texts import TextExamples
 from tfpipe.core.errors import DataError
+from tfpipe.core.words import split_words
+from tfpipe.data.text import TaggedText, TextRow, TextSource
+from tfpipe.models.assembly import assemble_text
+from tfpipe.models.text_zoo import Tokens
 from tfpipe.ort import open_session
 from tfpipe.tasks.single_label import SingleLabel
+from tfpipe.tasks.tagging import Tagging
+from tfpipe.text.tokenizer import open_saved
+from tfpipe.text.train_tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.tensorflow
 
@@ -69,6 +79,63 @@ def test_unreadable_samples_are_left_out_and_counted():
 def test_too_many_unreadable_samples_are_an_error_that_names_the_first(corrupt):
     with pytest.raises(DataError, match=rf"{len(corrupt)} of 40 samples cannot be read, more than .*; the first: sam"):
         scored({"fp32": Tells(lambda i: 0)}, ArraySource(40, corrupt=corrupt))
+
+
+TAGS = ("O", "B-X", "I-X")
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(CORPUS, kind="bpe", vocabulary_size=400).save(folder)
+    saved = open_saved(folder)
+    tokens = Tokens(saved.tokenizer.vocabulary_size, saved.tokenizer.pad_id, 24)
+    network = randomised(text_network(per_token=True, tokens=tokens))
+    return assemble_text(saved, network, Tagging(TAGS), max_length=24)
+
+
+class Answers:
+    """Stands for the model graph of a Keras model."""
+
+    def __init__(self, parts):
+        self._parts = parts
+
+    def run(self, inputs):
+        return {"probabilities": np.asarray(self._parts.model(inputs["input"], training=False))}
+
+
+def tagged_texts(max_chars):
+    rows = []
+    for number, text in enumerate([*CORPUS, "fox", "the fox " * 20, "x" * 200]):
+        starts, ends = split_words(text)
+        tags = tuple(TAGS[(number + word) % 3] for word in range(len(starts)))
+        rows.append(TextRow(f"text/{number}", TaggedText(text, tuple(starts), tuple(ends), tags)))
+    return TextSource(rows, TAGS, kind="tags", max_chars=max_chars, where="test")
+
+
+def test_tagged_texts_are_scored_in_batches_as_each_alone(tagger):
+    source, task = tagged_texts(max_chars=180), tagger.task
+    examples = TextExamples(source, tagger)
+
+    scores = measure.score({"fp32": Answers(tagger)}, examples, task, max_corrupt_fraction=0.1)
+
+    alone = np.zeros(task.tally_shape())
+    for index in range(len(source) - 1):
+        one = TextExamples(source.take([index]), tagger)
+        ((rows, labels, _),) = one.batches()
+        predictions = np.asarray(task.predictions(labels, Answers(tagger).run({"input": rows})["probabilities"]))
+        alone += task.tally(labels, predictions, np.ones(1))
+    assert (scores.num_samples, scores.num_corrupt) == (len(source) - 1, 1)
+    np.testing.assert_array_equal(scores.tallies["fp32"], alone)
+    assert scores.headline("fp32") == scores.metrics("fp32")["f1"]
+    assert scores.agreement("fp32") == 1.0
+
+
+def test_too_many_texts_that_are_too_long_are_an_error_that_names_the_first(tagger):
+    examples = TextExamples(tagged_texts(max_chars=20), tagger)
+
+    with pytest.raises(DataError, match=r"samples cannot be read, .*; the first: text/0: expected at most 20 char"):
+        measure.score({"fp32": Answers(tagger)}, examples, tagger.task, max_corrupt_fraction=0.1)
 
 
 def test_latency_is_measured_for_one_row_and_for_eight():

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from tfpipe.config import flatten, parse_config
 from tfpipe.core.classification import confusion_counts
+from tfpipe.tasks.multi_label import MultiLabel
 from tfpipe.tasks.single_label import SingleLabel
 from tfpipe.tracking import value_text
 from tfpipe.training.figures import confusion_figure, loss_figure
@@ -64,6 +65,21 @@ def test_the_page_holds_scores_curves_confusion_classes_data_and_versions(tmp_pa
     assert "the weights kept are those of epoch 4" in text
     assert text.count("data:image/svg+xml;base64,") == 3
     assert re.findall(r"<tr><th>cat</th><td>dog</td>.*?</tr>", text)
+
+
+def test_where_a_sample_has_several_labels_the_page_has_each_of_them_and_no_confusion(
+    tmp_path, config, history, summary
+):
+    task = MultiLabel(LABELS)
+    true, predicted = np.array([[1, 0, 1], [1, 0, 0]]), np.array([[1, 1, 0], [1, 0, 0]])
+    tally = task.tally(true, predicted, np.ones(2))
+
+    path = write_report(tmp_path, config=config, history=history, task=task, tally=tally, summary=summary)
+
+    text = path.read_text(encoding="utf-8")
+    assert [text.count(f"<tr><th>{label}</th>") for label in LABELS] == [1, 1, 1]
+    assert re.search(r"<tr><th>cat</th><td class=\"number\">2</td>.*?100\.00 %", text)
+    assert "<h2>Confusion</h2>" not in text
 
 
 def test_the_page_holds_every_value_of_the_configuration(tmp_path, config, history, summary):

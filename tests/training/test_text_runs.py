@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.training.small_text_runs import KINDS, text_run_config, write_texts
 from tests.training.test_processes import assert_same_run, newest
-from tfpipe.core.errors import ConfigError, DataError, StoppedError
+from tfpipe.core.errors import ConfigError, DataError, StoppedError, TrainingError
 from tfpipe.data.pipeline import training_batches
 from tfpipe.data.text import TextRow, TextSource
 from tfpipe.distributed import World
@@ -209,6 +209,22 @@ def test_the_precision_that_is_faster_is_found_with_texts_too(tmp_path, data):
     loop = prepare(config, World(), StopRequest()).loop
 
     assert loop.config.training.precision in ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def test_texts_that_are_too_long_are_left_out_of_a_run_and_counted(tmp_path, data):
+    overrides = [BPE, "data.max_text_chars=100", "data.max_corrupt_fraction=1"]
+    config = text_run_config(tmp_path, data["tags"], "tags", overrides, epochs=1)
+
+    loop, state = trained_loop(config, tmp_path / "checkpoints")
+
+    source = loop._train.source
+    too_long = sum(len(source.text(index)) > 100 for index in range(len(source)))
+    assert 0 < too_long < len(source)
+    assert state.history[0]["corrupt_samples"] == too_long
+    assert state.samples_seen == len(source) - too_long
+    few = text_run_config(tmp_path, data["tags"], "tags", [*overrides, "data.max_corrupt_fraction=0.01"], epochs=1)
+    with pytest.raises(TrainingError, match=r"max_corrupt_fraction: expected at most 1\.0% unreadable samples"):
+        trained_loop(few, tmp_path / "other-checkpoints")
 
 
 # The tokenizer --------------------------------------------------------------------------------------------------------
