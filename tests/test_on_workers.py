@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.training.small_runs import STOPPED_AT, small_values, write_class_folders
+from tests.training.small_text_runs import text_values, write_texts
 from tests.training.test_processes import assert_same_run, newest
 from tfpipe.config import load_config
 from tfpipe.core.errors import StoppedError
@@ -50,11 +51,23 @@ def shared(tmp_path_factory):
     (folder / "given.yaml").write_text(yaml.safe_dump(values))
     (folder / "lr-find.json").write_text(json.dumps(["--config", str(folder / "given.yaml"), *LR_FIND]))
     train(config_of(folder, "undisturbed"))
+    for kind in ("single", "tags"):
+        _train_on_texts(folder, kind)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STOP_AT", str(STOPPED_AT))
         with pytest.raises(StoppedError):
             train(config_of(folder, "stopped-on-1"))
     return folder
+
+
+def _train_on_texts(folder, kind):
+    """A run of one worker over texts of many lengths. Of its last step, one text, a second worker has none."""
+    data = write_texts(folder / kind, kind, num_samples=60)
+    values = text_values(folder, data, kind, epochs=2, batch_size=4, optimizer="sgd", schedule="constant")
+    values["preprocessing"]["tokenizer_kind"] = "bpe"
+    values["tracking"]["registered_model"] = None
+    (folder / f"given-{kind}.yaml").write_text(yaml.safe_dump(values))
+    train(load_config(folder / f"given-{kind}.yaml", [f"output_dir={folder}/undisturbed-{kind}"]))
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +114,17 @@ def test_two_workers_train_what_one_trains(sitting, shared, pieces):
     sitting(2)
 
     assert_same_run(newest(shared / f"whole-on-2-in-{pieces}"), newest(shared / "undisturbed"))
+
+
+@pytest.mark.parametrize("kind", ["single", "tags"])
+def test_two_workers_train_on_texts_of_many_lengths_what_one_trains(sitting, shared, kind):
+    sitting(2)
+
+    found, expected = newest(shared / f"{kind}-on-2"), newest(shared / f"undisturbed-{kind}")
+    assert_same_run(found, expected)
+    for row, other in zip(found[1].history, expected[1].history, strict=True):
+        for name in ("val_loss", "val_accuracy", "val_macro_f1"):
+            assert row[name] == pytest.approx(other[name], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,17 +11,29 @@ from PIL import Image
 from serving.engine import Engine, Outcome
 from serving.source import ServedBundle
 from tests.convert.random_models import ADAPTED, LABELS, config_of
+from tests.models.text_networks import text_config
 from tests.strategies import configs
+from tests.text.texts import CORPUS, any_text
+from tfpipe.convert.texts import TEXT, TextConversion
 from tfpipe.convert.to_onnx import network_to_onnx, preprocessing_to_onnx, probabilities_spec, rows_spec
 from tfpipe.core.bundle import Bundle, Manifest, Variant
 from tfpipe.core.parity import ROWS, assert_parity
 from tfpipe.data.pipeline import RowReader
+from tfpipe.data.text import TextRow, TextSource
+from tfpipe.data.token_rows import TokenReader
+from tfpipe.distributed import World
 from tfpipe.export import preprocessing_from_json, preprocessing_to_json
 from tfpipe.inference.images import ImageInference
-from tfpipe.inference.opening import row_of_image
-from tfpipe.models.assembly import assemble, build_network, build_preprocessing, known_normalization
+from tfpipe.inference.opening import open_inference, row_of_image
+from tfpipe.models.assembly import assemble, assemble_text, build_network, build_preprocessing, known_normalization
+from tfpipe.models.text_zoo import Tokens, build_text_network
 from tfpipe.ort import open_session
 from tfpipe.settings import PreprocessingConfig
+from tfpipe.tasks.find import find_task
+from tfpipe.text.keras_side import keras_ids, save_proved
+from tfpipe.text.packing import pack
+from tfpipe.text.tokenizer import open_saved
+from tfpipe.text.train_tokenizer import train_tokenizer
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
@@ -176,3 +189,75 @@ def test_a_saved_preprocessing_transforms_as_it_did_before(config, seed, height,
     np.testing.assert_array_equal(
         after.augmentation(resized, draws, training=True), before.augmentation(resized, draws, training=True)
     )
+
+
+# Texts: by kind of tokenizer, the task and how it is trained.
+TEXT_KINDS = {
+    "wordpiece": ("text_classification", {"lowercase": True, "strip_accents": True}),
+    "sentencepiece": ("token_classification", {}),
+    "bpe": ("text_classification", {}),
+}
+TAGS = ("O", "B-X", "I-X")
+
+
+@pytest.fixture(scope="module")
+def text_pipelines(tmp_path_factory):
+    """By kind of tokenizer: what training has, and the bundle that conversion writes of it."""
+    made = {}
+    for kind, (name, options) in TEXT_KINDS.items():
+        folder = tmp_path_factory.mktemp(kind)
+        save_proved(train_tokenizer(CORPUS, kind=kind, vocabulary_size=400, **options), folder / "trained")
+        saved, task = open_saved(folder / "trained"), find_task(name, TAGS)
+        tokens = Tokens(saved.tokenizer.vocabulary_size, saved.tokenizer.pad_id, 128)
+        network = build_text_network(text_config(), tokens, len(TAGS), per_token=name == "token_classification")
+        parts = assemble_text(saved, network, task, max_length=24)
+        manifest = Manifest("drawn", None, name, TAGS, (), (), (TEXT,), {}, "fp32", {}, {}, "")
+        TextConversion(parts, text_config()).write_preprocessing(folder, {})
+        made[kind] = (parts, Bundle(folder, manifest, "0" * 64))
+    return made
+
+
+def served(parts, bundle, text):
+    """A text as the service makes rows of it, from what conversion writes."""
+    (bundle.folder / "preprocessing.json").write_text(TextConversion(parts, text_config()).settings(), encoding="utf-8")
+    inference = open_inference(bundle)
+    rows = inference.prepare(inference.decode(text.encode())).rows
+    return rows, inference.batch(rows)
+
+
+# Property 20 as above, of texts: any string, and any length of a row.
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(kind=st.sampled_from(sorted(TEXT_KINDS)), text=any_text(), max_length=st.integers(3, 40))
+def test_training_and_serving_make_the_same_tokens_of_any_text(text_pipelines, kind, text, max_length):
+    parts, bundle = text_pipelines[kind]
+    parts = replace(parts, max_length=max_length)
+    tokenizer = parts.tokenizer
+    source = TextSource([TextRow("drawn", text, ("O",))], TAGS, kind="single", max_chars=10_000, where="drawn")
+    reader = TokenReader(
+        source, tokenizer, find_task("text_classification", TAGS), max_length=max_length, world=World()
+    )
+
+    trained_on, readable = reader.read(np.array([0]))
+    rows, batch = served(parts, bundle, text)
+    (ids,) = keras_ids(tokenizer, [text])
+
+    assert readable.all()
+    # A longer text to tag has further rows; training cuts it behind the first.
+    np.testing.assert_array_equal(batch[:1], trained_on)
+    assert rows[0].tolist() == pack(
+        ids, max_length=max_length, start_id=tokenizer.start_id, end_id=tokenizer.end_id
+    )  # fmt: skip
+
+
+# Property 21 as above, of texts: the tokenizer's folder and the settings, written and read.
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(kind=st.sampled_from(sorted(TEXT_KINDS)), text=any_text(), max_length=st.integers(3, 40))
+def test_a_saved_tokenizer_makes_the_rows_that_it_made_before(text_pipelines, kind, text, max_length):
+    parts, bundle = text_pipelines[kind]
+    parts = replace(parts, max_length=max_length)
+
+    rows, _ = served(parts, bundle, text)
+
+    before = parts.inference().prepare(text).rows
+    assert [row.tolist() for row in rows] == [row.tolist() for row in before]
+    assert all(len(row) <= max_length for row in rows)

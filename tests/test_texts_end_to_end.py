@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.training.small_text_runs import KINDS, MAX_LENGTH, text_run_config, write_texts
 from tfpipe.config import load_config
+from tfpipe.convert.checkpoint import export_checkpoint
+from tfpipe.convert.measure import open_validation
 from tfpipe.convert.pipeline import convert
+from tfpipe.convert.trained import open_trained
 from tfpipe.core.bundle import read_golden
-from tfpipe.core.errors import BundleError
+from tfpipe.core.errors import BundleError, DataError
 from tfpipe.core.parity import BOUNDS
 from tfpipe.inference.opening import open_inference
 from tfpipe.models.assembly import load_model
@@ -181,3 +185,41 @@ def test_prediction_of_a_bundle_answers_as_the_trained_model_does(finished, conv
     ]
     assert len(answers[0]) == len(TEXTS)
     assert [sorted(one[0]) for one in answers[0]] == [sorted(one[0]) for one in answers[1]]
+
+
+def test_a_checkpoint_opens_with_the_tokenizer_of_its_run_whether_or_not_that_ended(finished, tmp_path):
+    _, _, result = finished
+    run = shutil.copytree(result.output_dir, tmp_path / "run")
+    checkpoint = max((run / "checkpoints").glob("step-*"))
+    whole = export_checkpoint(checkpoint, tmp_path / "whole")
+    for name in ("result.json", "model.keras", "validation.json"):
+        (run / name).unlink()
+    rebuilt = export_checkpoint(checkpoint, tmp_path / "rebuilt")
+
+    one, two = (open_trained(folder, None, []) for folder in (whole, rebuilt))
+
+    for weight, other in zip(one.parts.model.get_weights(), two.parts.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    assert one.parts.saved.files == two.parts.saved.files == open_saved(run / "tokenizer").files
+    assert (one.parts.max_length, one.parts.task) == (two.parts.max_length, two.parts.task)
+    assert one.validation == two.validation
+    assert [sample.sample for sample in one.samples] == [sample.sample for sample in two.samples]
+
+
+def test_validation_texts_whose_further_labels_changed_are_refused(finished, tmp_path):
+    kind, config, result = finished
+    opened = open_trained(result.output_dir, None, [])
+    assert len(open_validation(opened)) == 16
+
+    changed = shutil.copytree(result.output_dir, tmp_path / "run")
+    data = shutil.copy(config.data.path, tmp_path)
+    # Neither where a text stands nor its first label tells of these.
+    old, new = {
+        "single": ("\tsad", "\tcalm"), "multi": ('"glad", "sad"', '"glad", "calm"'), "tags": (" I-PER", " B-PER"),
+    }[kind]  # fmt: skip
+    text = Path(data).read_text(encoding="utf-8")
+    # Some are left, as a label without any text would be told first.
+    Path(data).write_text(text.replace(old, new, text.count(old) - 4), encoding="utf-8")
+
+    with pytest.raises(DataError, match="the data have changed since"):
+        open_validation(open_trained(changed, None, [f"data.path={data}"]))

@@ -65,3 +65,13 @@ def test_every_missed_limit_is_told():
     assert [text.split(":")[0] for text in judged(size=3_000_000, weights=2_500_000, score=0.5)] == [
         "accuracy", "weights", "file",
     ]  # fmt: skip
+
+
+def test_answers_that_depend_on_their_neighbours_by_more_than_the_tolerance_fail():
+    apart = [
+        missed_limits(Figures("int8", 1_100_000, 1_000_000, 0.975, neighbours=value), FP32, max_accuracy_drop=0.02)
+        for value in (0.02, 0.035, math.nan)
+    ]
+
+    assert [len(missed) for missed in apart] == [0, 1, 1]
+    assert apart[1] == ["neighbours: expected a row's answer in a batch within 0.02 of that alone, received 0.035."]

@@ -31,7 +31,7 @@ def text_values(tmp_path, data, kind, *, model=None, **training):
     return {
         "task": TASKS[kind],
         "data": {"path": str(data), "validation_fraction": 0.25},
-        "preprocessing": {"vocabulary_size": 120, "max_length": MAX_LENGTH, "lowercase": True},
+        "preprocessing": {"vocabulary_size": 300, "max_length": MAX_LENGTH, "lowercase": True},
         "model": {**sizes, **(model or {})},
         "training": {"epochs": 2, "batch_size": 6, "learning_rate": 0.02, **training},
         "conversion": {"latency_runs": 3, "max_accuracy_drop": 0.2},

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.training.small_runs import small_config, small_values, write_class_folders
-from tfpipe.core.errors import ConfigError
+from tfpipe.core.errors import ConfigError, DataError
 from tfpipe.lr_find import main as lr_find
 from tfpipe.train import main as train_command
 from tfpipe.train import train
@@ -61,6 +61,11 @@ def test_a_fast_dev_run_shows_what_is_wrong_before_the_real_one(tmp_path, data):
 
     with pytest.raises(ConfigError, match=r"received 'drak'\. Did you mean 'dark'\?"):
         train(config, fast_dev_run=True)
+
+
+def test_images_under_a_task_of_texts_are_refused_with_the_task_that_they_go_with(tmp_path, data):
+    with pytest.raises(DataError, match=r"expected text files .*\(.png\)\. Images go with task=image_classification"):
+        train(small_config(tmp_path, data, ["task=text_classification"]))
 
 
 def test_a_fast_dev_run_is_nothing_to_resume(tmp_path, data, capsys):

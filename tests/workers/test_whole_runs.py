@@ -28,8 +28,8 @@ def together(world, agreed, action):
     return found[0]
 
 
-def run(name, *overrides, **options):
-    return train(load_config(SHARED / "given.yaml", [f"output_dir={SHARED / name}", *overrides]), **options)
+def run(name, *overrides, given="given.yaml", **options):
+    return train(load_config(SHARED / given, [f"output_dir={SHARED / name}", *overrides]), **options)
 
 
 @pytest.mark.parametrize("pieces", [1, 3])
@@ -37,6 +37,15 @@ def test_a_run_takes_the_steps_that_one_worker_takes(world, agreed, pieces):
     name = f"whole-on-{world.size}-in-{pieces}"
 
     result = together(world, agreed, lambda: run(name, f"training.accumulation_steps={pieces}"))
+
+    assert result.workers == world.size
+
+
+@pytest.mark.parametrize(("kind", "pieces"), [("single", 1), ("tags", 2)])
+def test_a_run_over_texts_takes_the_steps_that_one_worker_takes(world, agreed, kind, pieces):
+    overrides = (f"training.accumulation_steps={pieces}", "training.sentinel_steps=1")
+
+    result = together(world, agreed, lambda: run(f"{kind}-on-{world.size}", *overrides, given=f"given-{kind}.yaml"))
 
     assert result.workers == world.size
 

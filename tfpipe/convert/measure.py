@@ -17,6 +17,7 @@ from tfpipe.data.sources import Source
 from tfpipe.data.splits import open_splits, open_validation_alone
 from tfpipe.ort import OnnxModel
 from tfpipe.tasks.task import Task
+from tfpipe.training.artifacts import known_as
 
 LATENCY_BATCHES = (1, 8)
 # One, so that figures of machines with other core counts compare.
@@ -83,7 +84,7 @@ def open_validation(trained: TrainedModel) -> Source | None:
         ) from error
     if source is None and not trained.validation:
         return None
-    found = {(source.identifier(i), source.label(i)) for i in range(len(source))} if source is not None else set()
+    found = {known_as(source, i) for i in range(len(source))} if source is not None else set()
     expected = set(trained.validation)
     labels = source.labels if source is not None else ()
     if tuple(labels) != trained.parts.labels or (expected and found != expected):

@@ -178,9 +178,13 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
         for name, graph in graphs.items():
             onnx.helper.set_model_props(graph, metadata | {"graph": "model", "precision": name})
             _save(graph, staging / _model_file(name))
-            findings.figures[name] = _figures(name, graph, staging / _model_file(name), scores)
             session = _session(graph, recipe[name], threads=measure.LATENCY_THREADS)
             apart = measure.neighbours_difference(session, conversion, rows[:_INVARIANCE_ROWS])
+            findings.figures[name] = _figures(name, graph, staging / _model_file(name), scores, apart)
+            if not measure.is_batch_invariant(apart):
+                findings.notes.append(
+                    f"{name}: a row's answer depends on the rows beside it, here by up to {apart:.2g}."
+                )
             findings.variants[name] = Variant(
                 precision=name,
                 file=_model_file(name),
@@ -287,11 +291,11 @@ def _metrics(name: str, scores: measure.Scores | None) -> dict[str, float]:
     return scores.metrics(name) | {"top1_agreement": scores.agreement(name)}
 
 
-def _figures(name: str, graph: onnx.ModelProto, file: Path, scores: measure.Scores | None) -> Figures:
+def _figures(name: str, graph: onnx.ModelProto, file: Path, scores: measure.Scores | None, apart: float) -> Figures:
     size = file.stat().st_size
     if scores is None:
-        return Figures(name, size, weight_bytes(graph), None)
-    return Figures(name, size, weight_bytes(graph), scores.headline(name), scores.task.headline)
+        return Figures(name, size, weight_bytes(graph), None, neighbours=apart)
+    return Figures(name, size, weight_bytes(graph), scores.headline(name), scores.task.headline, apart)
 
 
 def _calibration_count(trained: TrainedModel) -> int:

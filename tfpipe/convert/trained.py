@@ -15,6 +15,7 @@ from tfpipe.export import load_float32
 from tfpipe.models.assembly import Parts, TextParts
 from tfpipe.registry import ModelVersion, Registry
 from tfpipe.settings import Config
+from tfpipe.training.artifacts import KnownSample
 
 _MODEL_URI = "models:/"
 
@@ -47,7 +48,7 @@ class TrainedModel:
         parts: The model, under float32 policies.
         trained_policy: The Keras policy it was trained with.
         samples: Raw training samples, from `calibration/`.
-        validation: (identifier, class) of each sample that the validation metrics were measured on; may be empty.
+        validation: The samples that the validation metrics were measured on; may be empty.
     """
 
     folder: Path
@@ -58,7 +59,7 @@ class TrainedModel:
     parts: Parts
     trained_policy: str
     samples: tuple[RawSample, ...]
-    validation: tuple[tuple[str, int], ...]
+    validation: tuple[KnownSample, ...]
 
     @property
     def multi_label(self) -> bool:
@@ -164,13 +165,13 @@ def read_samples(folder: Path, decode: Callable[[bytes], Any]) -> tuple[RawSampl
     return tuple(samples)
 
 
-def _read_validation(path: Path, labels: Sequence[str]) -> tuple[tuple[str, int], ...]:
+def _read_validation(path: Path, labels: Sequence[str]) -> tuple[KnownSample, ...]:
     if not path.exists():
         return ()
     index = _read_json(path)
     if tuple(index["labels"]) != tuple(labels):
         raise DataError(f"{path}: expected the classes of the model, {list(labels)}, received {index['labels']}.")
-    return tuple((entry["id"], entry["label"]) for entry in index["samples"])
+    return tuple(KnownSample(entry["id"], entry["label"], entry.get("stamp", "")) for entry in index["samples"])
 
 
 def _read_json(path: Path) -> Any:

@@ -31,6 +31,11 @@ BOUNDS: dict[str, Bound] = {
 ROWS = Bound(atol=1e-4, rtol=0.0)
 
 
+# Probabilities of a row beside others, against those alone: dynamic INT8 takes its scales from the whole batch, static
+# INT8 and floats differ by rounding only.
+NEIGHBOURS_ATOL = 0.02
+
+
 def golden_bound(precision: str, recorded_max_abs_diff: float) -> Bound:
     """The bound for replaying golden samples on the machine that serves.
 

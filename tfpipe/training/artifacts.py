@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -21,13 +21,27 @@ from tfpipe.core.errors import DataError
 from tfpipe.data.sharding import epoch_order
 from tfpipe.data.sources import Source, to_pixels
 from tfpipe.data.splits import Splits
-from tfpipe.data.text import TaggedText
+from tfpipe.data.text import TaggedText, TextSource
 from tfpipe.decode import image_header
 from tfpipe.models.assembly import Parts, TextParts
 from tfpipe.text import tokenizer as tokenizers
 from tfpipe.text.encoding import check_text
 
 CALIBRATION_SAMPLES = 200
+
+
+class KnownSample(NamedTuple):
+    """A line of validation.json.
+
+    Attributes:
+        id: `Source.identifier`.
+        label: `Source.label`.
+        stamp: Of a text, `Source.stamp`; else "".
+    """
+
+    id: str
+    label: int
+    stamp: str
 
 
 def save_model(parts: Parts, path: Path) -> None:
@@ -63,10 +77,15 @@ def save_model_card(path: Path, card: dict[str, Any]) -> None:
 def save_validation_index(path: Path, splits: Splits) -> None:
     """Write which samples the validation metrics were measured on, so that a later gate uses the same."""
     source = splits.validation
-    samples = (
-        [] if source is None else [{"id": source.identifier(i), "label": source.label(i)} for i in range(len(source))]
-    )
+    samples = [] if source is None else [known_as(source, index)._asdict() for index in range(len(source))]
     atomic.write_file(path, json.dumps({"labels": list(splits.train.labels), "samples": samples}, ensure_ascii=False))
+
+
+def known_as(source: Source, index: int) -> KnownSample:
+    """What tells whether a sample is still the same."""
+    # A text may have several labels, or tags: its stamp has all of them, whatever the file that it is in.
+    stamp = source.stamp(index) if isinstance(source, TextSource) else ""
+    return KnownSample(source.identifier(index), source.label(index), stamp)
 
 
 def save_calibration(folder: Path, source: Source, *, seed: int, max_pixels: int) -> None:

@@ -19,6 +19,9 @@ _TRAINING, _VALIDATION = "#4a6fa5", "#c8642d"
 _MAX_ANNOTATED, _MAX_LABELLED, _MAX_CELLS = 20, 30, 100
 _MAX_LABEL_LENGTH = 18
 _SHARE_COLORS = {"input": "#c8a02d", "compute": _TRAINING, "communication": _VALIDATION, "other": "#b4bcc8"}
+# What says more than accuracy, where there is it.
+_SCORES = ("f1", "micro_f1")
+_TITLES = {"f1": "F1 of entities", "micro_f1": "F1 of labels"}
 _RATES = {
     "learning_rate": "Learning rate",
     "gradient_norm": "Gradient norm",
@@ -27,16 +30,17 @@ _RATES = {
 
 
 def loss_figure(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss and accuracy by epoch, training and validation side by side.
+    """Loss and accuracy by epoch, training and validation side by side; of entities and several labels F1.
 
     Args:
         history: One entry an epoch; loss, val_loss, accuracy and val_accuracy are drawn where they are.
     """
     figure = Figure(figsize=(10.4, 3.5), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    for axes, name in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
+    score = next((name for name in _SCORES if any(f"val_{name}" in epoch for epoch in history)), "accuracy")
+    for axes, name in ((loss_axes, "loss"), (accuracy_axes, score)):
         lines = {"training": _values(history, name), "validation": _values(history, f"val_{name}")}
-        _draw(axes, name.capitalize(), lines)
+        _draw(axes, _TITLES.get(name, name.capitalize()), lines)
     loss_axes.set_ylim(bottom=0)
     accuracy_axes.set_ylim(top=1.02)
     accuracy_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))

@@ -25,6 +25,7 @@ REPORT_FILE = "report.html"
 # Rows that are open on the page; the others fold away.
 _MAX_ROWS = 20
 _MAX_PAIRS = 10
+_SHARES = ("accuracy", "precision", "recall", "f1", "micro_f1", "macro_f1")
 # Of `summary`: has a place of its own on the page.
 _PLACED = ("labels", "metrics", "library_versions", "model_name", "task")
 
@@ -86,6 +87,7 @@ def write_report(
         best_epoch=None if best_epoch is None else int(best_epoch) + 1,
         num_epochs=len(history),
         num_classes=len(labels),
+        noun="tags" if config.task == "token_classification" else "classes",
         curves=svg_uri(loss_figure(history)) if history else None,
         rates=svg_uri(rates_figure(history)) if history else None,
         shares=svg_uri(shares_figure(shares)) if shares else None,
@@ -172,7 +174,7 @@ def _score(value: float, name: str = "accuracy") -> str:
     """A metric as text; a share of samples in percent."""
     if math.isnan(value):
         return "–"
-    is_share = name.removeprefix("val_").removeprefix("test_") == "accuracy"
+    is_share = name.removeprefix("val_").removeprefix("test_") in _SHARES
     return f"{100 * value:.2f} %" if is_share else f"{value:.4g}"
 
 
