@@ -14,28 +14,29 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import conclude
 from tfpipe.core.bundle import open_bundle
 
 GOAL = 0.79
 LIMIT_S = 600
-SETTINGS = (
-    "task=text_classification", "data.columns=[text,label]", "preprocessing.lowercase=true",
-    "preprocessing.vocabulary_size=8000", "model.name=text_cnn", "model.width=128", "model.dropout=0.5",
-    "training.epochs=6", "training.batch_size=50", "training.learning_rate=0.001", "training.weight_decay=0.01",
-    "training.monitor=val_accuracy",
-)  # fmt: skip
+SETTINGS = {
+    "task": "text_classification",
+    "preprocessing": {"lowercase": True, "vocabulary_size": 8000},
+    "model": {"name": "text_cnn", "width": 128, "dropout": 0.5},
+    "training": {
+        "epochs": 6, "batch_size": 50, "learning_rate": 0.001, "weight_decay": 0.01, "monitor": "val_accuracy",
+    },
+}  # fmt: skip
 
 
 def main() -> None:
     data = folder_of("SST2", ("train.tsv", "dev.tsv", "test.tsv"))
     with tempfile.TemporaryDirectory() as name:
         store = f"tracking.uri=sqlite:///{name}/mlflow.db"
-        places = (f"data.path={data}/train.tsv", f"data.validation_path={data}/dev.tsv")
-        run = Path(name) / "run"
         started = time.monotonic()
-        command("tfpipe.train", *SETTINGS, *places, f"data.test_path={data}/test.tsv", store, f"output_dir={run}")
+        run = trained(SETTINGS, data, "tsv", Path(name), "data.columns=[text,label]")
         seconds = time.monotonic() - started
         command("tfpipe.convert", "--model", str(run), "--output", f"{name}/bundle", store)
         metrics = json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"]
@@ -55,6 +56,18 @@ def folder_of(variable: str, files: tuple[str, ...]) -> Path:
     if not os.environ.get(variable) or missing:
         sys.exit(f"{variable}: expected a folder with {', '.join(files)}, received {os.environ.get(variable)!r}.")
     return folder.resolve()
+
+
+def trained(settings: dict[str, Any], data: Path, suffix: str, folder: Path, *overrides: str) -> Path:
+    """Train with `python -m tfpipe.train` on train, dev and test files; gives the run's folder."""
+    config, run = folder / "run.yaml", folder / "run"
+    places = {"path": "train", "validation_path": "dev", "test_path": "test"}
+    files = {key: str(data / f"{name}.{suffix}") for key, name in places.items()}
+    store = {"uri": f"sqlite:///{folder}/mlflow.db"}
+    # JSON is YAML.
+    config.write_text(json.dumps({**settings, "data": files, "tracking": store, "output_dir": str(run)}))
+    command("tfpipe.train", "--config", str(config), *overrides)
+    return run
 
 
 def command(module: str, *arguments: str) -> None:

@@ -16,25 +16,23 @@ import numpy as np
 from seqeval.metrics import f1_score, precision_score, recall_score
 
 from benchmarks.measure import conclude
-from benchmarks.sst2 import command, folder_of
+from benchmarks.sst2 import folder_of, trained
 from tfpipe.data.text import TaggedText, TextSource
 from tfpipe.data.text_files import TextForm, open_text
 from tfpipe.models.assembly import TextParts, load_model
 
-SETTINGS = (
-    "task=token_classification", "model.name=text_bilstm", "model.width=100", "model.dropout=0.5",
-    "training.epochs=6", "training.batch_size=32", "training.learning_rate=0.003", "training.monitor=val_f1",
-)  # fmt: skip
+SETTINGS = {
+    "task": "token_classification",
+    "model": {"name": "text_bilstm", "width": 100, "dropout": 0.5},
+    "training": {"epochs": 6, "batch_size": 32, "learning_rate": 0.003, "monitor": "val_f1"},
+}
 TOLERANCE = 1e-6
 
 
 def main() -> None:
     data = folder_of("WNUT17", ("train.conll", "dev.conll", "test.conll"))
     with tempfile.TemporaryDirectory() as name:
-        run = Path(name) / "run"
-        places = (f"data.path={data}/train.conll", f"data.validation_path={data}/dev.conll")
-        store = f"tracking.uri=sqlite:///{name}/mlflow.db"
-        command("tfpipe.train", *SETTINGS, *places, f"data.test_path={data}/test.conll", store, f"output_dir={run}")
+        run = trained(SETTINGS, data, "conll", Path(name))
         metrics = json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"]
         parts = load_model(run / "model.keras")
     if not isinstance(parts, TextParts):
@@ -48,7 +46,7 @@ def main() -> None:
     }
     print("seqeval: " + ", ".join(f"{name} {value:.6f}" for name, value in theirs.items()))
     print("the run: " + ", ".join(f"{name} {metrics[f'test_{name}']:.6f}" for name in theirs))
-    difference = max(abs(metrics[f"test_{name}"] - value) for name, value in theirs.items())
+    difference = max(float(abs(metrics[f"test_{name}"] - value)) for name, value in theirs.items())
     conclude("wnut17_agreement_with_seqeval", [1 - difference], goal=1 - TOLERANCE, unit="1 - difference")
 
 
