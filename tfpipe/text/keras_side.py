@@ -1,4 +1,4 @@
-"""keras-nlp's tokenizer layers: training tokenises with them, and the service's ids are proved against them."""
+"""keras-nlp's tokenizer layers, against which the ids of training and of the service are proved, text by text."""
 
 import functools
 from collections.abc import Callable, Sequence
