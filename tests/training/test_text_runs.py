@@ -27,7 +27,7 @@ from tfpipe.training.tokenization import run_tokenizer
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(500)]
 
 CLASS_WEIGHTS = {"single": "{sad: 3}", "multi": "{sad: 3, calm: 0.5}", "tags": "balanced"}
-# The quickest to train; the others are trained in tests/test_texts_end_to_end.py.
+# The quickest to train; the others are trained in tests/test_texts_of_each_kind.py.
 BPE = "preprocessing.tokenizer_kind=bpe"
 
 

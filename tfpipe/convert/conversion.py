@@ -158,7 +158,7 @@ def open_conversion(trained: TrainedModel) -> Conversion:
     from tfpipe.convert.images import ImageConversion
     from tfpipe.convert.texts import TextConversion
 
-    parts: Any = trained.parts
+    parts = trained.parts
     if isinstance(parts, ImageParts):
         return ImageConversion(parts, trained.config)
     if isinstance(parts, TextParts):
