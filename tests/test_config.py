@@ -42,6 +42,15 @@ def test_without_a_file_the_digits_classifier_is_configured():
     assert load_config().data.path == "digits"
 
 
+def test_without_a_file_a_task_begins_from_its_own_configuration():
+    texts = load_config(None, ["task=text_classification", "data.path=mine.csv"])
+
+    assert (texts.data.path, texts.model.name, texts.tracking.registered_model) == ("mine.csv", "text_cnn", "messages")
+    assert load_config(None, ["task=token_classification"]).task == "token_classification"
+    with pytest.raises(ConfigError, match="task: "):
+        load_config(None, ["task=text"])
+
+
 def test_every_problem_is_told_at_once_with_what_was_expected():
     overrides = [
         "training.epoch=3", "training.batch_size=many", "preprocessing.interpolation=bicubic",

@@ -17,7 +17,12 @@ from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError
 from tfpipe.settings import COMBINATIONS, Config
 
-DEFAULT_CONFIG = "image_classification_digits.yaml"
+# What a run begins from where no file is given, by its task.
+DEFAULT_CONFIGS = {
+    "image_classification": "image_classification_digits.yaml",
+    "text_classification": "text_classification_messages.yaml",
+    "token_classification": "token_classification_conll.yaml",
+}
 _UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
@@ -25,13 +30,13 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """Read one YAML file, apply key=value overrides, resolve interpolations and validate.
 
     Args:
-        path: YAML file; None means the digits classifier that comes with tfpipe.
+        path: YAML file; None means what comes with tfpipe for the task of the overrides, else the digits classifier.
         overrides: Like "training.epochs=3"; values are read as YAML.
 
     Raises:
         ConfigError: Lists every unknown key, wrong type and impossible combination at once.
     """
-    return parse_config(read_values(path, overrides), where=str(path or DEFAULT_CONFIG))
+    return parse_config(read_values(path, overrides), where=str(path or _default_config_path(overrides).name))
 
 
 def read_values(path: str | Path | None, overrides: Sequence[str], *, resolve: bool = True) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def read_values(path: str | Path | None, overrides: Sequence[str], *, resolve: b
     Raises:
         ConfigError: The file is missing or not YAML, an override is not key=value, or an interpolation fails.
     """
-    file = Path(path) if path is not None else _default_config_path()
+    file = Path(path) if path is not None else _default_config_path(overrides)
     try:
         base = OmegaConf.load(file)
     except FileNotFoundError:
@@ -256,9 +261,12 @@ def _remove(values: Any, loc: Sequence[str]) -> None:
     values.pop(last, None)
 
 
-def _default_config_path() -> Path:
-    here = Path("configs") / DEFAULT_CONFIG
-    return here if here.exists() else Path(__file__).resolve().parent.parent / "configs" / DEFAULT_CONFIG
+def _default_config_path(overrides: Sequence[str]) -> Path:
+    tasks = [value.strip() for key, _, value in (entry.partition("=") for entry in overrides) if key == "task"]
+    # An unknown task is told when the values are checked.
+    name = DEFAULT_CONFIGS.get(tasks[-1] if tasks else "", DEFAULT_CONFIGS["image_classification"])
+    here = Path("configs") / name
+    return here if here.exists() else Path(__file__).resolve().parent.parent / "configs" / name
 
 
 def _register_resolvers() -> None:

@@ -164,15 +164,17 @@ class RowReader:
             self._labels[index] = label
             return to_pixels(sample, self.max_pixels)
         except (DataError, OSError) as error:
-            self._report(index, str(error))
+            note_corrupt(self, index, error)
             return None
 
-    def _report(self, index: int, message: str) -> None:
-        self.corrupt[index] = message
-        if len(self.corrupt) <= _WARNED_SAMPLES:
-            logger.warning("skipped corrupt sample %s: %s", self.source.identifier(index), message)
-        elif len(self.corrupt) == _WARNED_SAMPLES + 1:
-            logger.warning("further corrupt samples are counted, not listed.")
+
+def note_corrupt(reader: Reader, index: int, error: Exception) -> None:
+    """Count a sample that cannot be read, and warn of the first few."""
+    reader.corrupt[index] = str(error)
+    if len(reader.corrupt) <= _WARNED_SAMPLES:
+        logger.warning("skipped corrupt sample %s: %s", reader.source.identifier(index), error)
+    elif len(reader.corrupt) == _WARNED_SAMPLES + 1:
+        logger.warning("further corrupt samples are counted, not listed.")
 
 
 def batch_specs(reader: Reader) -> Batch:
@@ -184,6 +186,17 @@ def batch_specs(reader: Reader) -> Batch:
         draws=tf.TensorSpec((None, reader.num_draws), tf.float32),
         num_corrupt=tf.TensorSpec((), tf.float32),
     )
+
+
+def example_batch(reader: Reader, size: int) -> Batch:
+    """Samples for a step whose result counts for nothing, repeated where there are too few: of middling length."""
+    num_samples, lengths = len(reader.source), reader.lengths
+    order = np.arange(num_samples) if lengths is None else np.argsort(lengths, kind="stable")
+    start = max(0, (num_samples - size) // 2)
+    picked = np.resize(order[start : start + size], size)
+    rows, _ = reader.read(picked)
+    draws = np.full((size, reader.num_draws), 0.5, np.float32)
+    return Batch(rows, reader.labels(picked), np.ones(size, np.float32), draws, np.float32(0))
 
 
 def training_batches(

@@ -1,6 +1,5 @@
 """Texts -> rows of token ids, padded to the longest of a batch."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ from tqdm import tqdm
 
 from tfpipe.core.errors import ConversionError, DecodeError
 from tfpipe.core.words import first_tokens
+from tfpipe.data.pipeline import note_corrupt
 from tfpipe.data.text import TaggedText, TextSource
 from tfpipe.distributed import World
 from tfpipe.tasks.tagging import MISSING
@@ -17,9 +17,6 @@ from tfpipe.text.encoding import Encoding, Tokenizer
 from tfpipe.text.keras_side import keras_ids
 from tfpipe.text.packing import bucket_length, buckets_up_to, pack, pad_rows
 
-logger = logging.getLogger(__name__)
-
-_WARNED_SAMPLES = 5
 _PROVED_AT_ONCE = 1024
 
 
@@ -84,11 +81,7 @@ class TokenReader:
             return self.tokenizer.encode(self.source.text(index))
         except DecodeError as error:
             self._readable[index] = False
-            self.corrupt[index] = str(error)
-            if len(self.corrupt) <= _WARNED_SAMPLES:
-                logger.warning("skipped corrupt sample %s: %s", self.source.identifier(index), error)
-            elif len(self.corrupt) == _WARNED_SAMPLES + 1:
-                logger.warning("further corrupt samples are counted, not listed.")
+            note_corrupt(self, index, error)
             return Encoding([], [], [])
 
     def _row(self, encoding: Encoding) -> list[int]:

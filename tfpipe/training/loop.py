@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfpipe.core.errors import StoppedError, TrainingError
-from tfpipe.data.pipeline import Batch, Reader, batch_specs, training_batches
+from tfpipe.data.pipeline import Batch, Reader, batch_specs, example_batch, training_batches
 from tfpipe.data.sharding import rank_epoch, rank_share, step_order
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
@@ -32,7 +32,7 @@ from tfpipe.training.step import CORRUPT, END, STOP, TrainingStep
 logger = logging.getLogger(__name__)
 
 # Metrics of the line that a person reads after an epoch, where the task has them.
-_SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "val_f1")
+_SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
 # Of a worker's part of a step that went wrong; a message with a thousand names is read by nobody.
 _NAMED_SAMPLES = 3
 
@@ -79,15 +79,8 @@ class TrainingLoop:
         return [*self.parts.network.trainable_variables, *self.optimizer.variables]
 
     def example_batch(self, size: int) -> Batch:
-        """Training samples for a step whose result counts for nothing: those of the middle of the lengths."""
-        num_samples = len(self._train.source)
-        lengths = self._train.lengths
-        order = np.arange(num_samples) if lengths is None else np.argsort(lengths, kind="stable")
-        start = max(0, (num_samples - size) // 2)
-        picked = np.resize(order[start : start + size], size)
-        rows, _ = self._train.read(picked)
-        draws = np.full((size, self._train.num_draws), 0.5, np.float32)
-        return Batch(rows, self._train.labels(picked), np.ones(size, np.float32), draws, np.float32(0))
+        """Training samples for a step whose result counts for nothing."""
+        return example_batch(self._train, size)
 
     def start_together(self) -> None:
         """Give every worker the chief's variables, and each its own dropout."""
@@ -139,7 +132,7 @@ class TrainingLoop:
                 observer.before_checkpoint(finished, metrics, state)
             state.ended = self._ended or self._agreed_reason(observers)
             self._save(state, checkpoints, best=improved)
-            progress.end_epoch(_epoch_line(metrics) + ("  *" if improved else ""))
+            progress.end_epoch(_epoch_line(metrics, f"val_{self.parts.task.headline}") + ("  *" if improved else ""))
             for observer in observers:
                 observer.on_epoch_end(finished, metrics)
         self.world.on_chief(checkpoints.finish)
@@ -346,7 +339,7 @@ def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
         started = time.perf_counter()
 
 
-def _epoch_line(metrics: dict[str, float]) -> str:
-    shown = {name: metrics[name] for name in _SHOWN if name in metrics}
+def _epoch_line(metrics: dict[str, float], headline: str) -> str:
+    shown = {name: metrics[name] for name in (*_SHOWN, headline) if name in metrics}
     line, rate = summary_line(shown), metrics["samples_per_second"]
     return line if math.isnan(rate) else f"{line}  {rate:.0f} samples/s"

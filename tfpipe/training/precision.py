@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tfpipe.config import load_config
 from tfpipe.core.errors import ConfigError
-from tfpipe.data.pipeline import Batch, Reader, batch_specs
+from tfpipe.data.pipeline import Batch, Reader, batch_specs, example_batch
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
 from tfpipe.settings import Config, TrainingConfig
@@ -181,7 +181,7 @@ def _trial(config: Config, build: Callable[[Config], Parts], train: Reader, batc
     keras.mixed_precision.set_global_policy(config.training.precision)
     parts = build(config)
     step = TrainingStep(parts, config, build_optimizer(config.training, parts.network, World()), batch_specs(train))
-    return _timed_steps(step, _batch(train, batch_size), config.training.learning_rate)
+    return _timed_steps(step, example_batch(train, batch_size), config.training.learning_rate)
 
 
 def _timed_steps(step: TrainingStep, batch: Batch, learning_rate: float) -> Trial:
@@ -198,10 +198,3 @@ def _timed_steps(step: TrainingStep, batch: Batch, learning_rate: float) -> Tria
         if seconds and time.monotonic() > deadline:
             break
     return Trial(median(seconds), finite)
-
-
-def _batch(train: Reader, size: int) -> Batch:
-    picked = np.arange(size) % len(train.source)
-    rows, _ = train.read(picked)
-    draws = np.full((size, train.num_draws), 0.5, np.float32)
-    return Batch(rows, train.labels(picked), np.ones(size, np.float32), draws, np.float32(0))
