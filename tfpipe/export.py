@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,34 @@ def export_saved_model(parts: ImageParts, folder: Path) -> None:
     Raises:
         ConversionError: The folder cannot be written.
     """
+    save_signatures(parts, _signatures(parts), folder)
+
+
+def save_signatures(parts: Parts, signatures: Mapping[str, Any], folder: Path, **held: Any) -> None:
+    """Write functions as a SavedModel that holds each of the model's weights once.
+
+    Args:
+        parts: The trained model.
+        signatures: Traced functions by the name that clients give.
+        folder: Made.
+        held: What else the functions need: layers with tables.
+
+    Raises:
+        ConversionError: The folder cannot be written.
+    """
     module = tf.Module()
-    module.tracked = [variable.value for variable in parts.model.variables]
+    module.tracked, module.held = [variable.value for variable in parts.model.variables], held
     try:
-        tf.saved_model.save(module, str(folder), signatures=_signatures(parts))
+        tf.saved_model.save(module, str(folder), signatures=signatures)
     except tf.errors.OpError as error:
         raise ConversionError(f"{folder}: expected to write a SavedModel, but: {str(error).splitlines()[0]}") from error
+
+
+def answers_of(parts: Parts, rows: Any) -> dict[str, Any]:
+    """What every signature gives for the network's rows."""
+    probabilities = parts.probabilities(parts.network(rows, training=False))
+    label = tf.gather(tf.constant(parts.labels), tf.argmax(probabilities, axis=-1))
+    return {"probabilities": probabilities, "label": label, "score": tf.reduce_max(probabilities, axis=-1)}
 
 
 def preprocessing_to_json(preprocessing: Preprocessing, config: PreprocessingConfig) -> str:
@@ -140,15 +163,11 @@ def load_saved_model(folder: Path) -> Any:
 
 def _signatures(parts: ImageParts) -> dict[str, Any]:
     height, width = parts.preprocessing.resize.height, parts.preprocessing.resize.width
-    labels = tf.constant(parts.labels)
-    probabilities_layer = parts.model.get_layer("probabilities")
 
     # Argument names are what clients send.
     @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32, "input")])
     def tensor(input: Any) -> dict[str, Any]:
-        probabilities = probabilities_layer(parts.network(input, training=False))
-        label = tf.gather(labels, tf.argmax(probabilities, axis=-1))
-        return {"probabilities": probabilities, "label": label, "score": tf.reduce_max(probabilities, axis=-1)}
+        return answers_of(parts, input)
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, "pixels")])
     def pixels(pixels: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfpipe.core.errors import ConversionError
+from tfpipe.export import answers_of, save_signatures
 from tfpipe.models.assembly import TextParts
 from tfpipe.text.keras_side import has_keras_layer, keras_layer, splits_words
 
@@ -35,27 +35,20 @@ def export_text_saved_model(parts: TextParts, folder: Path) -> None:
     Raises:
         ConversionError: The folder cannot be written.
     """
-    module = tf.Module()
-    module.tracked = [variable.value for variable in parts.model.variables]
-    signatures = {"tensor": _tensor(parts)}
-    if has_string_signature(parts):
-        module.tokenizer = keras_layer(parts.tokenizer)
-        signatures["serving_default"] = _text(parts, module.tokenizer, signatures["tensor"])
-    try:
-        tf.saved_model.save(module, str(folder), signatures=signatures)
-    except tf.errors.OpError as error:
-        raise ConversionError(f"{folder}: expected to write a SavedModel, but: {str(error).splitlines()[0]}") from error
+    tensor = _tensor(parts)
+    if not has_string_signature(parts):
+        save_signatures(parts, {"tensor": tensor}, folder)
+        return
+    layer = keras_layer(parts.tokenizer)
+    signatures = {"tensor": tensor, "serving_default": _text(parts, layer, tensor)}
+    save_signatures(parts, signatures, folder, tokenizer=layer)
 
 
 def _tensor(parts: TextParts) -> Any:
-    labels = tf.constant(parts.labels)
-
     # Argument names are what clients send.
     @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32, "input")])
     def tensor(input: Any) -> dict[str, Any]:
-        probabilities = parts.probabilities(parts.network(input, training=False))
-        label = tf.gather(labels, tf.argmax(probabilities, axis=-1))
-        return {"probabilities": probabilities, "label": label, "score": tf.reduce_max(probabilities, axis=-1)}
+        return answers_of(parts, input)
 
     return tensor
 

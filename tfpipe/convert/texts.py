@@ -29,7 +29,7 @@ from tfpipe.settings import Config, ConversionConfig
 from tfpipe.text import tokenizer as tokenizers
 from tfpipe.text.golden import AWKWARD_TEXTS
 from tfpipe.text.keras_side import keras_ids
-from tfpipe.text.packing import pack
+from tfpipe.text.packing import row_of
 
 _BATCH = 32
 _CALIBRATION_BATCH = 8
@@ -200,10 +200,9 @@ class TextComparison(Hops):
         self._note("SavedModel tensor", answers, self.probabilities, BOUNDS["fp32"])
 
     def _keras_rows(self) -> list[Array]:
-        tokenizer, max_length = self._parts.tokenizer, self._parts.max_length
-        special = {"start_id": tokenizer.start_id, "end_id": tokenizer.end_id}
+        tokenizer = self._parts.tokenizer
         ids = keras_ids(tokenizer, [sample.sample for sample in self.samples])
-        return [np.array(pack(of_text, max_length=max_length, **special), np.int32) for of_text in ids]
+        return [row_of(tokenizer, of_text, self._parts.max_length) for of_text in ids]
 
     def _answers(self, model: OnnxModel, rows: Sequence[Array], *, batch_size: int) -> list[Array]:
         answers: list[Array] = []

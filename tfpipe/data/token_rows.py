@@ -15,7 +15,7 @@ from tfpipe.tasks.tagging import MISSING
 from tfpipe.tasks.task import Task
 from tfpipe.text.encoding import Encoding, Tokenizer
 from tfpipe.text.keras_side import keras_ids
-from tfpipe.text.packing import bucket_length, buckets_up_to, pack, pad_rows
+from tfpipe.text.packing import bucket_length, buckets_up_to, pad_rows, row_of
 
 _PROVED_AT_ONCE = 1024
 
@@ -50,7 +50,7 @@ class TokenReader:
         hidden = None if world.is_chief else True
         for index in tqdm(range(len(source)), desc="tokenizing", unit=" texts", leave=False, disable=hidden, delay=2):
             encoding = self._encode(index)
-            rows.append(np.array(self._row(encoding), np.int32))
+            rows.append(row_of(tokenizer, encoding.ids, max_length))
             if source.kind == "tags":
                 words.append(self._words(index, encoding))
         self._rows, self._words_of = rows, words
@@ -84,12 +84,6 @@ class TokenReader:
             note_corrupt(self, index, error)
             return Encoding([], [], [])
 
-    def _row(self, encoding: Encoding) -> list[int]:
-        tokenizer = self.tokenizer
-        return pack(
-            encoding.ids, max_length=self.max_length, start_id=tokenizer.start_id, end_id=tokenizer.end_id
-        )  # fmt: skip
-
     def _words(self, index: int, encoding: Encoding) -> np.ndarray:
         """(words, 2) int32: the tag, and the position in the row of the first token."""
         content = self.source.content(index)
@@ -108,11 +102,11 @@ class TokenReader:
         for start in range(0, len(indices), _PROVED_AT_ONCE):
             picked = [index for index in indices[start : start + _PROVED_AT_ONCE] if self._readable[index]]
             for index, ids in zip(picked, keras_ids(tokenizer, [self.source.text(i) for i in picked]), strict=True):
-                wanted = self._row(Encoding(ids, [], []))
-                if wanted != self._rows[index].tolist():
+                wanted, received = row_of(tokenizer, ids, self.max_length).tolist(), self._rows[index].tolist()
+                if wanted != received:
                     raise ConversionError(
                         f"{self.source.identifier(index)}: expected the Keras layer's ids {wanted[:16]}, received "
-                        f"{self._rows[index][:16].tolist()} from the service's tokenizer."
+                        f"{received[:16]} from the service's tokenizer."
                     )
 
 

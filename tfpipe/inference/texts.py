@@ -14,7 +14,7 @@ from tfpipe.core.signature import Array
 from tfpipe.core.words import first_tokens, split_words
 from tfpipe.inference.interface import Prepared
 from tfpipe.text.encoding import Encoding, Tokenizer
-from tfpipe.text.packing import SPECIAL_TOKENS, bucket_length, buckets_up_to, pack, pad_rows, windows
+from tfpipe.text.packing import SPECIAL_TOKENS, bucket_length, buckets_up_to, pad_rows, row_of, windows
 
 TEXT_TASKS = ("text_classification", "token_classification")
 # Some 40 pages. Training leaves longer ones out too, unless it is told otherwise.
@@ -85,10 +85,10 @@ class TextInference:
         """See `Inference.prepare`; rows are (tokens,) int32."""
         encoding = self._tokenizer.encode(sample)
         if not self._has_tags:
-            return Prepared((self._row(encoding.ids),), self._classes)
+            return Prepared((row_of(self._tokenizer, encoding.ids, self._max_length),), self._classes)
         room = self._max_length - SPECIAL_TOKENS
         pieces = windows(len(encoding.ids), room, stride=max(room // 2, 1))
-        rows = tuple(self._row(encoding.ids[start:end]) for start, end in pieces)
+        rows = tuple(row_of(self._tokenizer, encoding.ids[start:end], self._max_length) for start, end in pieces)
         return Prepared(rows, partial(self._entities, sample, encoding, pieces))
 
     def padded_length(self, row: Array) -> int:
@@ -105,11 +105,6 @@ class TextInference:
         if not self._has_tags:
             return list(probabilities)
         return [answered[: len(row)] for answered, row in zip(probabilities, rows, strict=True)]
-
-    def _row(self, ids: Sequence[int]) -> Array:
-        tokenizer = self._tokenizer
-        packed = pack(ids, max_length=self._max_length, start_id=tokenizer.start_id, end_id=tokenizer.end_id)
-        return np.array(packed, np.int32)
 
     def _classes(self, probabilities: Sequence[Array]) -> dict[str, Any]:
         return self._classify(probabilities[0], self.labels)

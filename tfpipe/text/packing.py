@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfpipe.core.errors import ConfigError
+from tfpipe.text.encoding import Tokenizer
 
 # Padding wastes at most half of a short row and a quarter of a long one; each length is one shape to warm.
 DEFAULT_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -28,6 +29,12 @@ def pack(ids: Sequence[int], *, max_length: int, start_id: int, end_id: int) -> 
     if max_length < SPECIAL_TOKENS:
         raise ConfigError(f"max_length: expected at least {SPECIAL_TOKENS}, received {max_length}.")
     return [start_id, *ids[: max_length - SPECIAL_TOKENS], end_id]
+
+
+def row_of(tokenizer: Tokenizer, ids: Sequence[int], max_length: int) -> np.ndarray:
+    """(tokens,) int32: a text's ids as the model's row; see `pack`."""
+    packed = pack(ids, max_length=max_length, start_id=tokenizer.start_id, end_id=tokenizer.end_id)
+    return np.array(packed, np.int32)
 
 
 def buckets_up_to(max_length: int) -> tuple[int, ...]:
