@@ -139,7 +139,7 @@ def _conversion() -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(
         {
             "opset": st.integers(17, 18),
-            "max_accuracy_drop": st.floats(0, 1),
+            "max_metric_drop": st.floats(0, 1),
             "calibration_samples": _COUNTS,
             "calibration_method": st.sampled_from(["auto", "minmax", "entropy", "percentile"]),
             "per_channel": st.booleans(),

@@ -52,7 +52,7 @@ def messages(tmp_path_factory):
     small = ("training.epochs=4", "model.width=32", "preprocessing.max_length=48", "tracking.min_metrics={}")
     train = module("tfpipe.train", "--config", config, "data.path=some.tsv", "output_dir=run", *small)
     run(on_workers(2, *train), folder)
-    run(module("tfpipe.convert", "--precision", "int8", "conversion.max_accuracy_drop=0.1"), folder)
+    run(module("tfpipe.convert", "--precision", "int8", "conversion.max_metric_drop=0.1"), folder)
     return folder
 
 

@@ -333,13 +333,25 @@ class ConversionConfig(_Section):
     """`python -m tfpipe.convert`."""
 
     opset: int = Field(18, ge=17, le=18, description="ONNX operator set.")
-    max_accuracy_drop: float = Field(0.02, ge=0, le=1, description="Largest loss of validation accuracy against fp32.")
+    max_metric_drop: float = Field(0.02, ge=0, le=1, description="Largest loss of the task's metric against fp32.")
+    max_class_drop: float = Field(
+        0.2, ge=0, le=1, description="Largest loss of one class's recall against fp32; none may vanish."
+    )
+    min_size_reduction: float | None = Field(
+        None, ge=0, lt=1, description="Least share of fp32's size saved; null: 0.5 for int8, 0.49 for fp16."
+    )
+    max_p95_ms: float | None = Field(
+        None, gt=0, description="Largest 95th percentile of latency of one row in milliseconds; null: no limit."
+    )
+    min_speedup: float | None = Field(
+        None, gt=0, description="Least median speed of one row against fp32 on ONNX Runtime's CPU provider; null: none."
+    )
     calibration_samples: int = Field(
         200, ge=1, description="Training samples that set INT8 ranges; training keeps 200."
     )
     calibration_method: Literal["auto", "minmax", "entropy", "percentile"] = Field(
         "auto",
-        description="How INT8 ranges are set; auto: minmax, and where that misses max_accuracy_drop, percentile with "
+        description="How INT8 ranges are set; auto: minmax, and where that misses max_metric_drop, percentile with "
         "depthwise convolutions kept in float32.",
     )
     per_channel: bool = Field(True, description="One INT8 scale per output channel of a weight.")

@@ -5,7 +5,7 @@ from tfpipe.core.bundle import Variant
 
 
 def _findings():
-    findings = Findings("digits version 3", "int8", max_accuracy_drop=0.02)
+    findings = Findings("digits version 3", "int8", max_metric_drop=0.02)
     findings.figures = {
         "fp32": Figures("fp32", 4_000_000, 3_900_000, 0.98),
         "int8": Figures("int8", 1_100_000, 975_000, 0.97),
@@ -52,7 +52,7 @@ def test_a_failed_report_leads_with_what_was_missed_and_offers_no_use():
 
 
 def test_a_report_of_a_conversion_that_failed_at_once_is_still_a_page():
-    findings = Findings("digits", "fp16", max_accuracy_drop=0.02, missed=["rows: expected ..."])
+    findings = Findings("digits", "fp16", max_metric_drop=0.02, missed=["rows: expected ..."])
 
     assert render(findings, usage=()) == (
         "# Conversion of digits\n\n**fp16 failed; no bundle was made.**\n\n- rows: expected ...\n"

@@ -5,7 +5,7 @@ from tfpipe.core.errors import ConfigError
 
 CONFIG = """
 data: {path: digits}
-conversion: {opset: 17, max_accuracy_drop: 0.05}
+conversion: {opset: 17, max_metric_drop: 0.05}
 tracking: {uri: "sqlite:///elsewhere.db", registered_model: owls}
 training: {epochs: 3}
 """
@@ -27,17 +27,17 @@ def test_nothing_said_leaves_everything_to_the_trained_model():
 def test_of_a_configuration_the_conversion_section_and_the_store_count(config):
     settings = read_settings(config, ())
 
-    assert settings.overrides == ("conversion.opset=17", "conversion.max_accuracy_drop=0.05")
+    assert settings.overrides == ("conversion.opset=17", "conversion.max_metric_drop=0.05")
     assert (settings.tracking_uri, settings.registered_model) == ("sqlite:///elsewhere.db", "owls")
 
 
 def test_the_command_line_wins_over_the_file(config):
-    given = ["conversion.max_accuracy_drop=0.01", "tracking.registered_model=cats", "data.path=/data"]
+    given = ["conversion.max_metric_drop=0.01", "tracking.registered_model=cats", "data.path=/data"]
 
     settings = read_settings(config, given)
 
     # Later ones win where they are applied.
-    assert settings.overrides[-2:] == ("conversion.max_accuracy_drop=0.01", "data.path=/data")
+    assert settings.overrides[-2:] == ("conversion.max_metric_drop=0.01", "data.path=/data")
     assert settings.registered_model == "cats"
 
 
@@ -49,7 +49,7 @@ def test_the_command_line_wins_over_the_file(config):
         ("conversion.opset=16", r"conversion\.opset: .*17"),
         ("conversion.calibration_method=best", r"conversion\.calibration_method: .*minmax"),
         ("conversion.latency_runs=many", r"conversion\.latency_runs"),
-        ("max_accuracy_drop", r"expected key=value, received 'max_accuracy_drop'"),
+        ("max_metric_drop", r"expected key=value, received 'max_metric_drop'"),
         ("=3", r"expected key=value, received '=3'"),
     ],
 )

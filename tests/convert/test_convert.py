@@ -216,7 +216,7 @@ def test_a_path_is_converted_without_a_registry(run_copy, tmp_path, monkeypatch)
 
 def test_a_failed_gate_leaves_the_report_and_no_bundle(run_copy, tmp_path):
     # Ranges taken from one sample are wrong for the others.
-    limits = ["conversion.calibration_samples=1", "conversion.max_accuracy_drop=0", *QUICK]
+    limits = ["conversion.calibration_samples=1", "conversion.max_metric_drop=0", *QUICK]
     output = tmp_path / "out" / "bundle"
 
     with pytest.raises(GateError) as failure:
@@ -241,7 +241,7 @@ def test_a_failed_gate_leaves_an_older_bundle_as_it_was(run_copy, folder, tmp_pa
 
     with pytest.raises(GateError):
         convert(
-            run_copy, output=older, overrides=["conversion.calibration_samples=1", "conversion.max_accuracy_drop=0"]
+            run_copy, output=older, overrides=["conversion.calibration_samples=1", "conversion.max_metric_drop=0"]
         )
 
     assert open_bundle(older).sha256 == before

@@ -62,7 +62,7 @@ def test_help_tells_options_keys_and_exit_codes(run, capsys):
 
     page = capsys.readouterr().out
     for words in ("--precision {fp32,fp16,int8}", "--backend {onnx,tftrt,tensorrt}", "--model MODEL", "--output DIR",
-                  "conversion.max_accuracy_drop", "data.validation_path", "tracking.uri",
+                  "conversion.max_metric_drop", "data.validation_path", "tracking.uri",
                   "exit codes: 0 done; 2"):  # fmt: skip
         assert words in page
 
@@ -90,7 +90,7 @@ def test_a_conversion_ends_with_its_figures_and_says_nothing_else(run_copy, scra
 
 
 def test_a_missed_gate_is_exit_code_3_with_the_numbers(run, run_copy, tmp_path):
-    limits = ["conversion.calibration_samples=1", "conversion.max_accuracy_drop=0"]
+    limits = ["conversion.calibration_samples=1", "conversion.max_metric_drop=0"]
 
     code, stderr = run("--model", run_copy, "--output", "out", *limits)
 

@@ -8,7 +8,7 @@ FP32 = Figures("fp32", size_bytes=4_000_000, weight_bytes=3_900_000, score=0.98)
 
 
 def judged(precision="int8", *, size=1_100_000, weights=1_000_000, score=0.975, fp32=FP32, limit=0.02):
-    return missed_limits(Figures(precision, size, weights, score), fp32, max_accuracy_drop=limit)
+    return missed_limits(Figures(precision, size, weights, score), fp32, max_metric_drop=limit)
 
 
 def test_a_variant_within_every_limit_passes():
@@ -17,7 +17,7 @@ def test_a_variant_within_every_limit_passes():
 
 
 def test_fp32_is_what_others_are_judged_by():
-    assert missed_limits(FP32, FP32, max_accuracy_drop=0.0) == []
+    assert missed_limits(FP32, FP32, max_metric_drop=0.0) == []
 
 
 def test_lost_accuracy_fails_with_both_numbers_and_the_limit():
@@ -69,7 +69,7 @@ def test_every_missed_limit_is_told():
 
 def test_answers_that_depend_on_their_neighbours_by_more_than_the_tolerance_fail():
     apart = [
-        missed_limits(Figures("int8", 1_100_000, 1_000_000, 0.975, neighbours=value), FP32, max_accuracy_drop=0.02)
+        missed_limits(Figures("int8", 1_100_000, 1_000_000, 0.975, neighbours=value), FP32, max_metric_drop=0.02)
         for value in (0.02, 0.035, math.nan)
     ]
 

@@ -34,7 +34,7 @@ def text_values(tmp_path, data, kind, *, model=None, **training):
         "preprocessing": {"vocabulary_size": 300, "max_length": MAX_LENGTH, "lowercase": True},
         "model": {**sizes, **(model or {})},
         "training": {"epochs": 2, "batch_size": 6, "learning_rate": 0.02, **training},
-        "conversion": {"latency_runs": 3, "max_accuracy_drop": 0.2},
+        "conversion": {"latency_runs": 3, "max_metric_drop": 0.2},
         "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "small", "registered_model": "small"},
         "output_dir": str(tmp_path / "run"),
     }

@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="the bundle's folder (default: bundles/NAME-VERSION)")
     parser.add_argument("--config", metavar="FILE", help="YAML whose conversion section and tracking store are used")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="like conversion.max_accuracy_drop=0.05")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="like conversion.max_metric_drop=0.05")
     return parser
 
 

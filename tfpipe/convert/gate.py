@@ -31,22 +31,22 @@ class Figures:
     neighbours: float = 0.0
 
 
-def missed_limits(variant: Figures, fp32: Figures, *, max_accuracy_drop: float) -> list[str]:
+def missed_limits(variant: Figures, fp32: Figures, *, max_metric_drop: float) -> list[str]:
     """One sentence for each limit that a variant misses.
 
     Args:
         variant: Judged.
         fp32: What it is judged against.
-        max_accuracy_drop: Largest loss of the score, as a share: 0.02 is 2 points.
+        max_metric_drop: Largest loss of the score, as a share: 0.02 is 2 points.
     """
     if variant.precision == "fp32":
         return []
     missed = []
     drop = score_drop(variant, fp32)
     # `not <=` rather than `>`: a NaN must miss.
-    if drop is not None and not drop <= max_accuracy_drop:
+    if drop is not None and not drop <= max_metric_drop:
         missed.append(
-            f"{variant.metric}: expected at most {max_accuracy_drop:.2%} below fp32's {fp32.score:.2%}, "
+            f"{variant.metric}: expected at most {max_metric_drop:.2%} below fp32's {fp32.score:.2%}, "
             f"received {variant.score:.2%}."
         )
     limit, weights = _LARGEST[variant.precision], variant.weight_bytes / fp32.weight_bytes

@@ -79,7 +79,7 @@ def convert(
         output: The bundle's folder; None: bundles/NAME-VERSION, or bundles/NAME for a model from a path. An older
             bundle there is replaced.
         config: YAML file whose `conversion` section, `tracking.uri` and `tracking.registered_model` are used.
-        overrides: Like "conversion.max_accuracy_drop=0.05" or "tracking.uri=..."; see `settings.OTHER_KEYS`.
+        overrides: Like "conversion.max_metric_drop=0.05" or "tracking.uri=..."; see `settings.OTHER_KEYS`.
         registered_model: Name in the registry where neither `model` nor the settings say it; None: the only one.
 
     Raises:
@@ -118,7 +118,7 @@ def _write(trained: TrainedModel, precision: str, title: str, target: Path) -> N
         )
     atomic.writable_folder(target.parent, where="--output")
     failed_report = target.with_name(f"{target.name}-report.md")
-    findings = report.Findings(title, precision, trained.config.conversion.max_accuracy_drop)
+    findings = report.Findings(title, precision, trained.config.conversion.max_metric_drop)
     try:
         with atomic.staged_folder(target, replace=True) as staging:
             _build(trained, precision, staging, findings)
@@ -202,7 +202,7 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
 
     # 7. The gate.
     findings.missed = missed_limits(
-        findings.figures[precision], findings.figures["fp32"], max_accuracy_drop=config.max_accuracy_drop
+        findings.figures[precision], findings.figures["fp32"], max_metric_drop=config.max_metric_drop
     )
     if findings.missed:
         raise GateError(" ".join(findings.missed))
@@ -266,7 +266,7 @@ def _quantize(
             f"{described['calibration_method']}{kept}: {scores.task.headline} {both.headline('int8'):.2%}, "
             f"fp32 {both.headline('fp32'):.2%}"
         )
-        if both.headline("fp32") - both.headline("int8") <= config.max_accuracy_drop:
+        if both.headline("fp32") - both.headline("int8") <= config.max_metric_drop:
             break
     return max(attempts, key=lambda attempt: attempt[2].headline("int8"))
 

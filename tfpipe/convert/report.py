@@ -26,13 +26,13 @@ class Findings:
         attempts: INT8 recipes tried, with what became of them.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
-        max_accuracy_drop: The gate's.
+        max_metric_drop: The gate's.
         missed: Limits missed; empty where the gate was passed.
     """
 
     title: str
     precision: str
-    max_accuracy_drop: float
+    max_metric_drop: float
     hops: Sequence[Hop] = ()
     figures: dict[str, Figures] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def _variants(findings: Findings) -> str:
         if findings.num_validation
         else "No accuracy was measured; the notes say why. "
     )
-    lines += ["", f"{data}At most {findings.max_accuracy_drop:.2%} may be lost. Latency: median, CPU, one thread."]
+    lines += ["", f"{data}At most {findings.max_metric_drop:.2%} may be lost. Latency: median, CPU, one thread."]
     return "\n".join(lines)
 
 

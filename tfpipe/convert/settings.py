@@ -36,7 +36,7 @@ def read_settings(config: str | Path | None, overrides: Sequence[str]) -> Settin
     Args:
         config: YAML file of a run, of which the `conversion` section, `tracking.uri` and `tracking.registered_model`
             count; or None.
-        overrides: Like "conversion.max_accuracy_drop=0.05", or one of `OTHER_KEYS`.
+        overrides: Like "conversion.max_metric_drop=0.05", or one of `OTHER_KEYS`.
 
     Raises:
         ConfigError: Another key, an unknown one, or a value that cannot be used.
@@ -59,7 +59,7 @@ def _check_keys(overrides: Sequence[str]) -> None:
     for entry in overrides:
         key, separator, _ = entry.partition("=")
         if not separator or not key:
-            raise ConfigError(f"expected key=value, received {entry!r}. Example: conversion.max_accuracy_drop=0.05.")
+            raise ConfigError(f"expected key=value, received {entry!r}. Example: conversion.max_metric_drop=0.05.")
         if not key.startswith("conversion.") and key not in OTHER_KEYS:
             known = ", ".join([*(f"conversion.{name}" for name in ConversionConfig.model_fields), *OTHER_KEYS])
             raise ConfigError(f"{key}: conversion takes {known}. The rest was settled by training.")

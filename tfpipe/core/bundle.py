@@ -6,7 +6,8 @@
     preprocessing.json       the Keras config of the preprocessing layers
     golden/                  raw inputs (files as a client would send them) and answers.json
     saved_model/<version>/   for TensorFlow Serving
-    report.md                sizes, accuracy, latency, parity at each hop
+    certificate.json         every hop between a raw file and an answer, measured: see `tfpipe.core.certificate`
+    report.md, report.html   sizes, accuracy, latency, parity at each hop
 
 Of texts there is a tokenizer/ in place of preprocess.onnx, and `input` is int32 token ids (batch, sequence).
 
@@ -63,6 +64,46 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """One way to run a variant, as it was measured on the machine that converted.
+
+    Attributes:
+        variant: Name in `Manifest.variants`.
+        provider: "cpu", "openvino", "cuda" or "tensorrt".
+        arithmetic: "float32", "bfloat16" or "float16": what the provider computes float32 operators in.
+        golden_max_abs_diff: Largest difference from Keras's golden answers.
+        batch_invariant: Whether a row's answer is independent of the rows beside it.
+        metrics: Task metric by name on validation data; empty where there were none.
+        latency_ms: By batch size, {"1": {"p50": 0.2, "p95": 0.3, "p99": 0.4}, "8": ...}.
+        rows_per_second: By batch size.
+        peak_memory_bytes: Resident memory that a process which only runs it needed at most; None where not measured.
+        missed: Why it may not be chosen, a sentence each; empty where it passed the gate.
+    """
+
+    variant: str
+    provider: str = "cpu"
+    arithmetic: str = "float32"
+    golden_max_abs_diff: float = 0.0
+    batch_invariant: bool = True
+    metrics: dict[str, float] = field(default_factory=dict)
+    latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    rows_per_second: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    missed: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether it faced the gate and passed."""
+        return not self.missed
+
+    @property
+    def title(self) -> str:
+        """As reports name it, e.g. "int8, cpu" or "fp32, openvino (bfloat16)"."""
+        arithmetic = "" if self.arithmetic == "float32" else f" ({self.arithmetic})"
+        return f"{self.variant}, {self.provider}{arithmetic}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What `bundle.json` says.
 
@@ -81,6 +122,8 @@ class Manifest:
         created: ISO 8601, UTC.
         files: sha256 by path inside the bundle; `seal` fills it.
         multi_label: Whether each class is answered for itself, so that an input may have several or none.
+        executions: Ways to run the variants, best first on the machine that converted; see `Bundle.executions`.
+        forced: Limits that were missed and overruled with --force; empty else.
     """
 
     model_name: str
@@ -99,6 +142,8 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     # Bundles made before there was a choice do not say it.
     multi_label: bool = False
+    executions: tuple[Execution, ...] = ()
+    forced: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """JSON form; `from_json` is its inverse."""
@@ -130,8 +175,11 @@ class Manifest:
                 for name in ("inputs", "outputs", "preprocess_inputs")
             }
             variants = {name: Variant(**variant) for name, variant in values.pop("variants").items()}
-            labels = tuple(values.pop("labels"))
-            return cls(**specs, variants=variants, labels=labels, **values)
+            executions = tuple(
+                Execution(**{**entry, "missed": tuple(entry["missed"])}) for entry in values.pop("executions", ())
+            )
+            labels, forced = tuple(values.pop("labels")), tuple(values.pop("forced", ()))
+            return cls(**specs, variants=variants, labels=labels, executions=executions, forced=forced, **values)
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{where}: expected a complete bundle manifest; {error}.") from error
 
@@ -161,6 +209,16 @@ class Bundle:
         except KeyError:
             known = ", ".join(sorted(self.manifest.variants))
             raise BundleError(f"{self.folder}: expected precision {known}, received {precision!r}.") from None
+
+    def executions(self) -> tuple[Execution, ...]:
+        """Ways to run it that passed the gate, in the order in which they are to be tried."""
+        passed = tuple(execution for execution in self.manifest.executions if execution.passed)
+        if passed:
+            return passed
+        # Forced, or made before there was a choice.
+        name = self.manifest.default_variant
+        variant = self.manifest.variants[name]
+        return (Execution(name, golden_max_abs_diff=variant.golden_max_abs_diff, metrics=variant.metrics),)
 
     def path(self, file: str) -> Path:
         """Where a file of the bundle lies."""
