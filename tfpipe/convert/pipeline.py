@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from tfpipe.convert import half, measure, report, sealing
+from tfpipe.convert import half, measure, report, sealing, sparsity
 from tfpipe.convert.candidate import Candidate, measure_candidate
 from tfpipe.convert.conversion import Conversion, Examples, open_conversion
 from tfpipe.convert.phases import phase
@@ -194,6 +194,8 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
             differences = zip(answers[name][:golden], comparison.probabilities[:golden], strict=True)
             farthest = max(max_abs_diff(answer, reference) for answer, reference in differences)
             findings.add(measure_candidate(candidate, conversion, rows, staging, config, scores, farthest))
+    if "pruning" in trained.card:
+        findings.sections.append(sparsity.section(trained.card["pruning"], staging, findings.measured))
     if scores is not None:
         findings.num_validation, findings.num_corrupt = scores.num_samples, scores.num_corrupt
 

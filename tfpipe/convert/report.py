@@ -27,6 +27,7 @@ class Findings:
         num_validation: Samples that the score was measured on.
         num_corrupt: Samples among the validation data that cannot be read.
         attempts: INT8 recipes tried, with what became of them.
+        sections: Further ones of the page, as Markdown.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
         missed: Limits missed; empty where the gate was passed.
@@ -43,6 +44,7 @@ class Findings:
     num_validation: int = 0
     num_corrupt: int = 0
     attempts: list[str] = field(default_factory=list)
+    sections: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     measured_on: dict[str, Any] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
@@ -82,6 +84,7 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
         f"# Conversion of {findings.title}",
         _verdict(findings),
         _variants(findings),
+        *findings.sections,
         _hops(findings),
         _weights(findings.measured),
         _bullets("INT8 recipes tried", findings.attempts),
