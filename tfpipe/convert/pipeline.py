@@ -15,6 +15,7 @@ from tfpipe.convert.candidate import Candidate, measure_candidate
 from tfpipe.convert.conversion import Conversion, Examples, open_conversion
 from tfpipe.convert.phases import phase
 from tfpipe.convert.reference import KerasRows, SavedModelRows
+from tfpipe.convert.report_page import render_page
 from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.convert.trained import TrainedModel, fetch, open_trained
 from tfpipe.core import atomic
@@ -126,19 +127,22 @@ def _write(trained: TrainedModel, asked: Asked, title: str, target: Path) -> Non
             f"--output: expected a new folder or a bundle to replace, found other files at {str(target)!r}."
         )
     atomic.writable_folder(target.parent, where="--output")
-    failed_report = target.with_name(f"{target.name}-report.md")
+    failed_report, failed_page = (target.with_name(f"{target.name}-report.{kind}") for kind in ("md", "html"))
     findings = report.Findings(title, asked.precision, trained.config.conversion)
     try:
         with atomic.staged_folder(target, replace=True) as staging:
             _build(trained, asked, staging, findings)
     except GateError as error:
         findings.missed = findings.missed or [str(error)]
-        atomic.write_file(failed_report, report.render(findings, usage=()))
+        text = report.render(findings, usage=())
+        atomic.write_file(failed_report, text)
+        atomic.write_file(failed_page, render_page(findings, text))
         raise GateError(
             f"{title}, {asked.precision}: {' '.join(findings.missed)} The figures: {failed_report}"
         ) from error
     # What an earlier attempt at the same bundle left.
-    failed_report.unlink(missing_ok=True)
+    for path in (failed_report, failed_page):
+        path.unlink(missing_ok=True)
 
 
 def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.Findings) -> None:
