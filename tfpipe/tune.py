@@ -27,9 +27,8 @@ from tfpipe.inference.opening import open_inference
 from tfpipe.latency import BATCH_SIZES, Feed, Trial, try_out
 from tfpipe.ort_providers import Way, ways
 from tfpipe.startup import run_command
-from tfpipe.tuned import DEFAULT_CACHE_DIR, Choice, Machine, this_machine, write_choice
+from tfpipe.tuned import CACHE_VARIABLE, DEFAULT_CACHE_DIR, Choice, Machine, engines_dir, this_machine, write_choice
 
-_CACHE_VARIABLE = "TFPIPE_SERVING_CACHE_DIR"
 _OUTPUT = "probabilities"
 # Of what is left, the share spent on timing: processes start, and open what they run.
 _TIMING_SHARE = 0.5
@@ -87,7 +86,7 @@ def tune(
     _check(max_minutes, threads, batch_size)
     bundle = open_bundle(Path(folder))
     atomic.writable_folder(cache_dir.expanduser(), where="--cache-dir")
-    probe = _Probe(bundle, threads, batch_size, cache_dir.expanduser(), trial)
+    probe = _Probe(bundle, threads, batch_size, engines_dir(cache_dir), trial)
     measured = _measure_all(probe, candidates(bundle, offered), time.monotonic() + 60 * max_minutes)
     choice = Choice(
         bundle_sha256=bundle.sha256,
@@ -131,10 +130,10 @@ class _Probe:
     """Tries executions of one bundle."""
 
     def __init__(
-        self, bundle: Bundle, threads: int | None, batch_size: int, cache_dir: Path, trial: Callable[..., Trial]
+        self, bundle: Bundle, threads: int | None, batch_size: int, engines: Path, trial: Callable[..., Trial]
     ) -> None:
         self.bundle = bundle
-        self._threads, self._cache_dir, self._trial = threads, cache_dir, trial
+        self._threads, self._engines, self._trial = threads, engines, trial
         self._inference = open_inference(bundle)
         self._golden = golden_rows(bundle, self._inference)
         rows = [one.row for one in self._golden]
@@ -159,7 +158,7 @@ class _Probe:
                 batches=self._batches,
                 threads=self._threads,
                 disabled_optimizers=variant.recipe.get("disabled_optimizers", ()),
-                cache_dir=self._cache_dir,
+                engines_dir=self._engines,
                 max_s=max_s,
                 timeout_s=timeout_s,
             )
@@ -292,7 +291,7 @@ def _command(options: argparse.Namespace) -> int:
         max_minutes=options.max_minutes,
         threads=options.threads,
         batch_size=options.batch_size,
-        cache_dir=Path(options.cache_dir or os.environ.get(_CACHE_VARIABLE) or DEFAULT_CACHE_DIR),
+        cache_dir=Path(options.cache_dir or os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE_DIR),
         allow_batch_dependent=options.allow_batch_dependent,
     )
     sys.stdout.write(table(tuned))
@@ -315,7 +314,7 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-size", type=int, default=1, metavar="N", help="rows of the batch that decides (default: 1)"
     )
     parser.add_argument(
-        "--cache-dir", metavar="DIR", help=f"the service's cache (default: {_CACHE_VARIABLE}, else {DEFAULT_CACHE_DIR})"
+        "--cache-dir", metavar="DIR", help=f"the service's cache (default: {CACHE_VARIABLE}, else {DEFAULT_CACHE_DIR})"
     )
     parser.add_argument(
         "--allow-batch-dependent", action="store_true",

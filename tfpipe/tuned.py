@@ -12,6 +12,7 @@ from tfpipe.core import atomic
 from tfpipe.core.bundle import Bundle, Execution
 from tfpipe.provenance import processor
 
+CACHE_VARIABLE = "TFPIPE_SERVING_CACHE_DIR"
 DEFAULT_CACHE_DIR = Path("~/.cache/tfpipe")
 FORMAT_VERSION = 1
 # Another version of one of these may be faster in another way.
@@ -78,6 +79,11 @@ def this_machine() -> Machine:
 def path_of(cache_dir: Path, bundle: Bundle, machine: Machine) -> Path:
     """Where the choice for a bundle on a machine is kept; machines of many kinds may share a cache folder."""
     return cache_dir.expanduser() / "tuned" / f"{bundle.sha256}.{machine.digest}.json"
+
+
+def engines_dir(cache_dir: Path) -> Path:
+    """Where TensorRT keeps the engines that it builds."""
+    return cache_dir.expanduser() / "engines"
 
 
 def write_choice(cache_dir: Path, bundle: Bundle, choice: Choice) -> Path:
