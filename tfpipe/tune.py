@@ -187,7 +187,8 @@ class _Probe:
             )
         return replace(
             execution,
-            golden_max_abs_diff=hop.max_abs_diff,
+            # Not finite: `missed` says so.
+            golden_max_abs_diff=1.0 if hop.max_abs_diff is None else hop.max_abs_diff,
             batch_invariant=self.bundle.manifest.variants[execution.variant].batch_invariant and apart <= limit,
             latency_ms=trial.speed.latency_ms,
             rows_per_second=trial.speed.rows_per_second,
