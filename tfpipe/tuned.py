@@ -106,17 +106,15 @@ def find_choice(cache_dir: Path, bundle: Bundle, machine: Machine) -> tuple[Choi
         It and "", or None and why there is none.
     """
     path = path_of(cache_dir, bundle, machine)
-    again = f"Run: tfpipe tune {bundle.folder}"
     if not path.is_file():
-        others = sorted(path.parent.glob(f"{bundle.sha256}.*.json")) if path.parent.is_dir() else []
-        where = "tuned on another machine or with other libraries" if others else "not tuned on this machine"
-        return None, f"{where}. {again}"
+        others = any(path.parent.glob(f"{bundle.sha256}.*.json")) if path.parent.is_dir() else False
+        return None, "tuned on another machine or with other libraries" if others else "not tuned on this machine"
     try:
         choice = _choice(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return None, f"{path}: expected what `tfpipe tune` writes; {error!r}. {again}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, "what was tuned cannot be read; tune again"
     if choice.format_version != FORMAT_VERSION or choice.bundle_sha256 != bundle.sha256 or choice.machine != machine:
-        return None, f"{path}: expected a choice for this bundle on this machine. {again}"
+        return None, "what was tuned is not of this bundle on this machine; tune again"
     return choice, ""
 
 
