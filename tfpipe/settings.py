@@ -332,7 +332,12 @@ class TrackingConfig(_Section):
 class ConversionConfig(_Section):
     """`python -m tfpipe.convert`."""
 
-    opset: int = Field(18, ge=17, le=18, description="ONNX operator set.")
+    opset: int = Field(
+        18,
+        ge=17,
+        le=23,
+        description="ONNX operator set; beyond 18, the newest that is written, the graph is converted.",
+    )
     max_metric_drop: float = Field(0.02, ge=0, le=1, description="Largest loss of the task's metric against fp32.")
     max_class_drop: float = Field(
         0.2, ge=0, le=1, description="Largest loss of one class's recall against fp32; none may vanish."

@@ -17,6 +17,8 @@ import onnx
 from tfpipe.convert import half, measure, report
 from tfpipe.convert.conversion import Conversion, Examples, Recipe, open_conversion
 from tfpipe.convert.gate import Figures, missed_limits
+from tfpipe.convert.onnx_file import file_bytes, open_graph, save_model
+from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.convert.trained import TrainedModel, fetch, open_trained
 from tfpipe.convert.weights import list_weights, weight_bytes
@@ -26,7 +28,7 @@ from tfpipe.core.errors import ConfigError, DataError, GateError
 from tfpipe.core.parity import max_abs_diff
 from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
-from tfpipe.ort import OnnxModel, open_session
+from tfpipe.ort import OnnxModel
 from tfpipe.provenance import library_versions, processor
 from tfpipe.registry import ModelVersion, Registry
 
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 # Files compared with Keras hop by hop; generated pictures of other sizes are added.
 _COMPARED_SAMPLES = 32
 _INVARIANCE_ROWS = 8
+# On which each pass over the graph is compared with what was before it.
+_PASS_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,8 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
         comparison = conversion.compare(trained.samples[: max(_COMPARED_SAMPLES, config.golden_samples)])
         findings.hops = comparison.hops
         rows = comparison.check_preprocessing()
+        inputs = [{"input": conversion.batch(rows[:count])} for count in (1, _PASS_ROWS)]
+        graphs["fp32"], findings.passes = run_passes(graphs["fp32"], standard_passes(config.opset), inputs=inputs)
         answers = {"fp32": comparison.check_model("fp32", _session(graphs["fp32"]), rows)}
 
     # 3. Float16.
@@ -177,7 +183,7 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
     with _phase("latency"):
         for name, graph in graphs.items():
             onnx.helper.set_model_props(graph, metadata | {"graph": "model", "precision": name})
-            _save(graph, staging / _model_file(name))
+            save_model(graph, staging / _model_file(name))
             session = _session(graph, recipe[name], threads=measure.LATENCY_THREADS)
             apart = measure.neighbours_difference(session, conversion, rows[:_INVARIANCE_ROWS])
             findings.figures[name] = _figures(name, graph, staging / _model_file(name), scores, apart)
@@ -292,7 +298,7 @@ def _metrics(name: str, scores: measure.Scores | None) -> dict[str, float]:
 
 
 def _figures(name: str, graph: onnx.ModelProto, file: Path, scores: measure.Scores | None, apart: float) -> Figures:
-    size = file.stat().st_size
+    size = file_bytes(file)
     if scores is None:
         return Figures(name, size, weight_bytes(graph), None, neighbours=apart)
     return Figures(name, size, weight_bytes(graph), scores.headline(name), scores.task.headline, apart)
@@ -363,11 +369,7 @@ def _session(
 ) -> OnnxModel:
     """A graph on the CPU as the service would open it."""
     disabled = (recipe or {}).get("disabled_optimizers", ())
-    return open_session(graph.SerializeToString(), provider="cpu", threads=threads, disabled_optimizers=disabled)
-
-
-def _save(model: onnx.ModelProto, path: Path) -> None:
-    path.write_bytes(model.SerializeToString())
+    return open_graph(graph, threads=threads, disabled_optimizers=disabled)
 
 
 def _is_empty_folder(path: Path) -> bool:

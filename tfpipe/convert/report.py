@@ -6,6 +6,7 @@ from typing import Any
 
 from tfpipe.convert.gate import Figures
 from tfpipe.convert.hops import Hop
+from tfpipe.convert.passes import PassResult
 from tfpipe.core.bundle import Variant
 
 _SHOWN_WEIGHTS = 8
@@ -23,6 +24,7 @@ class Findings:
         variants: Finished variants by precision.
         num_validation: Samples that the accuracy was measured on.
         num_corrupt: Samples among the validation data that cannot be read.
+        passes: Over the float32 graph, with what each changed.
         attempts: INT8 recipes tried, with what became of them.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
@@ -38,6 +40,7 @@ class Findings:
     variants: dict[str, Variant] = field(default_factory=dict)
     num_validation: int = 0
     num_corrupt: int = 0
+    passes: Sequence[PassResult] = ()
     attempts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     measured_on: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +60,7 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
         _variants(findings),
         _hops(findings.hops),
         _weights(findings.variants),
+        _bullets("Graph passes", [result.describe() for result in findings.passes]),
         _bullets("INT8 recipes tried", findings.attempts),
         _bullets("Notes", findings.notes),
         _bullets("Use", usage),
