@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
+from tfpipe.core.errors import ConversionError
 from tfpipe.ort import OnnxModel, open_session
 
 # Source: protobuf, "Size limits": a message is smaller than 2 GiB; the rest is for names, nodes and shapes.
@@ -110,6 +111,20 @@ def restore_tensors(light: onnx.ModelProto, model: onnx.ModelProto) -> None:
     del light.graph.input[:]
     light.graph.input.extend(inputs)
     light.graph.initializer.extend(tensor for tensor in model.graph.initializer if _bytes(tensor) > _LIGHT_BYTES)
+
+
+def with_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a graph of any size that says type and shape of each tensor, as far as they can be inferred.
+
+    Raises:
+        ConversionError: Types contradict each other.
+    """
+    try:
+        inferred = onnx.shape_inference.infer_shapes(light_copy(model), strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise ConversionError(f"model: expected tensors whose types go together; {error}") from error
+    restore_tensors(inferred, model)
+    return inferred
 
 
 def _without_tensors(model: onnx.ModelProto) -> onnx.ModelProto:

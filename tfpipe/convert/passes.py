@@ -5,14 +5,14 @@ name; nothing is skipped.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import onnx
 
-from tfpipe.convert.onnx_file import domains, light_copy, open_graph
+from tfpipe.convert.answers import Inputs, answers, assert_same_answers
+from tfpipe.convert.onnx_file import domains, light_copy
 from tfpipe.convert.rewrites.difference import contents, num_changes
 from tfpipe.convert.rewrites.fold import FOLD_BATCH_NORM, FOLD_CONSTANTS, FUSE_LAYER_NORM, SIMPLIFY
 from tfpipe.convert.rewrites.gelu import FuseGelu
@@ -20,12 +20,11 @@ from tfpipe.convert.rewrites.opset import ConvertOpset
 from tfpipe.convert.rewrites.shapes import SettleShapes
 from tfpipe.convert.rewrites.weights import MergeWeights
 from tfpipe.core.errors import BundleError, ConversionError, GateError
-from tfpipe.core.parity import BOUNDS, assert_parity
+from tfpipe.core.parity import BOUNDS
 from tfpipe.core.signature import Array
 
 logger = logging.getLogger(__name__)
 
-Inputs = Mapping[str, Array]
 _STANDARD = ("", "ai.onnx")
 
 
@@ -96,7 +95,7 @@ def run_passes(
     Raises:
         ConversionError: A pass broke the graph; names the pass.
     """
-    answers = _answers(model, inputs)
+    received = _answers(model, inputs)
     results = []
     for graph_pass in passes:
         before, known = contents(model), domains(model)
@@ -105,7 +104,7 @@ def run_passes(
         difference = 0.0
         if num_changed:
             _check(graph_pass.name, model, known)
-            answers, difference = _compare(graph_pass.name, model, inputs, answers)
+            received, difference = _compare(graph_pass.name, model, inputs, received)
         results.append(PassResult(graph_pass.name, num_changed, difference))
         logger.debug("pass=%s changed=%d max_abs_diff=%.3g", graph_pass.name, num_changed, difference)
     return model, tuple(results)
@@ -126,35 +125,17 @@ def _check(name: str, model: onnx.ModelProto, known: set[str]) -> None:
 
 
 def _compare(
-    name: str, model: onnx.ModelProto, inputs: Sequence[Inputs], reference: list[dict[str, Array]]
+    name: str, model: onnx.ModelProto, inputs: Sequence[Inputs], references: list[dict[str, Array]]
 ) -> tuple[list[dict[str, Array]], float]:
     try:
-        answers = _answers(model, inputs)
+        received = _answers(model, inputs)
+        return received, assert_same_answers(received, references, BOUNDS["fp32"], where=f"pass {name!r}")
     except BundleError as error:
         raise ConversionError(f"pass {name!r}: expected a graph that loads, but: {error}") from error
-    largest = 0.0
-    for candidate, expected in zip(answers, reference, strict=True):
-        if candidate.keys() != expected.keys():
-            raise ConversionError(f"pass {name!r}: expected outputs {list(expected)}, received {list(candidate)}.")
-        for output, values in expected.items():
-            largest = max(largest, _difference(f"pass {name!r}, {output}", candidate[output], values))
-    return answers, largest
-
-
-def _difference(where: str, candidate: Array, reference: Array) -> float:
-    if not np.issubdtype(reference.dtype, np.floating):
-        if not np.array_equal(candidate, reference):
-            raise ConversionError(f"{where}: expected equal answers, received others.")
-        return 0.0
-    # Bounds are those of probabilities; features and logits may be of any size.
-    scale = max(1.0, float(np.abs(reference).max(initial=0.0, where=np.isfinite(reference))))
-    try:
-        return assert_parity(candidate / scale, reference / scale, BOUNDS["fp32"], where=where)
     except GateError as error:
         raise ConversionError(str(error)) from error
 
 
 def _answers(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> list[dict[str, Array]]:
     # As written: what ONNX Runtime rewrites as it loads a file would be the same on both sides.
-    session = open_graph(model, optimise=False)
-    return [session.run(given) for given in inputs]
+    return answers(model, inputs, optimise=False)

@@ -14,9 +14,10 @@ from typing import Any
 
 import onnx
 
-from tfpipe.convert import half, measure, report
+from tfpipe.convert import measure, report
 from tfpipe.convert.conversion import Conversion, Examples, Recipe, open_conversion
 from tfpipe.convert.gate import Figures, missed_limits
+from tfpipe.convert.islands import to_float16_within
 from tfpipe.convert.onnx_file import file_bytes, open_graph, save_model
 from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.settings import PRECISIONS, read_settings
@@ -25,7 +26,7 @@ from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core import atomic
 from tfpipe.core.bundle import MANIFEST, Bundle, Manifest, Variant, open_bundle, seal, write_golden
 from tfpipe.core.errors import ConfigError, DataError, GateError
-from tfpipe.core.parity import max_abs_diff
+from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
 from tfpipe.ort import OnnxModel
@@ -37,8 +38,8 @@ logger = logging.getLogger(__name__)
 # Files compared with Keras hop by hop; generated pictures of other sizes are added.
 _COMPARED_SAMPLES = 32
 _INVARIANCE_ROWS = 8
-# On which each pass over the graph is compared with what was before it.
-_PASS_ROWS = 4
+# Rows of which every tensor inside the graph is looked at.
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -151,17 +152,18 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
         comparison = conversion.compare(trained.samples[: max(_COMPARED_SAMPLES, config.golden_samples)])
         findings.hops = comparison.hops
         rows = comparison.check_preprocessing()
-        inputs = [{"input": conversion.batch(rows[:count])} for count in (1, _PASS_ROWS)]
+        inputs = [{"input": conversion.batch(rows[:1])}, *_batches(conversion, rows)[:1]]
         graphs["fp32"], findings.passes = run_passes(graphs["fp32"], standard_passes(config.opset), inputs=inputs)
         answers = {"fp32": comparison.check_model("fp32", _session(graphs["fp32"]), rows)}
 
     # 3. Float16.
     with _phase("onnx fp16"):
-        graphs["fp16"], kept = half.to_float16(graphs["fp32"])
+        half = to_float16_within(graphs["fp32"], _batches(conversion, rows), BOUNDS["fp16"])
+        graphs["fp16"] = half.model
         answers["fp16"] = comparison.check_model("fp16", _session(graphs["fp16"]), rows)
     recipe: dict[str, dict[str, Any]] = {
         "fp32": {"opset": config.opset},
-        "fp16": {"weights": "float16", "float32": "inputs, outputs, Softmax"},
+        "fp16": {"weights": "float16", "float32": "inputs, outputs, Softmax", "islands": half.islands},
     }
 
     # 4. The task's score, and INT8 by the first recipe that keeps it.
@@ -201,7 +203,7 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
                 batch_invariant=measure.is_batch_invariant(apart),
                 neighbours_max_abs_diff=apart,
                 golden_max_abs_diff=_farthest(answers[name][:golden], comparison.probabilities[:golden]),
-                weights=list_weights(graph, name, kept if name == "fp16" else {}),
+                weights=list_weights(graph, name, half.kept if name == "fp16" else {}),
             )
     if scores is not None:
         findings.num_validation, findings.num_corrupt = scores.num_samples, scores.num_corrupt
@@ -217,6 +219,11 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
     samples = zip(comparison.samples[:golden], comparison.probabilities[:golden], strict=True)
     write_golden(staging, [(sample.name, sample.content, answer) for sample, answer in samples])
     _complete(staging, trained, conversion, precision, findings)
+
+
+def _batches(conversion: Conversion, rows: Sequence[Array]) -> list[dict[str, Array]]:
+    """Inputs of the model graph, a few rows each."""
+    return [{"input": conversion.batch(rows[start : start + _FEW])} for start in range(0, len(rows), _FEW)]
 
 
 def _farthest(answers: Sequence[Array], references: Sequence[Array]) -> float:
