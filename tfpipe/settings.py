@@ -332,7 +332,12 @@ class TrackingConfig(_Section):
 class ConversionConfig(_Section):
     """`python -m tfpipe.convert`."""
 
-    opset: int = Field(18, ge=17, le=18, description="ONNX operator set.")
+    opset: int = Field(
+        18,
+        ge=17,
+        le=23,
+        description="ONNX operator set; beyond 18, the newest that is written, the graph is converted.",
+    )
     max_metric_drop: float = Field(
         0.02,
         ge=0,

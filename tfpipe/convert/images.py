@@ -9,6 +9,9 @@ import onnx
 
 from tfpipe.convert import quantize, to_onnx
 from tfpipe.convert.hops import ImageComparison
+from tfpipe.convert.onnx_file import save_model
+from tfpipe.convert.passes import run_passes
+from tfpipe.convert.rewrites.opset import ConvertOpset
 from tfpipe.convert.trained import RawSample
 from tfpipe.core.errors import DataError
 from tfpipe.core.signature import Array, TensorSpec
@@ -48,7 +51,10 @@ class ImageConversion:
 
     def write_preprocessing(self, folder: Path, metadata: Mapping[str, str]) -> None:
         graph = to_onnx.preprocessing_to_onnx(self._parts, opset=self._config.conversion.opset, metadata=metadata)
-        (folder / _FILE).write_bytes(graph.SerializeToString())
+        # Of a height and a width that are no multiples of anything.
+        pixels = np.arange(37 * 53 * 3, dtype=np.uint32).astype(np.uint8).reshape(37, 53, 3)
+        graph, _ = run_passes(graph, (ConvertOpset(self._config.conversion.opset),), inputs=[{"image": pixels}])
+        save_model(graph, folder / _FILE)
         self._opened = open_session(folder / _FILE, provider="cpu")
 
     def network(self, metadata: Mapping[str, str]) -> onnx.ModelProto:

@@ -10,9 +10,11 @@ from typing import Any
 
 import onnx
 
-from tfpipe.convert import half, measure, report, sealing
+from tfpipe.convert import measure, report, sealing
 from tfpipe.convert.candidate import Candidate, measure_candidate
 from tfpipe.convert.conversion import Conversion, Examples, open_conversion
+from tfpipe.convert.islands import to_float16_within
+from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.phases import phase
 from tfpipe.convert.reference import KerasRows, SavedModelRows
 from tfpipe.convert.report_page import render_page
@@ -21,7 +23,8 @@ from tfpipe.convert.trained import TrainedModel, fetch, open_trained
 from tfpipe.core import atomic
 from tfpipe.core.bundle import MANIFEST, Bundle, open_bundle
 from tfpipe.core.errors import ConfigError, DataError, GateError
-from tfpipe.core.parity import max_abs_diff
+from tfpipe.core.parity import BOUNDS, max_abs_diff
+from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
 from tfpipe.provenance import library_versions, processor
 from tfpipe.registry import ModelVersion, Registry
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Files compared with Keras hop by hop; generated pictures of other sizes are added.
 _COMPARED_SAMPLES = 32
+# Rows of which every tensor inside the graph is looked at together.
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -158,17 +163,19 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     with phase("onnx fp32"):
         metadata = sealing.metadata(trained)
         conversion.write_preprocessing(staging, metadata)
-        fp32 = Candidate("fp32", "fp32", conversion.network(metadata), {"opset": config.opset})
         comparison = conversion.compare(trained.samples[: max(_COMPARED_SAMPLES, config.golden_samples)])
         findings.hops = comparison.hops
         rows = comparison.check_preprocessing()
+        few = [{"input": conversion.batch(rows[:1])}, *_batches(conversion, rows)[:1]]
+        graph, findings.passes = run_passes(conversion.network(metadata), standard_passes(config.opset), inputs=few)
+        fp32 = Candidate("fp32", "fp32", graph, {"opset": config.opset})
         answers = {"fp32": comparison.check_model("fp32", fp32.session(), rows)}
 
     # 3. Float16.
     with phase("onnx fp16"):
-        graph, kept = half.to_float16(fp32.graph)
-        recipe = {"weights": "float16", "float32": "inputs, outputs, Softmax"}
-        fp16 = Candidate("fp16", "fp16", graph, recipe, kept)
+        half = to_float16_within(fp32.graph, _batches(conversion, rows), BOUNDS["fp16"])
+        recipe = {"weights": "float16", "float32": "inputs, outputs, Softmax", "islands": half.islands}
+        fp16 = Candidate("fp16", "fp16", half.model, recipe, half.kept)
         answers["fp16"] = comparison.check_model("fp16", fp16.session(), rows)
     candidates = {"fp32": fp32, "fp16": fp16}
 
@@ -210,6 +217,11 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
 
     # 8. Everything else that the bundle holds; the manifest last.
     sealing.seal_bundle(staging, trained, conversion, comparison, golden, scores, findings)
+
+
+def _batches(conversion: Conversion, rows: Sequence[Array]) -> list[dict[str, Array]]:
+    """Inputs of the model graph, a few rows each."""
+    return [{"input": conversion.batch(rows[start : start + _FEW])} for start in range(0, len(rows), _FEW)]
 
 
 def _open_validation(trained: TrainedModel, precision: str, findings: report.Findings) -> Source | None:

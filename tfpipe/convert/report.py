@@ -6,6 +6,7 @@ from typing import Any
 
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import missed_limits
+from tfpipe.convert.passes import PassResult
 from tfpipe.core.bundle import Execution
 from tfpipe.core.certificate import Certificate, Hop
 from tfpipe.settings import ConversionConfig
@@ -26,6 +27,7 @@ class Findings:
         executions: Ways to run the variants, best first.
         num_validation: Samples that the score was measured on.
         num_corrupt: Samples among the validation data that cannot be read.
+        passes: Over the float32 graph, with what each changed.
         attempts: INT8 recipes tried, with what became of them.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
@@ -42,6 +44,7 @@ class Findings:
     executions: tuple[Execution, ...] = ()
     num_validation: int = 0
     num_corrupt: int = 0
+    passes: Sequence[PassResult] = ()
     attempts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     measured_on: dict[str, Any] = field(default_factory=dict)
@@ -84,6 +87,7 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
         _variants(findings),
         _hops(findings),
         _weights(findings.measured),
+        _bullets("Graph passes", [result.describe() for result in findings.passes]),
         _bullets("INT8 recipes tried", findings.attempts),
         _bullets("Notes", findings.notes),
         _bullets("Use", usage),
