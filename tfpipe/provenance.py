@@ -43,3 +43,14 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def processor_features() -> frozenset[str]:
+    """What the processor can do, as Linux names it, e.g. "avx512_vnni"; empty where that is not known."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return frozenset()
+    lines = info.read_text(encoding="utf-8").splitlines()
+    # "flags" on x86, "Features" on ARM.
+    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
+    return frozenset(next(found, "").split())

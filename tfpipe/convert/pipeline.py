@@ -15,8 +15,10 @@ from typing import Any
 import onnx
 
 from tfpipe.convert import half, measure, report
-from tfpipe.convert.conversion import Conversion, Examples, Recipe, open_conversion
+from tfpipe.convert.conversion import Conversion, Examples, open_conversion
 from tfpipe.convert.gate import Figures, missed_limits
+from tfpipe.convert.quantize import Quantizer
+from tfpipe.convert.recipe import Recipe, default_recipes
 from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.convert.trained import TrainedModel, fetch, open_trained
 from tfpipe.convert.weights import list_weights, weight_bytes
@@ -255,19 +257,17 @@ def _quantize(
     config = trained.config.conversion
     rows = conversion.rows(trained.samples[: _calibration_count(trained)])
     attempts = []
-    for recipe in conversion.recipes(config):
-        described = recipe.describe()
-        with _phase(f"onnx int8 ({described['calibration_method']}, {len(rows)} samples)"):
-            graph = conversion.to_int8(fp32, rows, recipe)
-        both = scores.joined(_score({"int8": graph}, examples, trained, described))
-        attempts.append((graph, recipe, both))
-        kept = ", depthwise convolutions kept in float32" if described.get("keep_depthwise") else ""
-        findings.attempts.append(
-            f"{described['calibration_method']}{kept}: {scores.task.headline} {both.headline('int8'):.2%}, "
-            f"fp32 {both.headline('fp32'):.2%}"
-        )
-        if both.headline("fp32") - both.headline("int8") <= config.max_metric_drop:
-            break
+    with Quantizer(fp32, conversion.calibration(rows)) as quantizer:
+        for recipe in default_recipes(config, conversion.int8_operators):
+            with _phase(f"onnx int8 ({recipe.title}, {len(rows)} samples)"):
+                graph = quantizer.quantize(recipe)
+            both = scores.joined(_score({"int8": graph}, examples, trained, recipe.describe()))
+            attempts.append((graph, recipe, both))
+            findings.attempts.append(
+                f"{recipe.title}: {scores.task.headline} {both.headline('int8'):.2%}, fp32 {both.headline('fp32'):.2%}"
+            )
+            if both.headline("fp32") - both.headline("int8") <= config.max_metric_drop:
+                break
     return max(attempts, key=lambda attempt: attempt[2].headline("int8"))
 
 
