@@ -48,7 +48,7 @@ class ServingSettings(BaseSettings):
         None, validation_alias=REGISTERED_MODEL, description="Registered model to serve where MODEL is unset."
     )
     precision: str = Field("auto", description="Variant to serve: `fp32`, `fp16`, `int8`; auto: the bundle's default.")
-    provider: Annotated[Literal["auto", "cpu", "cuda", "tensorrt"], BeforeValidator(_lower)] = Field(
+    provider: Annotated[Literal["auto", "cpu", "openvino", "cuda", "tensorrt"], BeforeValidator(_lower)] = Field(
         "auto", description="What runs the model; auto: CUDA where ONNX Runtime offers it, else the CPU."
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")

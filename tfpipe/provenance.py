@@ -7,7 +7,7 @@ from pathlib import Path
 
 _LIBRARIES = (
     "tensorflow", "keras", "horovod", "numpy", "mlflow", "mlflow-skinny", "pillow", "simplejpeg", "onnx", "onnxruntime",
-    "tf2onnx",
+    "onnxruntime-gpu", "onnxruntime-ep-openvino", "tf2onnx",
 )  # fmt: skip
 _GIT_TIMEOUT_S = 10.0
 
@@ -45,12 +45,8 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def processor_features() -> frozenset[str]:
-    """What the processor can do, as Linux names it, e.g. "avx512_vnni"; empty where that is not known."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return frozenset()
-    lines = info.read_text(encoding="utf-8").splitlines()
-    # "flags" on x86, "Features" on ARM.
-    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
-    return frozenset(next(found, "").split())
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What the processor can do, by Linux's names, e.g. "avx512_vnni"; empty where nothing says it."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    flags = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(flags.split())

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from tfpipe.provenance import processor_features
+from tfpipe.provenance import cpu_features
 from tfpipe.settings import ConversionConfig
 
 # "all": whatever has an INT8 form, activations between operators included, as convolutional networks take it well.
@@ -158,4 +158,4 @@ def _recipe(config: ConversionConfig, operators: Operators, method: str, feature
 def _reduces_range(config: ConversionConfig, features: Collection[str] | None) -> bool:
     if config.reduce_range is not None:
         return config.reduce_range
-    return products_saturate(processor_features() if features is None else features)
+    return products_saturate(cpu_features() if features is None else features)
