@@ -1,0 +1,253 @@
+"""One candidate built, run and measured; see `tfpipe.convert.search`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from tfpipe import latency
+from tfpipe.convert import measure
+from tfpipe.convert.conversion import Conversion, Examples
+from tfpipe.convert.gate import Figures
+from tfpipe.convert.recipe import Recipe
+from tfpipe.convert.trial import Candidate, Trial
+from tfpipe.convert.weights import weight_bytes
+from tfpipe.core.parity import Bound, golden_bound, max_abs_diff
+from tfpipe.core.signature import Array
+from tfpipe.ort import open_session
+from tfpipe.tasks.task import Task
+
+# Rows in the batch whose answers are compared with those alone.
+_NEIGHBOURS = 8
+_REMEMBERED_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What all candidates are measured with.
+
+    Attributes:
+        conversion: Of the model.
+        rows: Preprocessed samples, at least one.
+        references: Keras's answers to them.
+        examples: Validation data; None: no score is measured.
+        task: What the answers are.
+        max_corrupt_fraction: Share of unreadable validation samples that is borne.
+        threads: Threads inside an operator; None: one per core.
+        latency_s: Seconds that latency is measured for.
+        timeout_s: Longer takes no candidate to be loaded and timed.
+    """
+
+    conversion: Conversion
+    rows: Sequence[Array]
+    references: Sequence[Array]
+    examples: Examples | None
+    task: Task
+    max_corrupt_fraction: float
+    threads: int | None = None
+    latency_s: float = 2.0
+    timeout_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class BuiltFile:
+    """A variant on disk.
+
+    Attributes:
+        path: Of the file.
+        weight_bytes: Of the numbers stored in it.
+    """
+
+    path: Path
+    weight_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return self.path.stat().st_size
+
+
+class Examiner:
+    """Builds candidates, each file once, and measures them.
+
+    Args:
+        build: Precision and recipe -> the graph.
+        yardstick: What to measure with.
+        folder: Where files are written.
+    """
+
+    def __init__(
+        self, build: Callable[[str, Recipe | None], onnx.ModelProto], yardstick: Yardstick, folder: Path
+    ) -> None:
+        self._build, self._yardstick, self._folder = build, yardstick, folder
+        self._files: dict[tuple[str, Recipe | None], BuiltFile] = {}
+        self._predictions: Array | None = None
+        self.num_validation, self.num_corrupt = 0, 0
+
+    def file(self, candidate: Candidate) -> BuiltFile:
+        """The candidate's file; built where it is not there yet.
+
+        Raises:
+            ConversionError: It cannot be built.
+            OSError: There is no room.
+        """
+        key = candidate.file_key
+        if key not in self._files:
+            graph = self._build(*key)
+            path = self._folder / f"{len(self._files)}.{candidate.precision}.onnx"
+            path.write_bytes(graph.SerializeToString())
+            self._files[key] = BuiltFile(path, weight_bytes(graph))
+        return self._files[key]
+
+    def examine(self, candidate: Candidate) -> Trial:
+        """Build, load, compare, time and score.
+
+        Raises:
+            ConversionError: It cannot be built.
+            BundleError: It cannot be loaded.
+            ConfigError: Its provider does not run it.
+            InferenceError: It cannot be run.
+            DataError: Too much of the validation data cannot be read.
+        """
+        file = self.file(candidate)
+        tried = self._try_out(candidate, file)
+        answers = [output[self._output] for output in tried.outputs]
+        problem, difference, neighbours = self._compare(candidate, answers)
+        if problem:
+            return Trial(candidate, problem=problem)
+        metrics, score = self._score(candidate, file)
+        figures = Figures(
+            precision=candidate.precision,
+            size_bytes=file.size_bytes,
+            weight_bytes=file.weight_bytes,
+            score=score,
+            metric=self._yardstick.task.headline,
+            neighbours=neighbours,
+        )
+        return Trial(
+            candidate,
+            figures,
+            metrics=metrics,
+            latency_ms=tried.speed.latency_ms,
+            rows_per_second=tried.speed.rows_per_second,
+            peak_memory_bytes=tried.peak_memory_bytes,
+            golden_max_abs_diff=difference,
+            on_cpu=tried.on_cpu,
+        )
+
+    @property
+    def _output(self) -> str:
+        return self._yardstick.conversion.output.name
+
+    def _try_out(self, candidate: Candidate, file: BuiltFile) -> latency.Trial:
+        """In a process of its own: one that crashes or hangs loses alone."""
+        rows, batch = self._yardstick.rows, self._yardstick.conversion.batch
+        alone = [{"input": batch([row])} for row in rows]
+        timed = {
+            size: {"input": batch([rows[position % len(rows)] for position in range(size)])}
+            for size in latency.BATCH_SIZES
+        }
+        return latency.try_out(
+            file.path,
+            candidate.way,
+            answered=[*alone, {"input": batch(rows[:_NEIGHBOURS])}],
+            batches=timed,
+            threads=self._yardstick.threads,
+            disabled_optimizers=_disabled(candidate),
+            max_s=self._yardstick.latency_s,
+            timeout_s=self._yardstick.timeout_s,
+        )
+
+    def _compare(self, candidate: Candidate, answers: Sequence[Array]) -> tuple[str, float, float]:
+        """What is wrong, or ""; largest differences from Keras, and of a row in a batch from the same row alone."""
+        rows, cut = self._yardstick.rows, self._yardstick.conversion.cut
+        alone = [cut(answer, [row])[0] for row, answer in zip(rows, answers, strict=False)]
+        together = cut(answers[-1], rows[:_NEIGHBOURS])
+        difference = _farthest(alone, self._yardstick.references)
+        if not np.isfinite(difference):
+            return "Its answers are not finite, or of another shape than Keras's.", difference, difference
+        neighbours = _farthest(together, alone[: len(together)])
+        bound = golden_bound(candidate.precision, difference, arithmetic=candidate.way.arithmetic)
+        if not _within(alone, self._yardstick.references, bound):
+            problem = (
+                f"Its answers differ from Keras's by up to {difference:.3g}: expected at most {bound.atol:g} + "
+                f"{bound.rtol:g} x value ({bound.reason})."
+            )
+            return problem, difference, neighbours
+        return "", difference, neighbours
+
+    def _score(self, candidate: Candidate, file: BuiltFile) -> tuple[dict[str, float], float | None]:
+        yardstick = self._yardstick
+        if yardstick.examples is None:
+            return {}, None
+        session = open_session(
+            file.path,
+            provider=candidate.way.provider,
+            arithmetic=candidate.way.arithmetic,
+            threads=yardstick.threads,
+            disabled_optimizers=_disabled(candidate),
+        )
+        name = candidate.precision
+        scores = measure.score(
+            {name: session}, yardstick.examples, yardstick.task, max_corrupt_fraction=yardstick.max_corrupt_fraction
+        )
+        self.num_validation, self.num_corrupt = scores.num_samples, scores.num_corrupt
+        predictions = scores.predictions[name]
+        if self._predictions is None:
+            self._predictions = predictions
+        agreement = float(np.mean(predictions == self._predictions))
+        return scores.metrics(name) | {"top1_agreement": agreement}, scores.headline(name)
+
+
+class RememberedExamples:
+    """Labelled samples that are decoded once and scored many times; `Examples`.
+
+    Args:
+        examples: Read whole each time where they do not fit.
+        max_bytes: Rows beyond so many are not kept.
+    """
+
+    def __init__(self, examples: Examples, *, max_bytes: int = _REMEMBERED_BYTES) -> None:
+        self._examples, self._max_bytes = examples, max_bytes
+        self._kept: list[tuple[Array, Array, int]] | None = None
+
+    @property
+    def first_error(self) -> str:
+        """See `Examples`."""
+        return self._examples.first_error
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def batches(self) -> Iterator[tuple[Array, Array, int]]:
+        """See `Examples`."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[tuple[Array, Array, int]] | None = []
+        size = 0
+        for batch in self._examples.batches():
+            size += batch[0].nbytes
+            if size > self._max_bytes:
+                kept = None
+            if kept is not None:
+                kept.append(batch)
+            yield batch
+        self._kept = kept
+
+
+def _disabled(candidate: Candidate) -> tuple[str, ...]:
+    return candidate.recipe.disabled_optimizers if candidate.recipe else ()
+
+
+def _farthest(answers: Sequence[Array], references: Sequence[Array]) -> float:
+    return max(max_abs_diff(answer, reference) for answer, reference in zip(answers, references, strict=True))
+
+
+def _within(answers: Sequence[Array], references: Sequence[Array], bound: Bound) -> bool:
+    return all(
+        bool(np.all(np.abs(answer - reference) <= bound.atol + bound.rtol * np.abs(reference)))
+        for answer, reference in zip(answers, references, strict=True)
+    )
