@@ -1,4 +1,4 @@
-"""Candidates built, run in processes of their own, and scored."""
+"""Contenders built, run in processes of their own, and scored."""
 
 import numpy as np
 import onnx
@@ -9,7 +9,7 @@ from tfpipe.convert.examine import Examiner, RememberedExamples, Yardstick
 from tfpipe.convert.half import to_float16
 from tfpipe.convert.quantize import Quantizer
 from tfpipe.convert.recipe import Recipe
-from tfpipe.convert.trial import Candidate
+from tfpipe.convert.trial import Contender
 from tfpipe.core.errors import BundleError, ConfigError, ConversionError, InferenceError
 from tfpipe.core.signature import TensorSpec
 from tfpipe.ort_providers import Way
@@ -81,9 +81,9 @@ def yardstick(graph, **other):
     return Yardstick(**{**values, **other})
 
 
-def test_a_candidate_is_built_once_measured_and_scored(examiner, built):
-    reference = examiner.examine(Candidate("fp32"))
-    int8 = [examiner.examine(Candidate("int8", MINMAX)) for _ in range(2)][-1]
+def test_a_contender_is_built_once_measured_and_scored(examiner, built):
+    reference = examiner.examine(Contender("fp32"))
+    int8 = [examiner.examine(Contender("int8", MINMAX)) for _ in range(2)][-1]
 
     assert built == [("fp32", None), ("int8", MINMAX)]
     assert reference.metrics["accuracy"] == reference.figures.score == 39 / 40
@@ -96,7 +96,7 @@ def test_a_candidate_is_built_once_measured_and_scored(examiner, built):
         assert trial.rows_per_second["8"] > 0
         assert trial.peak_memory_bytes > 10_000_000
         assert trial.batch_invariant
-        assert trial.figures.size_bytes == examiner.file(trial.candidate).path.stat().st_size
+        assert trial.figures.size_bytes == examiner.file(trial.contender).path.stat().st_size
     assert reference.golden_max_abs_diff < 1e-6 < int8.golden_max_abs_diff < 0.5
     assert int8.figures.weight_bytes < 0.5 * reference.figures.weight_bytes
     assert (examiner.num_validation, examiner.num_corrupt) == (40, 0)
@@ -107,7 +107,7 @@ def test_rows_that_depend_on_their_neighbours_are_told(tmp_path):
     recipe = Recipe("products", "dynamic")
     with Quantizer(graph, []) as quantizer:
         trial = Examiner(lambda *_: quantizer.quantize(recipe), yardstick(graph), tmp_path).examine(
-            Candidate("int8", recipe)
+            Contender("int8", recipe)
         )
 
     assert trial.figures.neighbours > 0
@@ -118,7 +118,7 @@ def test_float_answers_beyond_their_bound_are_a_problem_and_are_not_scored(tmp_p
     wrong = [answer[::-1] for answer in answers(convolutional(), rows())]
 
     trial = Examiner(lambda *_: convolutional(), yardstick(convolutional(), references=wrong), tmp_path).examine(
-        Candidate("fp32")
+        Contender("fp32")
     )
 
     assert trial.problem.startswith("Its answers differ from Keras's by up to ")
@@ -131,14 +131,14 @@ def test_answers_that_are_no_numbers_are_a_problem(tmp_path):
     bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "dense/bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(3, np.nan, np.float32), bias.name))
 
-    trial = Examiner(lambda *_: graph, yardstick(convolutional()), tmp_path).examine(Candidate("int8", MINMAX))
+    trial = Examiner(lambda *_: graph, yardstick(convolutional()), tmp_path).examine(Contender("int8", MINMAX))
 
     assert trial.problem == "Its answers are not finite, or of another shape than Keras's."
 
 
 def test_without_validation_data_there_is_no_score(tmp_path):
     trial = Examiner(lambda *_: convolutional(), yardstick(convolutional(), examples=None), tmp_path).examine(
-        Candidate("fp32")
+        Contender("fp32")
     )
 
     assert trial.figures.score is None
@@ -156,11 +156,11 @@ def test_what_cannot_be_built_loaded_or_run_raises_its_reason(tmp_path, examiner
         (lambda *_: convolutional(), Way("tensorrt"), ConfigError),
     ):
         with pytest.raises(error):
-            Examiner(build, yardstick(convolutional()), tmp_path).examine(Candidate("fp32", way=way))
+            Examiner(build, yardstick(convolutional()), tmp_path).examine(Contender("fp32", way=way))
 
     with pytest.raises(InferenceError, match="expected it to be measured within 0 s"):
         Examiner(lambda *_: convolutional(), yardstick(convolutional(), timeout_s=0.01), tmp_path).examine(
-            Candidate("fp32")
+            Contender("fp32")
         )
 
 

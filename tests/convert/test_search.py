@@ -4,7 +4,7 @@ from tfpipe.convert.gate import Figures
 from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.search import Budget, explore, search_plan, short_plan
 from tfpipe.convert.sensitivity import Block
-from tfpipe.convert.trial import PLAIN_WAY, Candidate, Trial
+from tfpipe.convert.trial import PLAIN_WAY, Contender, Trial
 from tfpipe.core.errors import BundleError, ConversionError, DataError
 from tfpipe.ort_providers import Way
 
@@ -31,14 +31,14 @@ class Machine:
         self._outcomes, self._clock = outcomes or {}, clock
         self.tried = []
 
-    def examine(self, candidate):
+    def examine(self, contender):
         if self._clock:
             self._clock.now += 60
-        self.tried.append(candidate)
-        outcome = self._outcomes.get(candidate.recipe, self._outcomes.get(candidate, 0.98))
+        self.tried.append(contender)
+        outcome = self._outcomes.get(contender.recipe, self._outcomes.get(contender, 0.98))
         if not isinstance(outcome, float):
             raise outcome
-        return Trial(candidate, Figures(candidate.precision, 100, 90, outcome), latency_ms={"1": {"p50": 1.0}})
+        return Trial(contender, Figures(contender.precision, 100, 90, outcome), latency_ms={"1": {"p50": 1.0}})
 
 
 def judge(figures, reference):
@@ -65,14 +65,14 @@ def test_the_reference_comes_first_then_the_familys_recipe_then_both_elsewhere()
     searched(machine, ways=(PLAIN_WAY, OPENVINO), further=(ENTROPY, DYNAMIC))
 
     assert machine.tried[:4] == [
-        Candidate("fp32"), Candidate("int8", MINMAX), Candidate("fp32", way=OPENVINO),
-        Candidate("int8", MINMAX, OPENVINO),
+        Contender("fp32"), Contender("int8", MINMAX), Contender("fp32", way=OPENVINO),
+        Contender("int8", MINMAX, OPENVINO),
     ]  # fmt: skip
-    assert Candidate("fp16") in machine.tried
+    assert Contender("fp16") in machine.tried
     assert len(set(machine.tried)) == len(machine.tried)
     # On a provider without a fast form of it, dynamic ranges are not tried.
-    assert Candidate("int8", DYNAMIC) in machine.tried
-    assert Candidate("int8", DYNAMIC, OPENVINO) not in machine.tried
+    assert Contender("int8", DYNAMIC) in machine.tried
+    assert Contender("int8", DYNAMIC, OPENVINO) not in machine.tried
 
 
 def test_a_trial_that_fails_loses_with_its_reason_and_the_search_goes_on():
@@ -82,16 +82,16 @@ def test_a_trial_that_fails_loses_with_its_reason_and_the_search_goes_on():
 
     found, _ = searched(machine, further=(ENTROPY, DYNAMIC))
 
-    problems = {trial.candidate.recipe: trial.problem for trial in found.trials}
+    problems = {trial.contender.recipe: trial.problem for trial in found.trials}
     assert (problems[MINMAX], problems[PERCENTILE], problems[ENTROPY]) == ("int8: no", "cannot load", "MemoryError")
     assert problems[DYNAMIC] == ""
     assert not any(trial.passed for trial in found.trials if trial.problem)
 
 
-def test_every_candidate_faces_the_same_gate():
+def test_every_contender_faces_the_same_gate():
     found, _ = searched(Machine({MINMAX: 0.95, PERCENTILE: 0.97}))
 
-    missed = {trial.candidate.recipe: trial.missed for trial in found.trials}
+    missed = {trial.contender.recipe: trial.missed for trial in found.trials}
     assert missed[MINMAX] == ("accuracy: received 0.95",)
     assert missed[PERCENTILE] == ()
 
@@ -106,8 +106,8 @@ def test_where_no_static_recipe_passes_more_and_more_of_the_worst_blocks_are_kep
 
     # From the most accurate, measured once.
     assert asked == [PERCENTILE]
-    mixtures = [trial for trial in found.trials if trial.candidate.recipe and trial.candidate.recipe.keep]
-    assert [trial.candidate.recipe for trial in mixtures] == kept
+    mixtures = [trial for trial in found.trials if trial.contender.recipe and trial.contender.recipe.keep]
+    assert [trial.contender.recipe for trial in mixtures] == kept
     assert [trial.passed for trial in mixtures] == [False, False, True]
 
 
@@ -131,7 +131,7 @@ def test_with_a_precision_only_that_is_tried_beside_the_reference():
 
     searched(machine, precision="fp16", ways=(PLAIN_WAY, OPENVINO))
 
-    assert machine.tried == [Candidate("fp32"), Candidate("fp16"), Candidate("fp16", way=OPENVINO)]
+    assert machine.tried == [Contender("fp32"), Contender("fp16"), Contender("fp16", way=OPENVINO)]
 
 
 def test_the_search_ends_after_so_many_trials():
@@ -154,24 +154,24 @@ def test_no_trial_begins_after_so_many_minutes():
 def test_a_search_without_time_still_measures_the_reference():
     found, _ = searched(Machine(), budget=Budget(max_s=0))
 
-    assert [trial.candidate for trial in found.trials] == [Candidate("fp32")]
+    assert [trial.contender for trial in found.trials] == [Contender("fp32")]
 
 
 def test_what_was_measured_before_ctrl_c_counts():
     found, _ = searched(Machine({PERCENTILE: KeyboardInterrupt()}))
 
-    assert [trial.candidate.title for trial in found.trials] == ["fp32, cpu", "int8 (minmax), cpu"]
+    assert [trial.contender.title for trial in found.trials] == ["fp32, cpu", "int8 (minmax), cpu"]
     assert found.ended == "interrupted after 2 trials"
 
 
 def test_ctrl_c_before_anything_was_measured_ends_the_command():
     with pytest.raises(KeyboardInterrupt):
-        searched(Machine({Candidate("fp32"): KeyboardInterrupt()}))
+        searched(Machine({Contender("fp32"): KeyboardInterrupt()}))
 
 
 def test_without_a_reference_there_is_nothing_to_judge_by():
     with pytest.raises(ConversionError, match=r"fp32, cpu: expected answers to judge others by\. cannot load"):
-        searched(Machine({Candidate("fp32"): BundleError("cannot load")}))
+        searched(Machine({Contender("fp32"): BundleError("cannot load")}))
 
 
 def test_data_that_cannot_be_read_end_the_search():
@@ -185,7 +185,7 @@ def test_without_a_search_int8_recipes_are_tried_until_one_passes():
     explore(short_plan("int8", (MINMAX, PERCENTILE, DYNAMIC)), machine.examine, judge, budget=Budget())
 
     assert machine.tried == [
-        Candidate("fp32"), Candidate("fp16"), Candidate("int8", MINMAX), Candidate("int8", PERCENTILE),
+        Contender("fp32"), Contender("fp16"), Contender("int8", MINMAX), Contender("int8", PERCENTILE),
     ]  # fmt: skip
 
 
@@ -195,4 +195,4 @@ def test_without_a_search_no_int8_is_made_unless_it_is_asked_for(precision):
 
     explore(short_plan(precision, (MINMAX,)), machine.examine, judge, budget=Budget())
 
-    assert machine.tried == [Candidate("fp32"), Candidate("fp16")]
+    assert machine.tried == [Contender("fp32"), Contender("fp16")]

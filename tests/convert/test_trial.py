@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tfpipe.convert.gate import Figures
 from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.trial import (
-    Candidate,
+    Contender,
     Trial,
     by_speed,
     choose,
@@ -27,7 +27,7 @@ def trial(precision, p50_ms, score=0.98, *, recipe=None, way=None, neighbours=0.
     recipe = recipe or (MINMAX if precision == "int8" else None)
     figures = None if problem else Figures(precision, 100, 90, score, neighbours=neighbours)
     return Trial(
-        Candidate(precision, recipe, way or Way()),
+        Contender(precision, recipe, way or Way()),
         figures,
         metrics={"accuracy": score},
         latency_ms={} if problem else {"1": {"p50": p50_ms, "p95": p50_ms, "p99": p50_ms}},
@@ -43,8 +43,8 @@ BROKEN = trial("int8", 0.0, recipe=MIXED, problem="int8: expected a graph ...")
 ALL = [FP32, FP16, INT8, LOSSY, DEPENDENT, BROKEN]
 
 
-def is_int8(candidate):
-    return candidate.precision == "int8"
+def is_int8(contender):
+    return contender.precision == "int8"
 
 
 # The choice.
@@ -77,7 +77,7 @@ def test_of_two_that_are_as_fast_the_more_accurate_is_chosen():
 
 
 def test_where_only_one_precision_may_be_chosen_the_others_are_there_for_comparison():
-    assert choose(ALL, may=lambda candidate: candidate.precision == "fp16") == FP16
+    assert choose(ALL, may=lambda contender: contender.precision == "fp16") == FP16
     assert choose([FP32, LOSSY], may=is_int8) is None
 
 
@@ -166,7 +166,7 @@ def test_the_best_int8_is_written_even_where_another_precision_is_chosen():
     measured = [trial("fp32", 3.0), INT8, LOSSY]
 
     assert choose(measured) == measured[0]
-    assert written_int8(measured, measured[0]) == {"int8": INT8.candidate}
+    assert written_int8(measured, measured[0]) == {"int8": INT8.contender}
 
 
 def test_further_int8_variants_on_the_front_are_written_under_names_of_their_own():
@@ -175,9 +175,9 @@ def test_further_int8_variants_on_the_front_are_written_under_names_of_their_own
 
     written = written_int8([FP32, INT8, mixed, behind, DEPENDENT, LOSSY], INT8)
 
-    assert written == {"int8": INT8.candidate, "int8_dynamic": DEPENDENT.candidate}
+    assert written == {"int8": INT8.contender, "int8_dynamic": DEPENDENT.contender}
     assert written_int8([FP32, INT8, mixed, behind, LOSSY], INT8) == {
-        "int8": INT8.candidate, "int8_mixed": mixed.candidate,
+        "int8": INT8.contender, "int8_mixed": mixed.contender,
     }  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def test_at_most_two_further_variants_are_written_and_none_twice():
     written = written_int8(front, front[0])
 
     assert list(written) == ["int8", "int8_mixed", "int8_mixed_3"]
-    assert len({candidate.recipe for candidate in written.values()}) == 3
+    assert len({contender.recipe for contender in written.values()}) == 3
 
 
 def test_without_an_int8_that_passed_none_is_written():
@@ -202,7 +202,7 @@ def test_executions_are_those_of_what_is_written_best_first_and_failures_last():
     failed = trial("fp16", 1.0, missed=("size: expected ...",))
     measured = [FP32, failed, INT8, LOSSY, DEPENDENT, elsewhere]
 
-    listed = executions(measured, INT8, {"int8": INT8.candidate, "int8_dynamic": DEPENDENT.candidate})
+    listed = executions(measured, INT8, {"int8": INT8.contender, "int8_dynamic": DEPENDENT.contender})
 
     assert [one.title for one in listed] == [
         "int8, cpu", "int8, openvino (bfloat16)", "fp32, cpu", "int8_dynamic, cpu", "fp16, cpu",

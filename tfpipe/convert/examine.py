@@ -1,4 +1,4 @@
-"""One candidate built, run and measured; see `tfpipe.convert.search`."""
+"""One contender built, run and measured; see `tfpipe.convert.search`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tfpipe.convert import measure
 from tfpipe.convert.conversion import Conversion, Examples
 from tfpipe.convert.gate import Figures
 from tfpipe.convert.recipe import Recipe
-from tfpipe.convert.trial import Candidate, Trial
+from tfpipe.convert.trial import Contender, Trial
 from tfpipe.convert.weights import weight_bytes
 from tfpipe.core.parity import Bound, golden_bound, max_abs_diff
 from tfpipe.core.signature import Array
@@ -26,7 +26,7 @@ _REMEMBERED_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What all candidates are measured with.
+    """What all contenders are measured with.
 
     Attributes:
         conversion: Of the model.
@@ -37,7 +37,7 @@ class Yardstick:
         max_corrupt_fraction: Share of unreadable validation samples that is borne.
         threads: Threads inside an operator; None: one per core.
         latency_s: Seconds that latency is measured for.
-        timeout_s: Longer takes no candidate to be loaded and timed.
+        timeout_s: Longer takes no contender to be loaded and timed.
     """
 
     conversion: Conversion
@@ -70,7 +70,7 @@ class BuiltFile:
 
 
 class Examiner:
-    """Builds candidates, each file once, and measures them.
+    """Builds contenders, each file once, and measures them.
 
     Args:
         build: Precision and recipe -> the graph.
@@ -86,22 +86,22 @@ class Examiner:
         self._predictions: Array | None = None
         self.num_validation, self.num_corrupt = 0, 0
 
-    def file(self, candidate: Candidate) -> BuiltFile:
-        """The candidate's file; built where it is not there yet.
+    def file(self, contender: Contender) -> BuiltFile:
+        """The contender's file; built where it is not there yet.
 
         Raises:
             ConversionError: It cannot be built.
             OSError: There is no room.
         """
-        key = candidate.file_key
+        key = contender.file_key
         if key not in self._files:
             graph = self._build(*key)
-            path = self._folder / f"{len(self._files)}.{candidate.precision}.onnx"
+            path = self._folder / f"{len(self._files)}.{contender.precision}.onnx"
             path.write_bytes(graph.SerializeToString())
             self._files[key] = BuiltFile(path, weight_bytes(graph))
         return self._files[key]
 
-    def examine(self, candidate: Candidate) -> Trial:
+    def examine(self, contender: Contender) -> Trial:
         """Build, load, compare, time and score.
 
         Raises:
@@ -111,15 +111,15 @@ class Examiner:
             InferenceError: It cannot be run.
             DataError: Too much of the validation data cannot be read.
         """
-        file = self.file(candidate)
-        tried = self._try_out(candidate, file)
+        file = self.file(contender)
+        tried = self._try_out(contender, file)
         answers = [output[self._output] for output in tried.outputs]
-        problem, difference, neighbours = self._compare(candidate, answers)
+        problem, difference, neighbours = self._compare(contender, answers)
         if problem:
-            return Trial(candidate, problem=problem)
-        metrics, score = self._score(candidate, file)
+            return Trial(contender, problem=problem)
+        metrics, score = self._score(contender, file)
         figures = Figures(
-            precision=candidate.precision,
+            precision=contender.precision,
             size_bytes=file.size_bytes,
             weight_bytes=file.weight_bytes,
             score=score,
@@ -127,7 +127,7 @@ class Examiner:
             neighbours=neighbours,
         )
         return Trial(
-            candidate,
+            contender,
             figures,
             metrics=metrics,
             latency_ms=tried.speed.latency_ms,
@@ -141,7 +141,7 @@ class Examiner:
     def _output(self) -> str:
         return self._yardstick.conversion.output.name
 
-    def _try_out(self, candidate: Candidate, file: BuiltFile) -> latency.Trial:
+    def _try_out(self, contender: Contender, file: BuiltFile) -> latency.Trial:
         """In a process of its own: one that crashes or hangs loses alone."""
         rows, batch = self._yardstick.rows, self._yardstick.conversion.batch
         alone = [{"input": batch([row])} for row in rows]
@@ -151,16 +151,16 @@ class Examiner:
         }
         return latency.try_out(
             file.path,
-            candidate.way,
+            contender.way,
             answered=[*alone, {"input": batch(rows[:_NEIGHBOURS])}],
             batches=timed,
             threads=self._yardstick.threads,
-            disabled_optimizers=_disabled(candidate),
+            disabled_optimizers=_disabled(contender),
             max_s=self._yardstick.latency_s,
             timeout_s=self._yardstick.timeout_s,
         )
 
-    def _compare(self, candidate: Candidate, answers: Sequence[Array]) -> tuple[str, float, float]:
+    def _compare(self, contender: Contender, answers: Sequence[Array]) -> tuple[str, float, float]:
         """What is wrong, or ""; largest differences from Keras, and of a row in a batch from the same row alone."""
         rows, cut = self._yardstick.rows, self._yardstick.conversion.cut
         alone = [cut(answer, [row])[0] for row, answer in zip(rows, answers, strict=False)]
@@ -169,7 +169,7 @@ class Examiner:
         if not np.isfinite(difference):
             return "Its answers are not finite, or of another shape than Keras's.", difference, difference
         neighbours = _farthest(together, alone[: len(together)])
-        bound = golden_bound(candidate.precision, difference, arithmetic=candidate.way.arithmetic)
+        bound = golden_bound(contender.precision, difference, arithmetic=contender.way.arithmetic)
         if not _within(alone, self._yardstick.references, bound):
             problem = (
                 f"Its answers differ from Keras's by up to {difference:.3g}: expected at most {bound.atol:g} + "
@@ -178,18 +178,18 @@ class Examiner:
             return problem, difference, neighbours
         return "", difference, neighbours
 
-    def _score(self, candidate: Candidate, file: BuiltFile) -> tuple[dict[str, float], float | None]:
+    def _score(self, contender: Contender, file: BuiltFile) -> tuple[dict[str, float], float | None]:
         yardstick = self._yardstick
         if yardstick.examples is None:
             return {}, None
         session = open_session(
             file.path,
-            provider=candidate.way.provider,
-            arithmetic=candidate.way.arithmetic,
+            provider=contender.way.provider,
+            arithmetic=contender.way.arithmetic,
             threads=yardstick.threads,
-            disabled_optimizers=_disabled(candidate),
+            disabled_optimizers=_disabled(contender),
         )
-        name = candidate.precision
+        name = contender.precision
         scores = measure.score(
             {name: session}, yardstick.examples, yardstick.task, max_corrupt_fraction=yardstick.max_corrupt_fraction
         )
@@ -238,8 +238,8 @@ class RememberedExamples:
         self._kept = kept
 
 
-def _disabled(candidate: Candidate) -> tuple[str, ...]:
-    return candidate.recipe.disabled_optimizers if candidate.recipe else ()
+def _disabled(contender: Contender) -> tuple[str, ...]:
+    return contender.recipe.disabled_optimizers if contender.recipe else ()
 
 
 def _farthest(answers: Sequence[Array], references: Sequence[Array]) -> float:

@@ -1,4 +1,4 @@
-"""Which variant of a model is fastest on this machine and still as good: candidates in order, until the budget ends.
+"""Which variant of a model is fastest on this machine and still as good: contenders in order, until the budget ends.
 
 What is tried follows from what was measured: `plan` sees the trials so far. Building, running and measuring one of them
 is `tfpipe.convert.examine`'s; choosing among them `tfpipe.convert.trial`'s.
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tfpipe.convert.gate import Figures
 from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.sensitivity import Block
-from tfpipe.convert.trial import PLAIN_WAY, Candidate, Trial
+from tfpipe.convert.trial import PLAIN_WAY, Contender, Trial
 from tfpipe.core.errors import BundleError, ConfigError, ConversionError, InferenceError
 from tfpipe.ort_providers import Way
 
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 # What a trial may fail by without ending the search. Unreadable data and a full disk end it.
 _FAILURES = (ConversionError, BundleError, InferenceError, ConfigError, MemoryError)
-_REFERENCE = Candidate("fp32")
+_REFERENCE = Contender("fp32")
 
-Plan: TypeAlias = Callable[[Sequence[Trial]], Iterator[Candidate]]
+Plan: TypeAlias = Callable[[Sequence[Trial]], Iterator[Contender]]
 """Trials so far, a list that grows -> what to try next."""
 
 
@@ -57,18 +57,18 @@ class Exploration:
 
 def explore(
     plan: Plan,
-    examine: Callable[[Candidate], Trial],
+    examine: Callable[[Contender], Trial],
     judge: Callable[[Figures, Figures], Sequence[str]],
     *,
     budget: Budget,
     clock: Callable[[], float] = time.monotonic,
 ) -> Exploration:
-    """Try candidates until there are none left, the budget is spent, or Ctrl-C: what was measured by then counts.
+    """Try contenders until there are none left, the budget is spent, or Ctrl-C: what was measured by then counts.
 
     Args:
-        plan: What to try; its first candidate is what the others are judged by.
+        plan: What to try; its first contender is what the others are judged by.
         examine: Builds and measures one.
-        judge: Figures of a candidate and of the reference -> the limits that it misses; see `tfpipe.convert.gate`.
+        judge: Figures of a contender and of the reference -> the limits that it misses; see `tfpipe.convert.gate`.
         budget: When to end.
         clock: Seconds.
 
@@ -81,12 +81,12 @@ def explore(
     began, ended = clock(), ""
     with tqdm(total=budget.max_trials, desc="search", unit=" trials", leave=False, disable=None) as progress:
         try:
-            for candidate in plan(trials):
+            for contender in plan(trials):
                 ended = _spent(trials, clock() - began, budget)
                 if ended:
                     break
-                progress.set_postfix_str(candidate.title)
-                trial = _tried(examine, candidate, clock)
+                progress.set_postfix_str(contender.title)
+                trial = _tried(examine, contender, clock)
                 reference = _figures(trials[0] if trials else trial)
                 missed = judge(trial.figures, reference) if trial.figures else ()
                 trials.append(replace(trial, missed=tuple(missed)))
@@ -107,14 +107,14 @@ def short_plan(precision: str, recipes: Sequence[Recipe]) -> Plan:
         recipes: Of INT8, in order.
     """
 
-    def candidates(trials: Sequence[Trial]) -> Iterator[Candidate]:
-        yield from (_REFERENCE, Candidate("fp16"))
+    def contenders(trials: Sequence[Trial]) -> Iterator[Contender]:
+        yield from (_REFERENCE, Contender("fp16"))
         for recipe in recipes if precision == "int8" else ():
-            yield Candidate("int8", recipe)
+            yield Contender("int8", recipe)
             if trials[-1].passed:
                 break
 
-    return candidates
+    return contenders
 
 
 def search_plan(
@@ -137,50 +137,50 @@ def search_plan(
         worst_blocks: Blocks of a static recipe by the damage that INT8 does to each; see `sensitivity`.
     """
 
-    def others(kind: str, recipe: Recipe | None = None) -> Iterator[Candidate]:
+    def others(kind: str, recipe: Recipe | None = None) -> Iterator[Contender]:
         # Providers other than ONNX Runtime's own have no fast form of products with dynamic ranges.
         if recipe is None or not recipe.is_dynamic:
-            yield from (Candidate(kind, recipe, way) for way in ways(kind) if way != PLAIN_WAY)
+            yield from (Contender(kind, recipe, way) for way in ways(kind) if way != PLAIN_WAY)
 
-    def everything(trials: Sequence[Trial]) -> Iterator[Candidate]:
+    def everything(trials: Sequence[Trial]) -> Iterator[Contender]:
         first, *rest = defaults
-        yield Candidate("int8", first)
+        yield Contender("int8", first)
         yield from others("fp32")
         yield from others("int8", first)
         for recipe in rest:
-            yield Candidate("int8", recipe)
+            yield Contender("int8", recipe)
         yield from _mixtures(trials, worst_blocks)
-        yield Candidate("fp16")
+        yield Contender("fp16")
         for recipe in further:
-            yield Candidate("int8", recipe)
-        tried = {trial.candidate for trial in trials}
+            yield Contender("int8", recipe)
+        tried = {trial.contender for trial in trials}
         elsewhere = [*others("fp16"), *(way for recipe in (*rest, *further) for way in others("int8", recipe))]
-        yield from (candidate for candidate in elsewhere if candidate not in tried)
+        yield from (contender for contender in elsewhere if contender not in tried)
 
-    def candidates(trials: Sequence[Trial]) -> Iterator[Candidate]:
+    def contenders(trials: Sequence[Trial]) -> Iterator[Contender]:
         yield _REFERENCE
         yield from (one for one in everything(trials) if precision in (None, one.precision))
 
-    return candidates
+    return contenders
 
 
-def _mixtures(trials: Sequence[Trial], worst_blocks: Callable[[Recipe], Sequence[Block]]) -> Iterator[Candidate]:
+def _mixtures(trials: Sequence[Trial], worst_blocks: Callable[[Recipe], Sequence[Block]]) -> Iterator[Contender]:
     """The most accurate static recipe with the 1, 2, 4, ... worst blocks in float32, where no static recipe passed."""
     static = [
         trial
         for trial in trials
-        if trial.candidate.recipe is not None and not trial.candidate.recipe.is_dynamic and not trial.problem
+        if trial.contender.recipe is not None and not trial.contender.recipe.is_dynamic and not trial.problem
     ]
     if not static or any(trial.passed for trial in static):
         return
-    recipe = max(static, key=lambda trial: trial.score).candidate.recipe
+    recipe = max(static, key=lambda trial: trial.score).contender.recipe
     if recipe is None:
         return
     blocks, count = worst_blocks(recipe), 1
     # With half of them in float32, what is left is neither small nor fast.
     while count <= max(len(blocks) // 2, 1) and count <= len(blocks):
         kept = tuple(name for block in blocks[:count] for name in block.nodes)
-        yield Candidate("int8", replace(recipe, keep=(*recipe.keep, *kept)))
+        yield Contender("int8", replace(recipe, keep=(*recipe.keep, *kept)))
         if trials[-1].passed:
             return
         count *= 2
@@ -194,18 +194,18 @@ def _spent(trials: Sequence[Trial], seconds: float, budget: Budget) -> str:
     return ""
 
 
-def _tried(examine: Callable[[Candidate], Trial], candidate: Candidate, clock: Callable[[], float]) -> Trial:
+def _tried(examine: Callable[[Contender], Trial], contender: Contender, clock: Callable[[], float]) -> Trial:
     began = clock()
     try:
-        trial = examine(candidate)
+        trial = examine(contender)
     except _FAILURES as error:
-        trial = Trial(candidate, problem=f"{error}" or type(error).__name__)
+        trial = Trial(contender, problem=f"{error}" or type(error).__name__)
     return replace(trial, took_s=clock() - began)
 
 
 def _figures(reference: Trial) -> Figures:
     if reference.figures is None or reference.problem:
-        raise ConversionError(f"{reference.candidate.title}: expected answers to judge others by. {reference.problem}")
+        raise ConversionError(f"{reference.contender.title}: expected answers to judge others by. {reference.problem}")
     return reference.figures
 
 
@@ -213,5 +213,5 @@ def _log(trial: Trial) -> None:
     outcome = trial.problem or " ".join(trial.missed) or "passed"
     logger.info(
         "trial %s: %.3g ms, score %.4f, %s (%.1f s)",
-        trial.candidate.title, trial.p50_ms, trial.score, outcome, trial.took_s,
+        trial.contender.title, trial.p50_ms, trial.score, outcome, trial.took_s,
     )  # fmt: skip

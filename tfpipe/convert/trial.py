@@ -17,7 +17,7 @@ _FURTHER_VARIANTS = 2
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Contender:
     """What may answer requests: a variant, and how it is run.
 
     Attributes:
@@ -32,7 +32,7 @@ class Candidate:
 
     @property
     def file_key(self) -> tuple[str, Recipe | None]:
-        """What candidates that are the same file share."""
+        """What contenders that are the same file share."""
         return self.precision, self.recipe
 
     @property
@@ -43,10 +43,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate as it was measured.
+    """A contender as it was measured.
 
     Attributes:
-        candidate: What was tried.
+        contender: What was tried.
         figures: What the gate judges; None where it could not be built, loaded or run.
         metrics: The task's scores by name on validation data; empty where there were none.
         latency_ms: By batch size, {"1": {"p50": 0.2, "p95": 0.3, "p99": 0.4}, "8": ...}.
@@ -59,7 +59,7 @@ class Trial:
         took_s: Seconds that the trial took.
     """
 
-    candidate: Candidate
+    contender: Contender
     figures: Figures | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -99,8 +99,8 @@ class Trial:
         """
         return Execution(
             variant=variant,
-            provider=self.candidate.way.provider,
-            arithmetic=self.candidate.way.arithmetic,
+            provider=self.contender.way.provider,
+            arithmetic=self.contender.way.arithmetic,
             golden_max_abs_diff=self.golden_max_abs_diff,
             batch_invariant=self.batch_invariant,
             metrics=self.metrics,
@@ -111,7 +111,7 @@ class Trial:
         )
 
 
-def choose(trials: Sequence[Trial], *, may: Callable[[Candidate], bool] = lambda candidate: True) -> Trial | None:
+def choose(trials: Sequence[Trial], *, may: Callable[[Contender], bool] = lambda contender: True) -> Trial | None:
     """The fastest trial that passed, one row at a time; None where none did.
 
     One whose rows do not depend on each other wins over any whose do; of those that are as fast, the most accurate.
@@ -120,7 +120,7 @@ def choose(trials: Sequence[Trial], *, may: Callable[[Candidate], bool] = lambda
         trials: Measured on one machine.
         may: What may be chosen at all.
     """
-    ranked = by_speed([trial for trial in trials if may(trial.candidate)])
+    ranked = by_speed([trial for trial in trials if may(trial.contender)])
     if not ranked:
         return None
     level = [
@@ -147,7 +147,7 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
     return front
 
 
-def why_not(trial: Trial, chosen: Trial | None, *, may: Callable[[Candidate], bool] = lambda candidate: True) -> str:
+def why_not(trial: Trial, chosen: Trial | None, *, may: Callable[[Contender], bool] = lambda contender: True) -> str:
     """In a sentence, why a trial was not chosen; "" for the one that was.
 
     Args:
@@ -159,7 +159,7 @@ def why_not(trial: Trial, chosen: Trial | None, *, may: Callable[[Candidate], bo
         return " ".join((*((trial.problem,) if trial.problem else ()), *trial.missed))
     if trial.figures is None:
         return "It was not measured."
-    if not may(trial.candidate):
+    if not may(trial.contender):
         return "Measured for comparison: another precision was asked for."
     if chosen is None or trial == chosen:
         return ""
@@ -171,7 +171,7 @@ def why_not(trial: Trial, chosen: Trial | None, *, may: Callable[[Candidate], bo
     return "As fast as what was chosen, and less accurate."
 
 
-def written_int8(trials: Sequence[Trial], chosen: Trial | None) -> dict[str, Candidate]:
+def written_int8(trials: Sequence[Trial], chosen: Trial | None) -> dict[str, Contender]:
     """INT8 variants that the bundle holds, by name: the best, and up to two more that are on the Pareto front.
 
     Args:
@@ -179,23 +179,23 @@ def written_int8(trials: Sequence[Trial], chosen: Trial | None) -> dict[str, Can
         chosen: By `choose`; where it is no INT8 variant, the best of those is written beside it.
 
     Returns:
-        One candidate for each file; the way that it is run plays no part. Empty where no INT8 trial passed.
+        One contender for each file; the way that it is run plays no part. Empty where no INT8 trial passed.
     """
     best = chosen
-    if best is None or best.candidate.precision != "int8":
-        best = choose(trials, may=lambda candidate: candidate.precision == "int8")
+    if best is None or best.contender.precision != "int8":
+        best = choose(trials, may=lambda contender: contender.precision == "int8")
     if best is None:
         return {}
-    written = {"int8": best.candidate}
+    written = {"int8": best.contender}
     for trial in pareto_front(trials):
-        known = {candidate.file_key for candidate in written.values()}
-        is_new = trial.candidate.precision == "int8" and trial.candidate.file_key not in known
+        known = {contender.file_key for contender in written.values()}
+        is_new = trial.contender.precision == "int8" and trial.contender.file_key not in known
         if is_new and len(written) <= _FURTHER_VARIANTS:
-            written[_further_name(trial.candidate, taken=written)] = trial.candidate
+            written[_further_name(trial.contender, taken=written)] = trial.contender
     return written
 
 
-def executions(trials: Sequence[Trial], chosen: Trial | None, int8: dict[str, Candidate]) -> tuple[Execution, ...]:
+def executions(trials: Sequence[Trial], chosen: Trial | None, int8: dict[str, Contender]) -> tuple[Execution, ...]:
     """Every measured way to run what the bundle holds, best first; those that failed behind.
 
     Args:
@@ -203,20 +203,20 @@ def executions(trials: Sequence[Trial], chosen: Trial | None, int8: dict[str, Ca
         chosen: By `choose`.
         int8: By `written_int8`.
     """
-    names = {candidate.file_key: name for name, candidate in int8.items()}
+    names = {contender.file_key: name for name, contender in int8.items()}
     names |= {(precision, None): precision for precision in ("fp32", "fp16")}
     others = [trial for trial in by_speed(trials) if trial != chosen]
     failed = [trial for trial in trials if not trial.passed]
     ordered = [*((chosen,) if chosen else ()), *others, *failed]
     return tuple(
-        trial.execution(names[trial.candidate.file_key]) for trial in ordered if trial.candidate.file_key in names
+        trial.execution(names[trial.contender.file_key]) for trial in ordered if trial.contender.file_key in names
     )
 
 
-def _further_name(candidate: Candidate, *, taken: dict[str, Candidate]) -> str:
-    recipe = candidate.recipe
+def _further_name(contender: Contender, *, taken: dict[str, Contender]) -> str:
+    recipe = contender.recipe
     if recipe is None:
-        raise ValueError("candidate: expected one of INT8, which has a recipe.")
+        raise ValueError("contender: expected one of INT8, which has a recipe.")
     kind = "mixed" if recipe.keep or recipe.keep_depthwise else recipe.calibration_method
     name = f"int8_{kind}"
     return name if name not in taken else f"{name}_{len(taken) + 1}"
