@@ -28,7 +28,8 @@ class Examples(Protocol):
         first_error: What was wrong with the first sample that could not be read; "" where all could.
     """
 
-    first_error: str
+    @property
+    def first_error(self) -> str: ...
 
     def __len__(self) -> int: ...
 

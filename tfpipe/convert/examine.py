@@ -22,6 +22,7 @@ from tfpipe.tasks.task import Task
 # Rows in the batch whose answers are compared with those alone.
 _NEIGHBOURS = 8
 _REMEMBERED_BYTES = 1 << 28
+_NAME = "contender"
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,7 @@ class Examiner:
     ) -> None:
         self._build, self._yardstick, self._folder = build, yardstick, folder
         self._files: dict[tuple[str, Recipe | None], BuiltFile] = {}
-        self._predictions: Array | None = None
-        self.num_validation, self.num_corrupt = 0, 0
+        self._reference: Array | None = None
 
     def file(self, contender: Contender) -> BuiltFile:
         """The contender's file; built where it is not there yet.
@@ -117,19 +117,22 @@ class Examiner:
         problem, difference, neighbours = self._compare(contender, answers)
         if problem:
             return Trial(contender, problem=problem)
-        metrics, score = self._score(contender, file)
+        scores = self._score(contender, file)
         figures = Figures(
             precision=contender.precision,
             size_bytes=file.size_bytes,
             weight_bytes=file.weight_bytes,
-            score=score,
+            score=None if scores is None else scores.headline(_NAME),
             metric=self._yardstick.task.headline,
             neighbours=neighbours,
+            recalls={} if scores is None else scores.recalls(_NAME),
+            p50_ms=tried.speed.latency_ms["1"]["p50"],
+            p95_ms=tried.speed.latency_ms["1"]["p95"],
         )
         return Trial(
             contender,
             figures,
-            metrics=metrics,
+            metrics={} if scores is None else self._metrics(scores),
             latency_ms=tried.speed.latency_ms,
             rows_per_second=tried.speed.rows_per_second,
             peak_memory_bytes=tried.peak_memory_bytes,
@@ -178,10 +181,10 @@ class Examiner:
             return problem, difference, neighbours
         return "", difference, neighbours
 
-    def _score(self, contender: Contender, file: BuiltFile) -> tuple[dict[str, float], float | None]:
+    def _score(self, contender: Contender, file: BuiltFile) -> measure.Scores | None:
         yardstick = self._yardstick
         if yardstick.examples is None:
-            return {}, None
+            return None
         session = open_session(
             file.path,
             provider=contender.way.provider,
@@ -189,16 +192,16 @@ class Examiner:
             threads=yardstick.threads,
             disabled_optimizers=_disabled(contender),
         )
-        name = contender.precision
-        scores = measure.score(
-            {name: session}, yardstick.examples, yardstick.task, max_corrupt_fraction=yardstick.max_corrupt_fraction
+        return measure.score(
+            {_NAME: session}, yardstick.examples, yardstick.task, max_corrupt_fraction=yardstick.max_corrupt_fraction
         )
-        self.num_validation, self.num_corrupt = scores.num_samples, scores.num_corrupt
-        predictions = scores.predictions[name]
-        if self._predictions is None:
-            self._predictions = predictions
-        agreement = float(np.mean(predictions == self._predictions))
-        return scores.metrics(name) | {"top1_agreement": agreement}, scores.headline(name)
+
+    def _metrics(self, scores: measure.Scores) -> dict[str, float]:
+        """The scores, and the share of answers that are those of the first contender."""
+        predictions = scores.predictions[_NAME]
+        if self._reference is None:
+            self._reference = predictions
+        return scores.metrics(_NAME) | {"top1_agreement": float(np.mean(predictions == self._reference))}
 
 
 class RememberedExamples:

@@ -61,6 +61,7 @@ def explore(
     judge: Callable[[Figures, Figures], Sequence[str]],
     *,
     budget: Budget,
+    ends_on_interrupt: bool = True,
     clock: Callable[[], float] = time.monotonic,
 ) -> Exploration:
     """Try contenders until there are none left, the budget is spent, or Ctrl-C: what was measured by then counts.
@@ -70,12 +71,13 @@ def explore(
         examine: Builds and measures one.
         judge: Figures of a contender and of the reference -> the limits that it misses; see `tfpipe.convert.gate`.
         budget: When to end.
+        ends_on_interrupt: Whether Ctrl-C ends the search alone, and not the command.
         clock: Seconds.
 
     Raises:
         ConversionError: The reference itself cannot be measured.
         DataError: Too much of the validation data cannot be read.
-        KeyboardInterrupt: There was one before anything was measured.
+        KeyboardInterrupt: There was one before anything was measured, or it ends the command.
     """
     trials: list[Trial] = []
     began, ended = clock(), ""
@@ -93,23 +95,22 @@ def explore(
                 _log(trials[-1])
                 progress.update()
         except KeyboardInterrupt:
-            if not trials:
+            if not trials or not ends_on_interrupt:
                 raise
             ended = f"interrupted after {len(trials)} trials"
     return Exploration(tuple(trials), ended)
 
 
-def short_plan(precision: str, recipes: Sequence[Recipe]) -> Plan:
-    """Without a search: every precision on ONNX Runtime's own provider, and INT8 recipes until one passes.
+def short_plan(recipes: Sequence[Recipe]) -> Plan:
+    """Without a search: INT8 recipes on ONNX Runtime's own provider, until one passes.
 
     Args:
-        precision: Asked for; fp32 and fp16 are always measured.
-        recipes: Of INT8, in order.
+        recipes: In order.
     """
 
     def contenders(trials: Sequence[Trial]) -> Iterator[Contender]:
-        yield from (_REFERENCE, Contender("fp16"))
-        for recipe in recipes if precision == "int8" else ():
+        yield _REFERENCE
+        for recipe in recipes:
             yield Contender("int8", recipe)
             if trials[-1].passed:
                 break
