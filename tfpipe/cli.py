@@ -9,6 +9,7 @@ _COMMANDS = {
     "lr-find": ("tfpipe.lr_find", "suggest training.learning_rate by a short test over many"),
     "convert": ("tfpipe.convert.__main__", "convert a trained model to ONNX at fp32, fp16 and int8, and prove it"),
     "predict": ("tfpipe.predict", "score image files in bulk"),
+    "export": ("tfpipe.targets.command", "write a bundle for TensorFlow Serving, Triton, MLflow or plain ONNX"),
     "data": ("tfpipe.data.__main__", "validate or pack a data set"),
     "serve": ("serving.__main__", "answer over HTTP"),
     "doctor": ("tfpipe.doctor.__main__", "check what is installed, and say what mends what is missing"),

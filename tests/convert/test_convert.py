@@ -240,9 +240,7 @@ def test_a_failed_gate_leaves_an_older_bundle_as_it_was(run_copy, folder, tmp_pa
     before = open_bundle(older).sha256
 
     with pytest.raises(GateError):
-        convert(
-            run_copy, output=older, overrides=["conversion.calibration_samples=1", "conversion.max_metric_drop=0"]
-        )
+        convert(run_copy, output=older, overrides=["conversion.calibration_samples=1", "conversion.max_metric_drop=0"])
 
     assert open_bundle(older).sha256 == before
 

@@ -21,13 +21,6 @@ from tfpipe.ort import OnnxModel
 
 # Beside the training samples, which are often all of one size: (height, width) of generated pictures.
 _SIZES = ((1, 1), (3, 7), (17, 31), (64, 48), (224, 224), (241, 320), (481, 641))
-# What TensorFlow's decoders read as the reference decoder does, by format and Pillow mode.
-_PLAIN = {
-    "JPEG": ("RGB", "L"),
-    "PNG": ("RGB", "RGBA", "L", "LA", "P", "1"),
-    "BMP": ("RGB",),
-    "GIF": ("RGB", "L", "P"),
-}
 
 
 @dataclass(frozen=True)
@@ -131,7 +124,9 @@ class ImageComparison(Hops):
         """All three signatures, loaded as TensorFlow Serving loads them."""
         loaded = load_saved_model(folder)
         signatures: Mapping[str, Any] = loaded.signatures
-        plain = [position for position, sample in enumerate(self.samples) if _is_plain(sample.content)]
+        plain = [
+            position for position, sample in enumerate(self.samples) if decode_with_header(sample.content).is_plain
+        ]
         calls: tuple[tuple[str, Callable[[int], Any], Sequence[int]], ...] = (
             ("serving_default", lambda i: {"image_bytes": tf.constant([self.samples[i].content])}, plain),
             ("pixels", lambda i: {"pixels": tf.constant(self.samples[i].sample[None])}, range(len(self.samples))),
@@ -165,9 +160,3 @@ def _row_scale(parts: ImageParts) -> Array:
     """Multiplier per channel that brings differences of rows to a scale of 0..1."""
     layer = parts.preprocessing.normalization
     return np.sqrt(np.asarray(layer.variance, np.float32)).reshape(-1)
-
-
-def _is_plain(content: bytes) -> bool:
-    """Whether TensorFlow's decoders, which are all that a SavedModel has, read a file as the reference decoder does."""
-    image = decode_with_header(content)
-    return image.mode in _PLAIN.get(image.format, ()) and image.orientation == 1
