@@ -66,5 +66,5 @@ class TritonPythonModel:
         ]
 
 
-def _code(error: TfpipeError) -> int:
-    return int(triton.TritonError.INTERNAL if error.exit_code == 1 else triton.TritonError.INVALID_ARG)
+def _code(error: TfpipeError) -> Any:
+    return triton.TritonError.INTERNAL if error.exit_code == 1 else triton.TritonError.INVALID_ARG
