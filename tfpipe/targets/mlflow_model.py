@@ -1,5 +1,6 @@
 """MLflow: a model folder of the flavor python_function, which holds the bundle and the code that answers."""
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -10,10 +11,15 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array, Map, Object, Property
 
+from tfpipe.core.bundle import read_golden
 from tfpipe.targets.answering import BundleAnswers
 from tfpipe.targets.carried import copy_code, requirements
 from tfpipe.targets.job import Job
 from tfpipe.targets.readme import render
+
+# They tell of each step, and of a missing pip, which nothing here needs.
+for _name in ("mlflow.pyfunc", "mlflow.utils.environment"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 LOADER = "tfpipe.targets.mlflow_loader"
 _FOR_README = {
@@ -48,11 +54,19 @@ def write_mlflow(job: Job, folder: Path) -> None:
             data_path=str(job.bundle.folder),
             code_paths=[str(Path(scratch) / "tfpipe")],
             signature=_signature(answers),
+            input_example=_example(answers),
             pip_requirements=[f"mlflow=={mlflow.__version__}", *requirements(job.bundle)],
             model_config={"precision": job.variant.precision},
             metadata={"bundle": job.bundle.sha256, "model_name": job.name, "model_version": job.version},
         )
     (folder / "README.md").write_text(render("mlflow", job, **_FOR_README[answers.inference.takes]), encoding="utf-8")
+
+
+def _example(answers: BundleAnswers) -> list[bytes | str]:
+    """One golden sample, as a client may send it; an empty text would show nothing."""
+    contents = [answers.bundle.path(sample.file).read_bytes() for sample in read_golden(answers.bundle)]
+    content = next((content for content in contents if content), b"")
+    return [content if answers.inference.takes == "image" else content.decode()]
 
 
 def _signature(answers: BundleAnswers) -> ModelSignature:
