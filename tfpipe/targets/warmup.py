@@ -55,7 +55,7 @@ def write_warmup(saved_model_dir: Path, samples: Sequence[WarmupSample]) -> int:
         BundleError: No SavedModel there.
     """
     requests = [
-        _request(signature, inputs)
+        prediction_log(signature, inputs)
         for signature, names in sorted(signatures_of(saved_model_dir).items())
         for inputs in _inputs(names, samples[:_MAX_SAMPLES])
     ]
@@ -97,8 +97,13 @@ def _inputs(names: Sequence[str], samples: Sequence[WarmupSample]) -> Iterator[d
             yield {"input": sample.row[None]}
 
 
-def _request(signature: str, inputs: Mapping[str, Array]) -> bytes:
-    """A PredictionLog that holds a PredictLog that holds a PredictRequest."""
+def prediction_log(signature: str, inputs: Mapping[str, Array]) -> bytes:
+    """A PredictionLog that holds a PredictLog that holds a PredictRequest, serialized as Protocol Buffers do.
+
+    Args:
+        signature: Name of the signature asked.
+        inputs: By name; strings as bytes in arrays of objects.
+    """
     specification = message(3, signature.encode())
     tensors = (message(2, _entry(name, _tensor(array))) for name, array in inputs.items())
     return message(6, message(1, message(1, specification) + b"".join(tensors)))
