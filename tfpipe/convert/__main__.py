@@ -25,10 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace) -> int:
     # TensorFlow takes seconds to import: neither --help nor a mistyped key waits for it.
     read_settings(options.config, options.overrides)
-    if options.backend != "onnx":
-        from tfpipe.convert.to_tensorrt import refuse
-
-        refuse(options.backend)
     from tfpipe.convert.pipeline import convert
 
     result = convert(
@@ -39,6 +35,8 @@ def _command(options: argparse.Namespace) -> int:
         overrides=options.overrides,
         registered_model=os.environ.get("TFPIPE_REGISTERED_MODEL") or None,
         force=options.force,
+        backend=options.backend,
+        allow_fallback=options.allow_fallback,
     )
     sys.stderr.write(_closing_lines(result))
     return 0
@@ -97,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
         help="what is served by default and judged; fp32 and fp16 are always in the bundle (default: int8)",
     )  # fmt: skip
     parser.add_argument("--backend", choices=_BACKENDS, default="onnx", help="what the model is converted for")
+    parser.add_argument(
+        "--allow-fallback", action="store_true",
+        help="go on with ONNX Runtime, and record it, where the backend cannot be used here",
+    )  # fmt: skip
     parser.add_argument(
         "--model", metavar="MODEL",
         help="models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir or a checkpoint; default: the "

@@ -10,9 +10,9 @@ from typing import Any
 
 import onnx
 
-from tfpipe.convert import half, measure, report, sealing
+from tfpipe.convert import backends, half, measure, report, sealing, to_tensorrt
 from tfpipe.convert.candidate import Candidate, measure_candidate
-from tfpipe.convert.conversion import Conversion, Examples, open_conversion
+from tfpipe.convert.conversion import Comparison, Conversion, Examples, open_conversion
 from tfpipe.convert.phases import phase
 from tfpipe.convert.reference import KerasRows, SavedModelRows
 from tfpipe.convert.report_page import render_page
@@ -22,6 +22,7 @@ from tfpipe.core import atomic
 from tfpipe.core.bundle import MANIFEST, Bundle, open_bundle
 from tfpipe.core.errors import ConfigError, DataError, GateError
 from tfpipe.core.parity import max_abs_diff
+from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
 from tfpipe.provenance import library_versions, processor
 from tfpipe.registry import ModelVersion, Registry
@@ -39,10 +40,14 @@ class Asked:
     Attributes:
         precision: "fp32", "fp16" or "int8": what is served by default, and judged.
         force: Whether a missed limit is recorded and overruled.
+        backend: What it is converted for: "onnx", "tftrt" or "tensorrt"; "onnx" after a fallback.
+        fallback: What the backend asked for lacks; see `to_tensorrt.require`.
     """
 
     precision: str
     force: bool
+    backend: str = "onnx"
+    fallback: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ def convert(
     overrides: Sequence[str] = (),
     registered_model: str | None = None,
     force: bool = False,
+    backend: str = "onnx",
+    allow_fallback: bool = False,
 ) -> ConversionResult:
     """Convert a trained model, prove it against Keras, write its bundle, and attach that to the registered version.
 
@@ -91,9 +98,12 @@ def convert(
         overrides: Like "conversion.max_metric_drop=0.05" or "tracking.uri=..."; see `settings.OTHER_KEYS`.
         registered_model: Name in the registry where neither `model` nor the settings say it; None: the only one.
         force: Make the bundle although the gate's limits on score, classes, size and speed are missed; it says so.
+        backend: "onnx"; "tftrt", which adds a SavedModel converted by TF-TRT; "tensorrt", which has ONNX Runtime build
+            an engine.
+        allow_fallback: Go on with ONNX Runtime alone, and record it, where the backend cannot be used here.
 
     Raises:
-        ConfigError: Wrong precision, settings, model path or output folder.
+        ConfigError: Wrong precision, settings, model path or output folder; a backend that lacks something.
         RegistryError: No such model or version.
         DataError: Calibration samples or validation data are missing, changed or unreadable.
         ConversionError: The model holds something that cannot be converted.
@@ -103,6 +113,8 @@ def convert(
     if precision not in PRECISIONS:
         raise ConfigError(f"--precision: expected {', '.join(PRECISIONS)}, received {precision!r}.")
     settings = read_settings(config, overrides)
+    fallback = to_tensorrt.require(backend, allow_fallback=allow_fallback)
+    asked = Asked(precision, force, "onnx" if fallback else backend, fallback)
     registry = Registry(settings.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="tfpipe-convert-") as scratch:
         with phase("trained model"):
@@ -113,7 +125,7 @@ def convert(
         logger.info("converting %s to %s", title, precision)
         default = Path("bundles") / (f"{trained.name}-{version.version}" if version else trained.name)
         target = Path(output) if output is not None else default
-        _write(trained, Asked(precision, force), title, target)
+        _write(trained, asked, title, target)
     bundle = open_bundle(target)
     logger.info("bundle: %s (%s)", target, bundle.short_id)
     is_champion = registry.attach_bundle(version, target) if version else False
@@ -150,6 +162,8 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     findings.measured_on = measured_on()
     if trained.trained_policy != "float32":
         findings.notes.append(f"Trained under {trained.trained_policy}; rebuilt in float32 with the same weights.")
+
+    backends.note_fallback(findings, asked.fallback)
 
     # 1. What the score is measured on: known to be there before anything slow.
     validation = _open_validation(trained, asked.precision, findings)
@@ -190,6 +204,9 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     if examples is not None and scores is not None:
         scores = scores.joined(_score({"saved_model": SavedModelRows(folder)}, examples, trained))
 
+    if asked.backend == "tftrt":
+        scores = _add_tftrt(folder, asked, trained, conversion, comparison, rows, examples, scores)
+
     # 6. Size, latency and the rest of each variant.
     golden = min(config.golden_samples, len(trained.samples), len(comparison.samples))
     with phase("latency"):
@@ -198,6 +215,9 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
             differences = zip(answers[name][:golden], comparison.probabilities[:golden], strict=True)
             farthest = max(max_abs_diff(answer, reference) for answer, reference in differences)
             findings.add(measure_candidate(candidate, conversion, rows, staging, config, scores, farthest))
+    if asked.backend == "tensorrt":
+        pairs = list(zip(rows, comparison.probabilities, strict=True))[:golden]
+        _add_engine(staging, candidates[asked.precision], trained, conversion, pairs, examples, findings)
     if scores is not None:
         findings.num_validation, findings.num_corrupt = scores.num_samples, scores.num_corrupt
 
@@ -258,6 +278,45 @@ def _quantize(
         if both.headline("fp32") - both.headline("int8") <= config.max_metric_drop:
             break
     return max(attempts, key=lambda attempt: attempt[1].headline("int8"))
+
+
+def _add_tftrt(
+    saved_model: Path,
+    asked: Asked,
+    trained: TrainedModel,
+    conversion: Conversion,
+    comparison: Comparison,
+    rows: Sequence[Array],
+    examples: Examples | None,
+    scores: measure.Scores | None,
+) -> measure.Scores | None:
+    """A SavedModel converted by TF-TRT; the scores, with its own."""
+    config = trained.config.conversion
+    with phase("TF-TRT"):
+        calibration = trained.samples[: config.calibration_samples]
+        tftrt = backends.add_tftrt(saved_model, asked.precision, conversion, comparison, rows, calibration)
+    if examples is None or scores is None:
+        return scores
+    scores = scores.joined(_score({"tftrt": tftrt}, examples, trained))
+    backends.check_score(scores, "tftrt", config.max_metric_drop)
+    return scores
+
+
+def _add_engine(
+    folder: Path,
+    candidate: Candidate,
+    trained: TrainedModel,
+    conversion: Conversion,
+    golden: Sequence[tuple[Array, Array]],
+    examples: Examples | None,
+    findings: report.Findings,
+) -> None:
+    """What was asked for, run by ONNX Runtime's TensorRT provider."""
+    with phase("TensorRT engine"):
+        engine = backends.open_engine(folder, candidate)
+        scores = None if examples is None else _score({engine.provider: engine}, examples, trained)
+        variant = findings.measured[candidate.name]
+        findings.others.append(backends.measure_engine(engine, variant, conversion, golden, scores))
 
 
 def _score(models: Mapping[str, measure.Answers], examples: Examples, trained: TrainedModel) -> measure.Scores:
