@@ -67,6 +67,10 @@ class Comparison(Protocol):
     @property
     def hops(self) -> Sequence[Hop]: ...
 
+    def note(self, hop: Hop) -> None:
+        """Record a hop; GateError where it is beyond its bound."""
+        ...
+
     def check_preprocessing(self) -> Sequence[Array]:
         """Raw samples -> the rows that the bundle's preprocessing makes, one a sample."""
         ...

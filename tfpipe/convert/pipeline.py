@@ -10,9 +10,9 @@ from typing import Any
 
 import onnx
 
-from tfpipe.convert import measure, report, sealing
+from tfpipe.convert import backends, measure, report, sealing, to_tensorrt
 from tfpipe.convert.candidate import Candidate, measure_candidate
-from tfpipe.convert.conversion import Conversion, Examples, open_conversion
+from tfpipe.convert.conversion import Comparison, Conversion, Examples, open_conversion
 from tfpipe.convert.examine import RememberedExamples, Yardstick
 from tfpipe.convert.islands import to_float16_within
 from tfpipe.convert.passes import run_passes, standard_passes
@@ -52,11 +52,15 @@ class Asked:
         precision: "fp32", "fp16" or "int8": what is served by default, and judged.
         force: Whether a missed limit is recorded and overruled.
         search: What to search for; None: no search.
+        backend: What it is converted for: "onnx", "tftrt" or "tensorrt"; "onnx" after a fallback.
+        fallback: What the backend asked for lacks; see `to_tensorrt.require`.
     """
 
     precision: str
     force: bool
     search: Search | None = None
+    backend: str = "onnx"
+    fallback: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def convert(
     registered_model: str | None = None,
     force: bool = False,
     search: Budget | None = None,
+    backend: str = "onnx",
+    allow_fallback: bool = False,
 ) -> ConversionResult:
     """Convert a trained model, prove it against Keras, write its bundle, and attach that to the registered version.
 
@@ -107,9 +113,12 @@ def convert(
         registered_model: Name in the registry where neither `model` nor the settings say it; None: the only one.
         force: Make the bundle although the gate's limits on score, classes, size and speed are missed; it says so.
         search: Find the fastest variant, and way to run it, that passes the gate on this machine; None: no search.
+        backend: "onnx"; "tftrt", which adds a SavedModel converted by TF-TRT; "tensorrt", which has ONNX Runtime build
+            an engine.
+        allow_fallback: Go on with ONNX Runtime alone, and record it, where the backend cannot be used here.
 
     Raises:
-        ConfigError: Wrong precision, settings, model path or output folder.
+        ConfigError: Wrong precision, settings, model path or output folder; a backend that lacks something.
         RegistryError: No such model or version.
         DataError: Calibration samples or validation data are missing, changed or unreadable.
         ConversionError: The model holds something that cannot be converted.
@@ -119,6 +128,7 @@ def convert(
     if precision not in (None, *PRECISIONS):
         raise ConfigError(f"--precision: expected {', '.join(PRECISIONS)}, received {precision!r}.")
     settings = read_settings(config, overrides)
+    fallback = to_tensorrt.require(backend, allow_fallback=allow_fallback)
     registry = Registry(settings.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="tfpipe-convert-") as scratch:
         with phase("trained model"):
@@ -126,7 +136,13 @@ def convert(
             folder, version = fetch(model, registry, name, Path(scratch) / "model")
             trained = open_trained(folder, version, settings.overrides)
         title = f"{trained.name} version {version.version}" if version else trained.name
-        asked = Asked(precision or "int8", force, Search(search, precision) if search else None)
+        asked = Asked(
+            precision or "int8",
+            force,
+            Search(search, precision) if search else None,
+            "onnx" if fallback else backend,
+            fallback,
+        )
         logger.info("converting %s to %s", title, asked.precision if asked.search is None else "the fastest variant")
         default = Path("bundles") / (f"{trained.name}-{version.version}" if version else trained.name)
         target = Path(output) if output is not None else default
@@ -167,6 +183,8 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     findings.measured_on = measured_on()
     if trained.trained_policy != "float32":
         findings.notes.append(f"Trained under {trained.trained_policy}; rebuilt in float32 with the same weights.")
+
+    backends.note_fallback(findings, asked.fallback)
 
     # 1. What the score is measured on: known to be there before anything slow.
     validation = _open_validation(trained, asked.precision, findings)
@@ -222,6 +240,9 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     if examples is not None:
         scores = _joined(scores, {"saved_model": SavedModelRows(folder)}, examples, trained)
 
+    if asked.backend == "tftrt":
+        scores = _add_tftrt(folder, asked, trained, conversion, comparison, rows, examples, scores)
+
     # 6. Size, latency and the rest of each variant.
     with phase("latency"):
         for name, candidate in candidates.items():
@@ -230,6 +251,9 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
             differences = zip(answers[name][:golden], comparison.probabilities[:golden], strict=True)
             farthest = max(max_abs_diff(answer, reference) for answer, reference in differences)
             findings.add(measure_candidate(candidate, conversion, rows, staging, config, scores, farthest))
+    if asked.backend == "tensorrt":
+        pairs = list(zip(rows, comparison.probabilities, strict=True))[:golden]
+        _add_engine(staging, candidates[asked.precision], trained, conversion, pairs, examples, findings)
     if scores is not None:
         findings.num_validation, findings.num_corrupt = scores.num_samples, scores.num_corrupt
 
@@ -286,6 +310,44 @@ def _find_variants(
     if found.default_variant is not None:
         findings.precision = found.default_variant
     return found
+
+
+def _add_tftrt(
+    saved_model: Path,
+    asked: Asked,
+    trained: TrainedModel,
+    conversion: Conversion,
+    comparison: Comparison,
+    rows: Sequence[Array],
+    examples: Examples | None,
+    scores: measure.Scores | None,
+) -> measure.Scores | None:
+    """A SavedModel converted by TF-TRT; the scores, with its own."""
+    config = trained.config.conversion
+    with phase("TF-TRT"):
+        calibration = trained.samples[: config.calibration_samples]
+        tftrt = backends.add_tftrt(saved_model, asked.precision, conversion, comparison, rows, calibration)
+    scores = _joined(scores, {"tftrt": tftrt}, examples, trained)
+    if scores is not None:
+        backends.check_score(scores, "tftrt", config.max_metric_drop)
+    return scores
+
+
+def _add_engine(
+    folder: Path,
+    candidate: Candidate,
+    trained: TrainedModel,
+    conversion: Conversion,
+    golden: Sequence[tuple[Array, Array]],
+    examples: Examples | None,
+    findings: report.Findings,
+) -> None:
+    """What was asked for, run by ONNX Runtime's TensorRT provider."""
+    with phase("TensorRT engine"):
+        engine = backends.open_engine(folder, candidate)
+        scores = _joined(None, {engine.provider: engine}, examples, trained)
+        variant = findings.measured[candidate.name]
+        findings.others.append(backends.measure_engine(engine, variant, conversion, golden, scores))
 
 
 def _joined(

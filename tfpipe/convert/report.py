@@ -25,6 +25,7 @@ class Findings:
         config: The gate's limits.
         hops: Comparison with Keras.
         measured: By variant, fp32 first.
+        others: Variants run by another provider than ONNX Runtime's own for the CPU.
         executions: Ways to run the variants, best first.
         num_validation: Samples that the score was measured on.
         num_corrupt: Samples among the validation data that cannot be read.
@@ -43,6 +44,7 @@ class Findings:
     config: ConversionConfig
     hops: Sequence[Hop] = ()
     measured: dict[str, Measured] = field(default_factory=dict)
+    others: list[Measured] = field(default_factory=list)
     executions: tuple[Execution, ...] = ()
     num_validation: int = 0
     num_corrupt: int = 0
@@ -72,7 +74,10 @@ class Findings:
         """
         fp32 = self.measured["fp32"].figures
         judged = {name: missed_limits(one.figures, fp32, self.config) for name, one in self.measured.items()}
-        executions = [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
+        executions = [
+            replace(one.execution, missed=tuple(missed_limits(one.figures, fp32, self.config))) for one in self.others
+        ]
+        executions += [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
         self.executions = tuple(sorted(executions, key=lambda one: (one.variant != self.precision, not one.passed)))
         return judged[self.precision]
 
