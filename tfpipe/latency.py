@@ -120,7 +120,7 @@ def try_out(
     batches: Mapping[int, Feed],
     threads: int | None = 1,
     disabled_optimizers: Sequence[str] = (),
-    cache_dir: Path | None = None,
+    engines_dir: Path | None = None,
     max_s: float = 2.0,
     timeout_s: float = 60.0,
 ) -> Trial:
@@ -133,7 +133,7 @@ def try_out(
         batches: Inputs to be timed, by batch size.
         threads: See `open_session`.
         disabled_optimizers: See `open_session`.
-        cache_dir: See `open_session`.
+        engines_dir: See `open_session`.
         max_s: See `measure`.
         timeout_s: For everything, the start of the process and the building of an engine included.
 
@@ -150,7 +150,7 @@ def try_out(
         "batches": list(batches),
         "threads": threads,
         "disabled_optimizers": list(disabled_optimizers),
-        "cache_dir": None if cache_dir is None else str(cache_dir.resolve()),
+        "engines_dir": None if engines_dir is None else str(engines_dir.resolve()),
         "max_s": max_s,
     }
     with tempfile.TemporaryDirectory(prefix="tfpipe-latency-") as name:
@@ -202,7 +202,7 @@ def _carry_out(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
         arithmetic=task["way"]["arithmetic"],
         threads=task["threads"],
         disabled_optimizers=task["disabled_optimizers"],
-        cache_dir=None if task["cache_dir"] is None else Path(task["cache_dir"]),
+        engines_dir=None if task["engines_dir"] is None else Path(task["engines_dir"]),
     )
     _write_feeds(folder / _OUTPUTS, [model.run(feed) for feed in feeds[: task["answered"]]])
     timed = dict(zip(task["batches"], feeds[task["answered"] :], strict=True))

@@ -69,7 +69,7 @@ def open_session(
     threads: int | None = None,
     optimise: bool = True,
     disabled_optimizers: Sequence[str] = (),
-    cache_dir: Path | None = None,
+    engines_dir: Path | None = None,
 ) -> OnnxModel:
     """Open an ONNX model.
 
@@ -80,7 +80,7 @@ def open_session(
         threads: Threads inside an operator; None leaves the provider's choice (one per core).
         optimise: Whether ONNX Runtime rewrites the graph for speed.
         disabled_optimizers: Rewrites that it leaves out, by ONNX Runtime's names; a variant's recipe says which.
-        cache_dir: Where TensorRT keeps the engines that it builds; None: nowhere.
+        engines_dir: Where TensorRT keeps the engines that it builds; None: nowhere.
 
     Raises:
         ConfigError: An unknown provider, or one that this ONNX Runtime lacks or silently left out.
@@ -96,7 +96,7 @@ def open_session(
         options.intra_op_num_threads = threads
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    providers = ort_providers.configure(options, way, threads=threads, cache_dir=cache_dir)
+    providers = ort_providers.configure(options, way, threads=threads, engines_dir=engines_dir)
     source = model if isinstance(model, bytes) else str(model)
     try:
         session = onnxruntime.InferenceSession(

@@ -106,14 +106,14 @@ def check(way: Way) -> None:
         )
 
 
-def configure(options: onnxruntime.SessionOptions, way: Way, *, threads: int | None, cache_dir: Path | None) -> Any:
+def configure(options: onnxruntime.SessionOptions, way: Way, *, threads: int | None, engines_dir: Path | None) -> Any:
     """Set the options of a session for a way.
 
     Args:
         options: Changed in place.
         way: One that `check` lets pass.
         threads: Threads inside an operator; None leaves the provider's choice.
-        cache_dir: Where TensorRT keeps the engines that it builds; None: nowhere.
+        engines_dir: Where TensorRT keeps the engines that it builds; None: nowhere.
 
     Returns:
         What `InferenceSession` takes as `providers`: None where the options say it all.
@@ -126,7 +126,7 @@ def configure(options: onnxruntime.SessionOptions, way: Way, *, threads: int | N
         # As `providers`, or with other options than load_config, it is left out without a word, or falls back.
         options.add_provider_for_devices(_openvino_devices(), {"load_config": json.dumps(_openvino(way, threads))})
         return None
-    own = _tensorrt(way, cache_dir) if way.provider == "tensorrt" else _CUDA
+    own = _tensorrt(way, engines_dir) if way.provider == "tensorrt" else _CUDA
     behind = [(PROVIDERS[name], _CUDA if name == "cuda" else {}) for name in _BEHIND[way.provider]]
     return [(PROVIDERS[way.provider], own), *behind]
 
@@ -173,15 +173,16 @@ def _openvino(way: Way, threads: int | None) -> dict[str, Any]:
     return {"CPU": values}
 
 
-def _tensorrt(way: Way, cache_dir: Path | None) -> dict[str, str]:
+def _tensorrt(way: Way, engines_dir: Path | None) -> dict[str, str]:
     values = {"trt_fp16_enable": str(int(way.arithmetic == "float16")), "trt_int8_enable": "1"}
-    if cache_dir is not None:
+    if engines_dir is not None:
+        engines_dir.mkdir(parents=True, exist_ok=True)
         # An engine takes minutes to build; the cache is keyed by graph, GPU and TensorRT version.
         values |= {
             "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(cache_dir),
+            "trt_engine_cache_path": str(engines_dir),
             "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(cache_dir),
+            "trt_timing_cache_path": str(engines_dir),
         }
     return values
 

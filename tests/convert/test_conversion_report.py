@@ -77,7 +77,8 @@ def test_the_certificate_gives_each_score_with_its_interval_and_says_what_was_le
 
     page = render(findings, usage=())
 
-    assert "| accuracy 98.00% (96.00% to 99.00%) |" in page
+    assert "| same class as Keras | accuracy (95 % interval) |" in page
+    assert "| 98.00% (96.00% to 99.00%) |" in page
     assert "- http was not measured: conversion.http_hop=false." in page
 
 

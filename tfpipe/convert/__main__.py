@@ -64,7 +64,7 @@ def _closing_lines(result: "ConversionResult") -> str:
             f"{variant.latency_ms['1']:14.3f}{variant.latency_ms['8']:14.3f}"
         )
     folder = result.bundle.folder
-    lines += [f"bundle: {folder}", f"report: {folder / 'report.md'}", *_serving_lines(result)]
+    lines += [f"bundle: {folder}", f"report: {folder / 'report.html'}", *_serving_lines(result)]
     return "\n".join(lines) + "\n"
 
 

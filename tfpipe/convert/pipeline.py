@@ -1,11 +1,9 @@
 """Trained model -> bundle: ONNX at every precision, SavedModel, proof, report. Reads straight down."""
 
-import contextlib
 import logging
 import os
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,9 @@ from tfpipe.convert import half, measure, report, sealing
 from tfpipe.convert.candidate import Candidate, measure_candidate
 from tfpipe.convert.conversion import Examples, open_conversion
 from tfpipe.convert.examine import RememberedExamples, Yardstick
+from tfpipe.convert.phases import phase
 from tfpipe.convert.reference import KerasRows, SavedModelRows
+from tfpipe.convert.report_page import render_page
 from tfpipe.convert.search import Budget
 from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.convert.trained import TrainedModel, fetch, open_trained
@@ -139,19 +139,22 @@ def _write(trained: TrainedModel, asked: Asked, title: str, target: Path) -> Non
             f"--output: expected a new folder or a bundle to replace, found other files at {str(target)!r}."
         )
     atomic.writable_folder(target.parent, where="--output")
-    failed_report = target.with_name(f"{target.name}-report.md")
+    failed_report, failed_page = (target.with_name(f"{target.name}-report.{kind}") for kind in ("md", "html"))
     findings = report.Findings(title, asked.precision, trained.config.conversion)
     try:
         with atomic.staged_folder(target, replace=True) as staging:
             _build(trained, asked, staging, findings)
     except GateError as error:
         findings.missed = findings.missed or [str(error)]
-        atomic.write_file(failed_report, report.render(findings, usage=()))
+        text = report.render(findings, usage=())
+        atomic.write_file(failed_report, text)
+        atomic.write_file(failed_page, render_page(findings, text))
         raise GateError(
             f"{title}, {asked.precision}: {' '.join(findings.missed)} The figures: {failed_report}"
         ) from error
     # What an earlier attempt at the same bundle left.
-    failed_report.unlink(missing_ok=True)
+    for path in (failed_report, failed_page):
+        path.unlink(missing_ok=True)
 
 
 def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.Findings) -> None:
@@ -311,11 +314,3 @@ def measured_on() -> dict[str, Any]:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-@contextlib.contextmanager
-def phase(what: str) -> Iterator[None]:
-    """Say how long a part of the conversion took."""
-    started = time.monotonic()
-    yield
-    logger.info("%s: %.1f s", what, time.monotonic() - started)

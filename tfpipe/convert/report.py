@@ -167,7 +167,7 @@ def _hops(findings: Findings) -> str:
     lines = [
         "## Parity certificate: each hop against Keras, on the same raw files",
         "",
-        "| hop | files | largest difference | mean | bound | same class as Keras | score (95 % interval) |",
+        f"| hop | files | largest difference | mean | bound | same class as Keras | {_metric(hops)} (95 % interval) |",
         "|---" * 7 + "|",
         *(f"| {' | '.join(_hop_cells(hop))} |" for hop in hops),
     ]
@@ -184,10 +184,14 @@ def _hops(findings: Findings) -> str:
     return "\n".join(lines)
 
 
+def _metric(hops: Sequence[Hop]) -> str:
+    return next((hop.score.name.replace("_", " ") for hop in hops if hop.score is not None), "score")
+
+
 def _hop_cells(hop: Hop) -> tuple[str, ...]:
     score = "–"
     if hop.score is not None:
-        score = f"{hop.score.name} {hop.score.value:.2%} ({hop.score.low:.2%} to {hop.score.high:.2%})"
+        score = f"{hop.score.value:.2%} ({hop.score.low:.2%} to {hop.score.high:.2%})"
     return (
         hop.title,
         str(hop.num_files),
@@ -202,7 +206,7 @@ def _hop_cells(hop: Hop) -> tuple[str, ...]:
 def _bound(hop: Hop) -> str:
     if hop.bound is None:
         return "reported"
-    return "equal" if hop.bound.atol == hop.bound.rtol == 0 else f"{hop.bound.atol:g} + {hop.bound.rtol:g} × value"
+    return "equal" if hop.bound.atol == hop.bound.rtol == 0 else f"{hop.bound.atol:.3g} + {hop.bound.rtol:.3g} × value"
 
 
 def _number(value: float | None) -> str:
