@@ -4,14 +4,17 @@ import hashlib
 import json
 import shutil
 
+import keras
 import numpy as np
 import onnx
 import pytest
+from mlflow import MlflowClient
 
 from tests.training.small_runs import write_class_folders
 from tfpipe.convert.pipeline import convert
+from tfpipe.convert.rewrites.opset import opset_of
 from tfpipe.core.bundle import open_bundle, read_golden
-from tfpipe.core.errors import ConfigError, DataError, GateError, RegistryError
+from tfpipe.core.errors import ConfigError, ConversionError, DataError, GateError, RegistryError
 from tfpipe.core.parity import BOUNDS, assert_parity
 from tfpipe.decode import decode_image
 from tfpipe.export import KerasReference, preprocessing_from_json
@@ -47,7 +50,7 @@ def test_the_bundle_is_complete_and_sealed(converted, folder):
 
     assert left_in(folder) == [
         "bundle.json", "bundle.json.sha256", "certificate.json", "golden", "model.fp16.onnx", "model.fp32.onnx",
-        "model.int8.onnx", "preprocess.onnx", "preprocessing.json", "report.md", "saved_model",
+        "model.int8.onnx", "preprocess.onnx", "preprocessing.json", "report.html", "report.md", "saved_model",
     ]  # fmt: skip
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files - {"bundle.json", "bundle.json.sha256"} == manifest.files.keys()
@@ -169,12 +172,27 @@ def test_the_report_has_the_figures_of_the_manifest(converted, folder):
     for variant in converted.bundle.manifest.variants.values():
         assert f"{variant.size_bytes / 1e6:.3f} MB" in page
         assert f"{variant.metrics['accuracy']:.2%}" in page
-    for hop in ("pixels -> preprocess.onnx", "Keras's rows -> model.fp16.onnx", "image_bytes -> SavedModel serving_default"):
+    for hop in (
+        "pixels -> preprocess.onnx",
+        "Keras's rows -> model.fp16.onnx",
+        "image_bytes -> SavedModel serving_default",
+    ):
         assert f"| {hop} |" in page
     assert "`TFPIPE_SERVING_MODEL=models:/small/1 python -m serving`" in page
 
 
 # Where it goes.
+
+
+def test_the_figures_of_a_bundle_are_metrics_of_its_run(trained, converted):
+    config, result = trained
+    metrics = MlflowClient(config.tracking.uri).get_run(result.run_id).data.metrics
+
+    variants = converted.bundle.manifest.variants
+    assert metrics["conversion/int8/accuracy"] == variants["int8"].metrics["accuracy"]
+    assert metrics["conversion/fp32/size_bytes"] == variants["fp32"].size_bytes
+    assert metrics["certificate/http/agreement"] == 1.0
+    assert metrics["certificate/fp16/max_abs_diff"] < 0.02
 
 
 def test_the_first_bundle_of_a_name_is_attached_and_becomes_champion(trained, converted, tmp_path):
@@ -227,12 +245,13 @@ def test_a_failed_gate_leaves_the_report_and_no_bundle(run_copy, tmp_path):
     message = str(failure.value)
     assert "small, int8: accuracy: expected at most 0.00% below fp32's" in message
     assert message.endswith(f"The figures: {output}-report.md")
-    assert left_in(output.parent) == ["bundle-report.md"]
+    assert left_in(output.parent) == ["bundle-report.html", "bundle-report.md"]
     page = (output.parent / "bundle-report.md").read_text(encoding="utf-8")
     assert "**int8 failed; no bundle was made.**" in page
     # Both recipes were tried, and their figures are there.
-    assert "- minmax: accuracy" in page
-    assert "- percentile, depthwise convolutions kept in float32: accuracy" in page
+    for recipe in ("minmax", "percentile, depthwise convolutions kept in float32"):
+        assert f"| int8 ({recipe}), cpu | " in page
+    assert page.count("Try --search") >= 2
     assert "| int8 (asked for) |" in page
 
 
@@ -345,3 +364,26 @@ def test_without_a_store_there_is_no_model_to_convert(tmp_path):
 def test_an_unknown_version_is_refused_with_those_that_there_are(trained):
     with pytest.raises(RegistryError, match=r"models:/small/99: expected one of the versions of 'small' \(.*1\)"):
         convert("models:/small/99", overrides=[f"tracking.uri={trained[0].tracking.uri}"])
+
+
+def test_a_model_with_weights_that_are_no_numbers_is_refused_before_anything_is_written(run_copy, tmp_path):
+    model = keras.models.load_model(run_copy / "model.keras")
+    kernel = model.get_layer("network").get_layer("logits").kernel
+    kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+    model.save(run_copy / "model.keras")
+
+    with pytest.raises(ConversionError, match=r"weight 'logits/kernel': expected finite numbers, received \d+ of \d+"):
+        convert(run_copy, output=tmp_path / "bundles" / "bundle", overrides=QUICK)
+
+    assert left_in(tmp_path / "bundles") == []
+
+
+def test_a_newer_operator_set_is_that_of_every_file(run_copy, tmp_path):
+    output = tmp_path / "bundle"
+
+    result = convert(run_copy, precision="fp32", output=output, overrides=["conversion.opset=21", *QUICK])
+
+    versions = {path.name: opset_of(onnx.load(path)) for path in output.glob("*.onnx")}
+    assert versions == dict.fromkeys(("preprocess.onnx", "model.fp32.onnx", "model.fp16.onnx"), 21)
+    assert result.bundle.manifest.variants["fp32"].recipe["opset"] == 21
+    assert "convert_opset: " in (output / "report.md").read_text(encoding="utf-8")

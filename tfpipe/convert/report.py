@@ -6,6 +6,8 @@ from typing import Any
 
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import missed_limits
+from tfpipe.convert.passes import PassResult
+from tfpipe.convert.trial import Trial
 from tfpipe.core.bundle import Execution
 from tfpipe.core.certificate import Certificate, Hop
 from tfpipe.settings import ConversionConfig
@@ -23,10 +25,13 @@ class Findings:
         config: The gate's limits.
         hops: Comparison with Keras.
         measured: By variant, fp32 first.
+        others: Variants run by another provider than ONNX Runtime's own for the CPU.
         executions: Ways to run the variants, best first.
         num_validation: Samples that the score was measured on.
         num_corrupt: Samples among the validation data that cannot be read.
-        attempts: INT8 recipes tried, with what became of them.
+        passes: Over the float32 graph, with what each changed.
+        trials: What was tried for INT8, or by a search, with the reason for which it was not chosen.
+        search_ended: Why a search ended; "" where there was nothing left to try.
         sections: Further ones of the page, as Markdown.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
@@ -40,10 +45,13 @@ class Findings:
     config: ConversionConfig
     hops: Sequence[Hop] = ()
     measured: dict[str, Measured] = field(default_factory=dict)
+    others: list[Measured] = field(default_factory=list)
     executions: tuple[Execution, ...] = ()
     num_validation: int = 0
     num_corrupt: int = 0
-    attempts: list[str] = field(default_factory=list)
+    passes: Sequence[PassResult] = ()
+    trials: Sequence[tuple[Trial, str]] = ()
+    search_ended: str = ""
     sections: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     measured_on: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +76,10 @@ class Findings:
         """
         fp32 = self.measured["fp32"].figures
         judged = {name: missed_limits(one.figures, fp32, self.config) for name, one in self.measured.items()}
-        executions = [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
+        executions = [
+            replace(one.execution, missed=tuple(missed_limits(one.figures, fp32, self.config))) for one in self.others
+        ]
+        executions += [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
         self.executions = tuple(sorted(executions, key=lambda one: (one.variant != self.precision, not one.passed)))
         return judged[self.precision]
 
@@ -87,7 +98,8 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
         *findings.sections,
         _hops(findings),
         _weights(findings.measured),
-        _bullets("INT8 recipes tried", findings.attempts),
+        _bullets("Graph passes", [result.describe() for result in findings.passes]),
+        _trials(findings),
         _bullets("Notes", findings.notes),
         _bullets("Use", usage),
         _bullets("Measured on", [f"{name}: {_plain(value)}" for name, value in findings.measured_on.items()]),
@@ -167,7 +179,7 @@ def _hops(findings: Findings) -> str:
     lines = [
         "## Parity certificate: each hop against Keras, on the same raw files",
         "",
-        "| hop | files | largest difference | mean | bound | same class as Keras | score (95 % interval) |",
+        f"| hop | files | largest difference | mean | bound | same class as Keras | {_metric(hops)} (95 % interval) |",
         "|---" * 7 + "|",
         *(f"| {' | '.join(_hop_cells(hop))} |" for hop in hops),
     ]
@@ -184,10 +196,14 @@ def _hops(findings: Findings) -> str:
     return "\n".join(lines)
 
 
+def _metric(hops: Sequence[Hop]) -> str:
+    return next((hop.score.name.replace("_", " ") for hop in hops if hop.score is not None), "score")
+
+
 def _hop_cells(hop: Hop) -> tuple[str, ...]:
     score = "–"
     if hop.score is not None:
-        score = f"{hop.score.name} {hop.score.value:.2%} ({hop.score.low:.2%} to {hop.score.high:.2%})"
+        score = f"{hop.score.value:.2%} ({hop.score.low:.2%} to {hop.score.high:.2%})"
     return (
         hop.title,
         str(hop.num_files),
@@ -202,7 +218,7 @@ def _hop_cells(hop: Hop) -> tuple[str, ...]:
 def _bound(hop: Hop) -> str:
     if hop.bound is None:
         return "reported"
-    return "equal" if hop.bound.atol == hop.bound.rtol == 0 else f"{hop.bound.atol:g} + {hop.bound.rtol:g} × value"
+    return "equal" if hop.bound.atol == hop.bound.rtol == 0 else f"{hop.bound.atol:.3g} + {hop.bound.rtol:.3g} × value"
 
 
 def _number(value: float | None) -> str:
@@ -223,6 +239,34 @@ def _weights(measured: dict[str, Measured]) -> str:
             names = ", ".join(f"`{weight}`" for weight in same[:_SHOWN_WEIGHTS])
             lines.append(f"  - {reason}: {names}{more}")
     return "## Weights kept in a higher precision\n\n" + "\n".join(lines) if lines else ""
+
+
+def _trials(findings: Findings) -> str:
+    if not findings.trials:
+        return ""
+    reference = findings.trials[0][0].figures
+    metric = reference.metric.replace("_", " ") if reference else "score"
+    lines = [
+        "## What was tried",
+        "",
+        f"| variant, provider | {metric} | ms, one row: p50 | p95 | eight: p50 | file | why not |",
+        "|---" * 7 + "|",
+        *(f"| {' | '.join(_trial_cells(trial, reason))} |" for trial, reason in findings.trials),
+    ]
+    if findings.search_ended:
+        lines += ["", f"The search ended {findings.search_ended}."]
+    return "\n".join(lines)
+
+
+def _trial_cells(trial: Trial, reason: str) -> tuple[str, ...]:
+    times = (trial.latency_ms.get(size, {}).get(at) for size, at in (("1", "p50"), ("1", "p95"), ("8", "p50")))
+    return (
+        trial.contender.title,
+        _share(trial.figures.score if trial.figures else None),
+        *("–" if time is None else f"{time:.3f}" for time in times),
+        f"{trial.figures.size_bytes / 1e6:.3f} MB" if trial.figures else "–",
+        reason or "**chosen**",
+    )
 
 
 def _bullets(title: str, lines: Sequence[str]) -> str:
