@@ -52,13 +52,14 @@ def _closing_lines(result: "ConversionResult") -> str:
     variants = manifest.variants
     metric = find_task(manifest.task, manifest.labels, multi_label=manifest.multi_label).headline
     reference = variants["fp32"].size_bytes
-    lines = [f"{'':6}{'size':>12}{'of fp32':>9}{metric:>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
-    for name in (precision for precision in PRECISIONS if precision in variants):
+    width = max(map(len, variants))
+    lines = [f"{'':{width}}{'size':>14}{'of fp32':>9}{metric:>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
+    for name in sorted(variants, key=lambda name: (name not in PRECISIONS, name != "fp32")):
         variant = variants[name]
         score = variant.metrics.get(metric)
         shown = "–" if score is None else f"{score:.2%}"
         lines.append(
-            f"{name:6}{variant.size_bytes / 1e6:9.3f} MB{variant.size_bytes / reference:9.1%}{shown:>10}"
+            f"{name:{width}}  {variant.size_bytes / 1e6:9.3f} MB{variant.size_bytes / reference:9.1%}{shown:>10}"
             f"{variant.latency_ms['1']:14.3f}{variant.latency_ms['8']:14.3f}"
         )
     folder = result.bundle.folder

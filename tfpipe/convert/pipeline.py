@@ -23,6 +23,7 @@ from tfpipe.convert.search import Budget
 from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.convert.trained import TrainedModel, fetch, open_trained
 from tfpipe.convert.variants import Found, Search, find_variants
+from tfpipe.convert.weight_only import open_environment, weight_only_variants
 from tfpipe.core import atomic
 from tfpipe.core.bundle import MANIFEST, Bundle, open_bundle
 from tfpipe.core.errors import ConfigError, DataError, GateError
@@ -186,7 +187,8 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
 
     backends.note_fallback(findings, asked.fallback)
 
-    # 1. What the score is measured on: known to be there before anything slow.
+    # 1. What the score is measured on, and a second environment: known to be there before anything slow.
+    environment = open_environment(config)
     validation = _open_validation(trained, asked.precision, findings)
 
     # 2. Preprocessing and the float32 graph, which answer as Keras does or are not taken.
@@ -227,10 +229,11 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
             latency_s=_GLANCE_S if asked.search is None else _LATENCY_S,
         )
         found = _find_variants(trained, asked, candidates, yardstick, findings)
-        for name, candidate in found.int8.items():
-            candidates[name] = candidate
-            answers[name] = comparison.check_model(name, candidate.session(), rows)
-            scores = _joined(scores, {name: candidate.session()}, examples, trained)
+    further = [*({} if found is None else found.int8).values(), *weight_only_variants(environment, fp32, config)]
+    for candidate in further:
+        candidates[candidate.name] = candidate
+        answers[candidate.name] = comparison.check_model(candidate.name, candidate.session(), rows)
+        scores = _joined(scores, {candidate.name: candidate.session()}, examples, trained)
 
     # 5. SavedModel.
     with phase("SavedModel"):
@@ -254,8 +257,7 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     if asked.backend == "tensorrt":
         pairs = list(zip(rows, comparison.probabilities, strict=True))[:golden]
         _add_engine(staging, candidates[asked.precision], trained, conversion, pairs, examples, findings)
-    if "pruning" in trained.card:
-        findings.sections.append(sparsity.section(trained.card["pruning"], staging, findings.measured))
+    findings.sections += sparsity.sections(trained.card, staging, findings.measured)
     if scores is not None:
         findings.num_validation, findings.num_corrupt = scores.num_samples, scores.num_corrupt
 
