@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from tfpipe.convert import backends, measure, report, sealing, to_tensorrt
+from tfpipe.convert import backends, measure, report, sealing, sparsity, to_tensorrt
 from tfpipe.convert.candidate import Candidate, measure_candidate
 from tfpipe.convert.conversion import Comparison, Conversion, Examples, open_conversion
 from tfpipe.convert.examine import RememberedExamples, Yardstick
@@ -254,6 +254,8 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     if asked.backend == "tensorrt":
         pairs = list(zip(rows, comparison.probabilities, strict=True))[:golden]
         _add_engine(staging, candidates[asked.precision], trained, conversion, pairs, examples, findings)
+    if "pruning" in trained.card:
+        findings.sections.append(sparsity.section(trained.card["pruning"], staging, findings.measured))
     if scores is not None:
         findings.num_validation, findings.num_corrupt = scores.num_samples, scores.num_corrupt
 

@@ -32,6 +32,7 @@ class Findings:
         passes: Over the float32 graph, with what each changed.
         trials: What was tried for INT8, or by a search, with the reason for which it was not chosen.
         search_ended: Why a search ended; "" where there was nothing left to try.
+        sections: Further ones of the page, as Markdown.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
         missed: Limits missed; empty where the gate was passed.
@@ -51,6 +52,7 @@ class Findings:
     passes: Sequence[PassResult] = ()
     trials: Sequence[tuple[Trial, str]] = ()
     search_ended: str = ""
+    sections: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     measured_on: dict[str, Any] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
@@ -93,6 +95,7 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
         f"# Conversion of {findings.title}",
         _verdict(findings),
         _variants(findings),
+        *findings.sections,
         _hops(findings),
         _weights(findings.measured),
         _bullets("Graph passes", [result.describe() for result in findings.passes]),
