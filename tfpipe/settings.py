@@ -354,6 +354,14 @@ class ConversionConfig(_Section):
         description="How INT8 ranges are set; auto: minmax, and where that misses max_metric_drop, percentile with "
         "depthwise convolutions kept in float32.",
     )
+    calibration_path: str | None = Field(
+        None,
+        description="Samples that set INT8 ranges, in any form of data.path, in place of those that training kept; of "
+        "task tensor, an .npz file with an array of samples for each input.",
+    )
+    features: bool = Field(
+        False, description="Add the vector before the head as a second output, `features` (batch, units)."
+    )
     per_channel: bool = Field(True, description="One INT8 scale per output channel of a weight.")
     golden_samples: int = Field(8, ge=1, description="Raw inputs with Keras's answers that travel in the bundle.")
     latency_runs: int = Field(50, ge=1, description="Timed runs per batch size; the median is reported.")

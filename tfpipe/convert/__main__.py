@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfpipe.config import documented_keys
+from tfpipe.convert.foreign_settings import is_foreign, read_foreign_config
 from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.startup import run_command
 
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(options: argparse.Namespace) -> int:
     # TensorFlow takes seconds to import: neither --help nor a mistyped key waits for it.
-    read_settings(options.config, options.overrides)
+    is_elsewhere = is_foreign(options.model)
+    (read_foreign_config if is_elsewhere else read_settings)(options.config, options.overrides)
     if options.backend != "onnx":
         from tfpipe.convert.to_tensorrt import refuse
 
@@ -38,6 +40,8 @@ def _command(options: argparse.Namespace) -> int:
         config=options.config,
         overrides=options.overrides,
         registered_model=os.environ.get("TFPIPE_REGISTERED_MODEL") or None,
+        allow_code=options.allow_code,
+        imports=options.imports,
     )
     sys.stderr.write(_closing_lines(result))
     return 0
@@ -103,6 +107,14 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="the bundle's folder (default: bundles/NAME-VERSION)")
     parser.add_argument("--config", metavar="FILE", help="YAML whose conversion section and tracking store are used")
+    parser.add_argument(
+        "--import", metavar="MODULE", dest="imports", action="append", default=[],
+        help="module with the classes of a model that was trained elsewhere; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-code", action="store_true",
+        help="run the Python code that Lambda layers of a model file hold; only for files from a source you trust",
+    )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="like conversion.max_metric_drop=0.05")
     return parser
 

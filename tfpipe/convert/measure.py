@@ -73,6 +73,8 @@ def open_validation(trained: TrainedModel) -> Source | None:
     Raises:
         DataError: They are not there, or not the same any more.
     """
+    if trained.foreign is not None:
+        return trained.foreign.validation
     data = trained.config.data
     place = data.validation_path or data.path
     try:

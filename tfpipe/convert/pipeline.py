@@ -14,8 +14,9 @@ from typing import Any
 
 import onnx
 
-from tfpipe.convert import half, measure, report
+from tfpipe.convert import foreign, half, measure, report
 from tfpipe.convert.conversion import Conversion, Examples, Recipe, open_conversion
+from tfpipe.convert.foreign_settings import is_foreign, read_foreign_config
 from tfpipe.convert.gate import Figures, missed_limits
 from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.convert.trained import TrainedModel, fetch, open_trained
@@ -62,6 +63,8 @@ def convert(
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     registered_model: str | None = None,
+    allow_code: bool = False,
+    imports: Sequence[str] = (),
 ) -> ConversionResult:
     """Convert a trained model, prove it against Keras, write its bundle, and attach that to the registered version.
 
@@ -74,13 +77,15 @@ def convert(
 
     Args:
         model: "models:/NAME/VERSION", "models:/NAME@ALIAS", or the path of a model.keras, an output_dir or a
-            checkpoint; None: the newest version of `registered_model`.
+            checkpoint, or a model that was trained elsewhere; None: the newest version of `registered_model`.
         precision: "fp32", "fp16" or "int8".
         output: The bundle's folder; None: bundles/NAME-VERSION, or bundles/NAME for a model from a path. An older
             bundle there is replaced.
         config: YAML file whose `conversion` section, `tracking.uri` and `tracking.registered_model` are used.
         overrides: Like "conversion.max_metric_drop=0.05" or "tracking.uri=..."; see `settings.OTHER_KEYS`.
         registered_model: Name in the registry where neither `model` nor the settings say it; None: the only one.
+        allow_code: Run the Python code that Lambda layers of a model file hold.
+        imports: Modules with the classes of a model that was trained elsewhere.
 
     Raises:
         ConfigError: Wrong precision, settings, model path or output folder.
@@ -92,6 +97,8 @@ def convert(
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"--precision: expected {', '.join(PRECISIONS)}, received {precision!r}.")
+    if is_foreign(model):
+        return _convert_foreign(Path(str(model)), precision, output, config, overrides, allow_code, imports)
     settings = read_settings(config, overrides)
     registry = Registry(settings.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="tfpipe-convert-") as scratch:
@@ -108,6 +115,28 @@ def convert(
     logger.info("bundle: %s (%s)", target, bundle.short_id)
     is_champion = registry.attach_bundle(version, target) if version else False
     return ConversionResult(bundle, version, is_champion, registry.uri)
+
+
+def _convert_foreign(
+    path: Path,
+    precision: str,
+    output: str | Path | None,
+    config: str | Path | None,
+    overrides: Sequence[str],
+    allow_code: bool,
+    imports: Sequence[str],
+) -> ConversionResult:
+    """A model that was trained elsewhere: attached to no version."""
+    said = read_foreign_config(config, overrides)
+    target = Path(output) if output is not None else Path("bundles") / foreign.model_name(path)
+    with _phase("model"):
+        model = foreign.read_model(path, said, allow_code=allow_code, imports=imports)
+    trained = foreign.open_classifier(path, model, said)
+    logger.info("converting %s to %s", trained.name, precision)
+    _write(trained, precision, trained.name, target)
+    bundle = open_bundle(target)
+    logger.info("bundle: %s (%s)", target, bundle.short_id)
+    return ConversionResult(bundle, None, is_champion=False, tracking_uri="")
 
 
 def _write(trained: TrainedModel, precision: str, title: str, target: Path) -> None:
@@ -136,6 +165,9 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
     if trained.trained_policy != "float32":
         findings.notes.append(f"Trained under {trained.trained_policy}; rebuilt in float32 with the same weights.")
 
+    if trained.foreign is not None:
+        findings.notes += trained.foreign.notes
+
     # 1. What the score is measured on: known to be there before anything slow.
     validation = _open_validation(trained, precision, findings)
 
@@ -161,9 +193,9 @@ def _build(trained: TrainedModel, precision: str, staging: Path, findings: repor
     # 4. The task's score, and INT8 by the first recipe that keeps it.
     examples = None if validation is None else conversion.examples(validation)
     scores = None if examples is None else _score(graphs, examples, trained)
-    if precision == "int8" and examples is not None and scores is not None:
+    if precision == "int8":
         graphs["int8"], chosen, scores = _quantize(trained, conversion, graphs["fp32"], examples, scores, findings)
-        recipe["int8"] = chosen.describe() | {"calibration_samples": _calibration_count(trained)}
+        recipe["int8"] = chosen.describe() | {"calibration_samples": len(trained.calibration)}
         answers["int8"] = comparison.check_model("int8", _session(graphs["int8"], recipe["int8"]), rows)
 
     # 5. SavedModel.
@@ -231,6 +263,9 @@ def _open_validation(trained: TrainedModel, precision: str, findings: report.Fin
         validation = measure.open_validation(trained)
         if validation is not None:
             return validation
+        if trained.foreign is not None:
+            _check_calibration(trained, precision)
+            return None
         raise DataError(
             "validation data: expected some to measure accuracy on, but the run has none. "
             "Give data.validation_path=..., or convert with --precision fp32."
@@ -243,22 +278,35 @@ def _open_validation(trained: TrainedModel, precision: str, findings: report.Fin
         return None
 
 
+def _check_calibration(trained: TrainedModel, precision: str) -> None:
+    if precision == "int8" and not trained.calibration:
+        raise DataError(
+            "calibration data: expected samples to set INT8 ranges, received none. Give "
+            "conversion.calibration_path=... or data.validation_path=..., or convert with --precision fp16 or fp32."
+        )
+
+
 def _quantize(
     trained: TrainedModel,
     conversion: Conversion,
     fp32: onnx.ModelProto,
-    examples: Examples,
-    scores: measure.Scores,
+    examples: Examples | None,
+    scores: measure.Scores | None,
     findings: report.Findings,
-) -> tuple[onnx.ModelProto, Recipe, measure.Scores]:
-    """The first recipe whose score the gate accepts, else the one that scores best; with the scores that include it."""
+) -> tuple[onnx.ModelProto, Recipe, measure.Scores | None]:
+    """The first recipe whose score the gate accepts, else the one that scores best; with the scores that include it.
+
+    Where there are no scores, the first recipe.
+    """
     config = trained.config.conversion
-    rows = conversion.rows(trained.samples[: _calibration_count(trained)])
+    rows = conversion.rows(trained.calibration)
     attempts = []
     for recipe in conversion.recipes(config):
         described = recipe.describe()
         with _phase(f"onnx int8 ({described['calibration_method']}, {len(rows)} samples)"):
             graph = conversion.to_int8(fp32, rows, recipe)
+        if examples is None or scores is None:
+            return graph, recipe, None
         both = scores.joined(_score({"int8": graph}, examples, trained, described))
         attempts.append((graph, recipe, both))
         kept = ", depthwise convolutions kept in float32" if described.get("keep_depthwise") else ""
@@ -296,10 +344,6 @@ def _figures(name: str, graph: onnx.ModelProto, file: Path, scores: measure.Scor
     if scores is None:
         return Figures(name, size, weight_bytes(graph), None, neighbours=apart)
     return Figures(name, size, weight_bytes(graph), scores.headline(name), scores.task.headline, apart)
-
-
-def _calibration_count(trained: TrainedModel) -> int:
-    return min(trained.config.conversion.calibration_samples, len(trained.samples))
 
 
 def _manifest(trained: TrainedModel, conversion: Conversion, precision: str, findings: report.Findings) -> Manifest:

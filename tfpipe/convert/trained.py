@@ -10,6 +10,7 @@ from typing import Any
 from tfpipe.config import load_config
 from tfpipe.convert.checkpoint import export_checkpoint, is_checkpoint
 from tfpipe.core.errors import ConfigError, DataError, DecodeError
+from tfpipe.data.sources import Source
 from tfpipe.decode import decode_image
 from tfpipe.export import load_float32
 from tfpipe.models.assembly import Parts, TextParts
@@ -36,6 +37,21 @@ class RawSample:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """What goes with a model that was trained elsewhere.
+
+    Attributes:
+        calibration: Raw samples that set INT8 ranges; empty where none were given.
+        validation: What accuracy is measured on; None: it is not checked.
+        notes: What was found inside the model and in the data, a sentence each, for the report.
+    """
+
+    calibration: tuple[RawSample, ...]
+    validation: Source | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A trained-model folder, opened.
 
@@ -49,6 +65,7 @@ class TrainedModel:
         trained_policy: The Keras policy it was trained with.
         samples: Raw training samples, from `calibration/`.
         validation: The samples that the validation metrics were measured on; may be empty.
+        foreign: What goes with it where it was trained elsewhere.
     """
 
     folder: Path
@@ -60,6 +77,13 @@ class TrainedModel:
     trained_policy: str
     samples: tuple[RawSample, ...]
     validation: tuple[KnownSample, ...]
+    foreign: Foreign | None = None
+
+    @property
+    def calibration(self) -> tuple[RawSample, ...]:
+        """Samples that set INT8 ranges."""
+        samples = self.samples if self.foreign is None else self.foreign.calibration
+        return samples[: self.config.conversion.calibration_samples]
 
     @property
     def multi_label(self) -> bool:
