@@ -21,10 +21,10 @@ def functional(*, size=12, channels=3, rescaling=True, logits=False, resizing=No
     image = keras.Input((None, None, channels) if resizing else (size, size, channels), name="image")
     x = layers.Resizing(*resizing)(image) if resizing else image
     x = layers.Rescaling(1 / 255)(x) if rescaling else x
-    x = layers.Conv2D(8, 3, activation="relu")(x)
+    x = layers.Conv2D(16, 3, activation="relu")(x)
     x = layers.BatchNormalization()(x)
     x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dense(16, activation="relu", name="embedding")(x)
+    x = layers.Dense(64, activation="relu", name="embedding")(x)
     x = layers.Dropout(0.5)(x)
     answers = layers.Dense(len(CLASSES), activation=None if logits else "softmax", name="answers")(x)
     return keras.Model(image, answers, name="shades")
