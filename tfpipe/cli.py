@@ -8,6 +8,7 @@ _COMMANDS = {
     "train": ("tfpipe.train", "train a model, on one process or under horovodrun"),
     "lr-find": ("tfpipe.lr_find", "suggest training.learning_rate by a short test over many"),
     "convert": ("tfpipe.convert.__main__", "convert a trained model to ONNX at fp32, fp16 and int8, and prove it"),
+    "verify": ("tfpipe.verify.__main__", "measure every hop of a bundle, or of a running service, again"),
     "predict": ("tfpipe.predict", "score image files in bulk"),
     "data": ("tfpipe.data.__main__", "validate or pack a data set"),
     "serve": ("serving.__main__", "answer over HTTP"),

@@ -156,11 +156,6 @@ def preprocessing_from_json(text: str) -> tuple[Preprocessing, PreprocessingConf
     return Preprocessing(**layers), PreprocessingConfig.model_validate(document["config"])
 
 
-def load_saved_model(folder: Path) -> Any:
-    """Load a SavedModel as TensorFlow Serving does; its `signatures` take and give named tensors."""
-    return tf.saved_model.load(str(folder))
-
-
 def _signatures(parts: ImageParts) -> dict[str, Any]:
     height, width = parts.preprocessing.resize.height, parts.preprocessing.resize.width
 

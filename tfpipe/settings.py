@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 # Keys that a resumed run may change; all others belong to what the checkpoint holds.
 RESUMABLE_KEYS = (
@@ -333,7 +333,14 @@ class ConversionConfig(_Section):
     """`python -m tfpipe.convert`."""
 
     opset: int = Field(18, ge=17, le=18, description="ONNX operator set.")
-    max_metric_drop: float = Field(0.02, ge=0, le=1, description="Largest loss of the task's metric against fp32.")
+    max_metric_drop: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        # The second is what runs of version 0.1 wrote into their config.yaml.
+        validation_alias=AliasChoices("max_metric_drop", "max_accuracy_drop"),
+        description="Largest loss of the task's metric against fp32.",
+    )
     max_class_drop: float = Field(
         0.2, ge=0, le=1, description="Largest loss of one class's recall against fp32; none may vanish."
     )
@@ -363,8 +370,11 @@ class ConversionConfig(_Section):
         False, description="Add the vector before the head as a second output, `features` (batch, units)."
     )
     per_channel: bool = Field(True, description="One INT8 scale per output channel of a weight.")
+    http_hop: bool = Field(
+        True, description="Start the service on the finished bundle and compare its answers, for the certificate."
+    )
     golden_samples: int = Field(8, ge=1, description="Raw inputs with Keras's answers that travel in the bundle.")
-    latency_runs: int = Field(50, ge=1, description="Timed runs per batch size; the median is reported.")
+    latency_runs: int = Field(50, ge=1, description="Timed runs per batch size; percentiles of them are reported.")
 
 
 class Config(_Section):

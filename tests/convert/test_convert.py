@@ -14,14 +14,15 @@ from tfpipe.core.bundle import open_bundle, read_golden
 from tfpipe.core.errors import ConfigError, DataError, GateError, RegistryError
 from tfpipe.core.parity import BOUNDS, assert_parity
 from tfpipe.decode import decode_image
-from tfpipe.export import KerasReference, load_saved_model, preprocessing_from_json
+from tfpipe.export import KerasReference, preprocessing_from_json
 from tfpipe.models.assembly import load_model
 from tfpipe.ort import open_session
 from tfpipe.registry import Registry
+from tfpipe.verify.saved_model import load_saved_model
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
-QUICK = ("conversion.latency_runs=1",)
+QUICK = ("conversion.latency_runs=1", "conversion.http_hop=false")
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,8 @@ def test_the_bundle_is_complete_and_sealed(converted, folder):
     manifest = open_bundle(folder).manifest
 
     assert left_in(folder) == [
-        "bundle.json", "bundle.json.sha256", "golden", "model.fp16.onnx", "model.fp32.onnx", "model.int8.onnx",
-        "preprocess.onnx", "preprocessing.json", "report.md", "saved_model",
+        "bundle.json", "bundle.json.sha256", "certificate.json", "golden", "model.fp16.onnx", "model.fp32.onnx",
+        "model.int8.onnx", "preprocess.onnx", "preprocessing.json", "report.md", "saved_model",
     ]  # fmt: skip
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files - {"bundle.json", "bundle.json.sha256"} == manifest.files.keys()
@@ -240,9 +241,7 @@ def test_a_failed_gate_leaves_an_older_bundle_as_it_was(run_copy, folder, tmp_pa
     before = open_bundle(older).sha256
 
     with pytest.raises(GateError):
-        convert(
-            run_copy, output=older, overrides=["conversion.calibration_samples=1", "conversion.max_metric_drop=0"]
-        )
+        convert(run_copy, output=older, overrides=["conversion.calibration_samples=1", "conversion.max_metric_drop=0"])
 
     assert open_bundle(older).sha256 == before
 

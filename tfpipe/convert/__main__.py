@@ -40,6 +40,7 @@ def _command(options: argparse.Namespace) -> int:
         config=options.config,
         overrides=options.overrides,
         registered_model=os.environ.get("TFPIPE_REGISTERED_MODEL") or None,
+        force=options.force,
         allow_code=options.allow_code,
         imports=options.imports,
     )
@@ -104,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         "--model", metavar="MODEL",
         help="models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir or a checkpoint; default: the "
         "newest version of tracking.registered_model, TFPIPE_REGISTERED_MODEL or the only registered name",
+    )  # fmt: skip
+    parser.add_argument(
+        "--force", action="store_true",
+        help="make the bundle although limits on score, classes, size or speed are missed; it records which",
     )  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="the bundle's folder (default: bundles/NAME-VERSION)")
     parser.add_argument("--config", metavar="FILE", help="YAML whose conversion section and tracking store are used")

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import onnx
 
-from tfpipe.convert.hops import Hop
 from tfpipe.convert.trained import RawSample, TrainedModel
+from tfpipe.core.certificate import Hop
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.data.sources import Source
@@ -52,12 +52,20 @@ class Comparison(Protocol):
 
     Attributes:
         samples: All files compared.
+        rows: Keras's own row of each.
+        row_scale: Brings rows to a scale of 0..1; None where they are compared as they are.
         probabilities: Keras's own answer to each, float32.
         hops: What was measured so far.
     """
 
     @property
     def samples(self) -> tuple[RawSample, ...]: ...
+
+    @property
+    def rows(self) -> Sequence[Array]: ...
+
+    @property
+    def row_scale(self) -> Array | None: ...
 
     @property
     def probabilities(self) -> Sequence[Array]: ...
@@ -110,6 +118,10 @@ class Conversion(Protocol):
 
     def network(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
         """The float32 graph from rows to probabilities."""
+        ...
+
+    def keras_answers(self, samples: Sequence[RawSample]) -> Sequence[Array]:
+        """Keras's own probabilities of raw samples that are one row each."""
         ...
 
     def compare(self, samples: Sequence[RawSample]) -> Comparison:

@@ -60,7 +60,7 @@ def read_model(path: Path, config: ForeignConfig, *, allow_code: bool, imports: 
 
 
 def task_of(model: keras.Model, config: ForeignConfig) -> str:
-    """The task: what was said, or else what the model looks like."""
+    """The task: of what was said, or else of what the model looks like."""
     if config.task != "auto":
         return config.task
     return "image_classification" if is_image_classifier(model) else "tensor"

@@ -1,52 +1,25 @@
 """Every hop between a raw file and an answer, compared with Keras on the same files."""
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from tfpipe.convert.trained import RawSample
+from tfpipe.core.certificate import Hop, compare
 from tfpipe.core.errors import GateError
-from tfpipe.core.parity import BOUNDS, ROWS, Bound, assert_parity, max_abs_diff
+from tfpipe.core.parity import BOUNDS, ROWS
 from tfpipe.core.signature import Array
-from tfpipe.decode import decode_image, decode_with_header
-from tfpipe.export import KerasReference, load_saved_model
+from tfpipe.decode import decode_image
+from tfpipe.export import KerasReference
 from tfpipe.models.assembly import ImageParts
 from tfpipe.ort import OnnxModel
+from tfpipe.verify.saved_model import Asked, saved_model_hops
 
 # Beside the training samples, which are often all of one size: (height, width) of generated pictures.
 _SIZES = ((1, 1), (3, 7), (17, 31), (64, 48), (224, 224), (241, 320), (481, 641))
-# What TensorFlow's decoders read as the reference decoder does, by format and Pillow mode.
-_PLAIN = {
-    "JPEG": ("RGB", "L"),
-    "PNG": ("RGB", "RGBA", "L", "LA", "P", "1"),
-    "BMP": ("RGB",),
-    "GIF": ("RGB", "L", "P"),
-}
-
-
-@dataclass(frozen=True)
-class Hop:
-    """One hop, measured.
-
-    Attributes:
-        name: From where to where.
-        max_abs_diff: Largest difference from Keras; of rows on a scale of 0..1, else of probabilities.
-        bound: What it may be, as text; "reported" where the gate judges accuracy instead.
-        agreement: Share of files whose most probable class is Keras's; None where there is no class yet.
-        num_files: Compared.
-    """
-
-    name: str
-    max_abs_diff: float
-    bound: str
-    agreement: float | None
-    num_files: int
 
 
 class Hops:
@@ -59,35 +32,19 @@ class Hops:
     def __init__(self) -> None:
         self.hops: list[Hop] = []
 
-    def note(
-        self, name: str, candidate: Array, reference: Array, bound: Bound | None, *, classes: bool = True,
-        num_files: int | None = None,
-    ) -> None:  # fmt: skip
+    def note(self, hop: Hop) -> None:
         """Record a hop.
 
-        Args:
-            name: From where to where.
-            candidate: What the converted form gives.
-            reference: What Keras gives, of the same shape.
-            bound: How far they may be apart; None: reported only.
-            classes: Whether the last axis is one of classes.
-            num_files: Compared; None: the first axis.
-
         Raises:
-            GateError: They are further apart, or not finite.
+            GateError: It is beyond its bound.
         """
-        if bound is not None:
-            assert_parity(candidate, reference, bound, where=name)
-        difference = max_abs_diff(candidate, reference)
-        if not np.isfinite(difference):
-            raise GateError(f"{name}: expected finite answers, received NaN or infinity.")
-        agreement = float(np.mean(candidate.argmax(axis=-1) == reference.argmax(axis=-1))) if classes else None
-        text = "reported" if bound is None else f"{bound.atol:g} + {bound.rtol:g} × value"
-        self.hops.append(Hop(name, difference, text, agreement, len(candidate) if num_files is None else num_files))
+        self.hops.append(hop)
+        if hop.problem:
+            raise GateError(hop.problem)
 
 
 class ImageComparison(Hops):
-    """A `Comparison` of images.
+    """A `Comparison` of images: rows are (height, width, 3), probabilities (classes,).
 
     Args:
         parts: The trained model, under float32 policies.
@@ -100,20 +57,16 @@ class ImageComparison(Hops):
         keras = KerasReference(parts)
         self._preprocess = preprocess
         self.samples = (*samples, *generated_samples())
-        self._rows = np.stack([keras.rows(sample.sample) for sample in self.samples])
-        self._answers = np.stack([keras.probabilities(sample.sample) for sample in self.samples])
-        self._scale = _row_scale(parts)
-
-    @property
-    def probabilities(self) -> list[Array]:
-        """Keras's own answers, (classes,) float32 each."""
-        return list(self._answers)
+        self.rows = [keras.rows(sample.sample) for sample in self.samples]
+        self.probabilities = [keras.probabilities(sample.sample) for sample in self.samples]
+        self.row_scale = _row_scale(parts)
 
     def check_preprocessing(self) -> list[Array]:
         """Decoded pixels -> rows. Returns the converted graph's rows, (height, width, 3) float32 each."""
-        rows = np.stack([self._preprocess.run({"image": sample.sample})["input"] for sample in self.samples])
-        self.note("pixels -> preprocess.onnx", rows * self._scale, self._rows * self._scale, ROWS, classes=False)
-        return list(rows)
+        rows = [self._preprocess.run({"image": sample.sample})["input"] for sample in self.samples]
+        scaled, expected = ([row * self.row_scale for row in both] for both in (rows, self.rows))
+        self.note(compare("preprocess", "pixels -> preprocess.onnx", scaled, expected, ROWS, compares="rows"))
+        return rows
 
     def check_model(self, precision: str, model: OnnxModel, rows: Sequence[Array]) -> list[Array]:
         """Keras's rows -> probabilities, and the whole chain from the file.
@@ -121,25 +74,24 @@ class ImageComparison(Hops):
         Returns:
             The answers of the whole chain, (classes,) float32 each.
         """
-        bound = BOUNDS.get(precision)
-        self.note(f"rows -> model.{precision}.onnx", _answers(model, self._rows), self._answers, bound)
+        bound, file = BOUNDS.get(precision), f"model.{precision}.onnx"
+        alone = _answers(model, self.rows)
+        self.note(compare(f"{precision}.rows", f"Keras's rows -> {file}", alone, self.probabilities, bound))
         whole = _answers(model, rows)
-        self.note(f"file -> decode -> preprocess.onnx -> model.{precision}.onnx", whole, self._answers, bound)
-        return list(whole)
+        title = f"file -> decode -> preprocess.onnx -> {file}"
+        self.note(compare(precision, title, whole, self.probabilities, bound))
+        return whole
 
     def check_saved_model(self, folder: Path) -> None:
-        """All three signatures, loaded as TensorFlow Serving loads them."""
-        loaded = load_saved_model(folder)
-        signatures: Mapping[str, Any] = loaded.signatures
-        plain = [position for position, sample in enumerate(self.samples) if _is_plain(sample.content)]
-        calls: tuple[tuple[str, Callable[[int], Any], Sequence[int]], ...] = (
-            ("serving_default", lambda i: {"image_bytes": tf.constant([self.samples[i].content])}, plain),
-            ("pixels", lambda i: {"pixels": tf.constant(self.samples[i].sample[None])}, range(len(self.samples))),
-            ("tensor", lambda i: {"input": tf.constant(self._rows[i][None])}, range(len(self.samples))),
-        )
-        for name, inputs, positions in calls:
-            answers = [np.asarray(signatures[name](**inputs(i))["probabilities"][0]) for i in positions]
-            self.note(f"SavedModel {name}", np.stack(answers), self._answers[list(positions)], BOUNDS["fp32"])
+        """See `Comparison.check_saved_model`."""
+        for hop in saved_model_hops(folder, asked(self.samples, self.rows, self.probabilities)):
+            self.note(hop)
+
+
+def asked(samples: Sequence[RawSample], rows: Sequence[Array], probabilities: Sequence[Array]) -> list[Asked]:
+    """Samples with what Keras makes of them."""
+    together = zip(samples, rows, probabilities, strict=True)
+    return [Asked(sample.content, sample.sample, row, answer) for sample, row, answer in together]
 
 
 def generated_samples() -> tuple[RawSample, ...]:
@@ -157,17 +109,11 @@ def generated_samples() -> tuple[RawSample, ...]:
     return tuple(samples)
 
 
-def _answers(model: OnnxModel, rows: Iterable[Array]) -> Array:
-    return np.concatenate([model.run({"input": row[None]})["probabilities"] for row in rows])
+def _answers(model: OnnxModel, rows: Iterable[Array]) -> list[Array]:
+    return [model.run({"input": row[None]})["probabilities"][0] for row in rows]
 
 
 def _row_scale(parts: ImageParts) -> Array:
     """Multiplier per channel that brings differences of rows to a scale of 0..1."""
     layer = parts.preprocessing.normalization
     return np.sqrt(np.asarray(layer.variance, np.float32)).reshape(-1)
-
-
-def _is_plain(content: bytes) -> bool:
-    """Whether TensorFlow's decoders, which are all that a SavedModel has, read a file as the reference decoder does."""
-    image = decode_with_header(content)
-    return image.mode in _PLAIN.get(image.format, ()) and image.orientation == 1

@@ -13,7 +13,7 @@ from tfpipe.convert.trained import RawSample
 from tfpipe.core.errors import DataError
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.data.sources import Source, to_pixels
-from tfpipe.export import SAVED_MODEL_LIMITS, export_saved_model, preprocessing_to_json
+from tfpipe.export import SAVED_MODEL_LIMITS, KerasReference, export_saved_model, preprocessing_to_json
 from tfpipe.models.assembly import ImageParts
 from tfpipe.ort import OnnxModel, open_session
 from tfpipe.settings import Config, ConversionConfig
@@ -53,6 +53,10 @@ class ImageConversion:
 
     def network(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
         return to_onnx.network_to_onnx(self._parts, opset=self._config.conversion.opset, metadata=metadata)
+
+    def keras_answers(self, samples: Sequence[RawSample]) -> list[Array]:
+        keras = KerasReference(self._parts)
+        return [keras.probabilities(sample.sample) for sample in samples]
 
     def compare(self, samples: Sequence[RawSample]) -> ImageComparison:
         return ImageComparison(self._parts, samples, self._preprocess)

@@ -1,15 +1,19 @@
 """Accuracy, latency and batch invariance of ONNX model graphs."""
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from tfpipe.convert.conversion import Conversion, Examples
+from tfpipe.convert.gate import Recall
 from tfpipe.convert.trained import TrainedModel
+from tfpipe.core.certificate import Score
+from tfpipe.core.classification import TRUE, TRUE_POSITIVES
+from tfpipe.core.confidence import bootstrap, wilson
 from tfpipe.core.errors import DataError
 from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
@@ -23,6 +27,15 @@ LATENCY_BATCHES = (1, 8)
 # One, so that figures of machines with other core counts compare.
 LATENCY_THREADS = 1
 _WARM_UP_RUNS = 5
+_PERCENTILES = (50, 95, 99)
+
+
+class Answers(Protocol):
+    """Rows to probabilities: an ONNX model, Keras, a SavedModel."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See `tfpipe.ort.OnnxModel.run`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class Scores:
         task: What the answers are.
         tallies: The task's tally by variant.
         predictions: (units,) int by variant: classes, labels that are or are not, tags of words.
+        intervals: 95 % confidence interval of the headline by variant.
         num_samples: Samples answered.
         num_corrupt: Samples that could not be read.
     """
@@ -40,6 +54,7 @@ class Scores:
     task: Task
     tallies: Mapping[str, Array]
     predictions: Mapping[str, Array]
+    intervals: Mapping[str, tuple[float, float]]
     num_samples: int
     num_corrupt: int
 
@@ -51,6 +66,19 @@ class Scores:
         """The score that the gate judges, 0..1."""
         return self.metrics(variant)[self.task.headline]
 
+    def score(self, variant: str) -> Score:
+        """The headline with its confidence interval, for the certificate."""
+        return Score(self.task.headline, self.headline(variant), *self.intervals[variant], self.num_samples)
+
+    def recalls(self, variant: str) -> dict[str, Recall]:
+        """How many of each class were found, classes without a sample left out."""
+        names, counts = self.task.class_counts(self.tallies[variant])
+        return {
+            name: Recall(float(found), float(there))
+            for name, (found, _, there) in zip(names, np.asarray(counts, np.float64).tolist(), strict=True)
+            if there
+        }
+
     def agreement(self, variant: str, reference: str = "fp32") -> float:
         """Share of answers that are the reference's, 0..1."""
         return float(np.mean(self.predictions[variant] == self.predictions[reference]))
@@ -61,6 +89,7 @@ class Scores:
             self,
             tallies={**self.tallies, **other.tallies},
             predictions={**self.predictions, **other.predictions},
+            intervals={**self.intervals, **other.intervals},
         )
 
 
@@ -104,11 +133,11 @@ def _held_out(trained: TrainedModel) -> Source | None:
     return open_validation_alone(trained.config, trained.parts.labels, multi_label=trained.multi_label)
 
 
-def score(models: Mapping[str, OnnxModel], examples: Examples, task: Task, *, max_corrupt_fraction: float) -> Scores:
+def score(models: Mapping[str, Answers], examples: Examples, task: Task, *, max_corrupt_fraction: float) -> Scores:
     """Answer every example with every model.
 
     Args:
-        models: Model graphs by variant.
+        models: Whatever answers rows, by variant.
         examples: Labelled samples; unreadable ones are counted.
         task: What labels are.
         max_corrupt_fraction: Share of unreadable samples that is borne.
@@ -116,7 +145,7 @@ def score(models: Mapping[str, OnnxModel], examples: Examples, task: Task, *, ma
     Raises:
         DataError: Nothing can be read, or too much cannot.
     """
-    tallies = {name: np.zeros(task.tally_shape(), np.float64) for name in models}
+    tallies = {name: _Tally(task) for name in models}
     predictions: dict[str, list[Array]] = {name: [] for name in models}
     num_samples = 0
     with tqdm(total=len(examples), desc="accuracy", unit=" samples", leave=False, disable=None) as progress:
@@ -129,7 +158,7 @@ def score(models: Mapping[str, OnnxModel], examples: Examples, task: Task, *, ma
             for name, model in models.items():
                 probabilities = model.run({"input": rows})["probabilities"]
                 answered = np.asarray(task.predictions(labels, probabilities))
-                tallies[name] += task.tally(labels, answered, everywhere)
+                tallies[name].add(labels, answered)
                 there = np.asarray(task.compared(labels, probabilities, everywhere).weights) > 0
                 predictions[name].append(answered[there])
     num_corrupt = len(examples) - num_samples
@@ -139,13 +168,44 @@ def score(models: Mapping[str, OnnxModel], examples: Examples, task: Task, *, ma
             f"data.max_corrupt_fraction={max_corrupt_fraction:g} allows; the first: {examples.first_error}"
         )
     flat = {name: np.concatenate(answers) for name, answers in predictions.items()}
-    return Scores(task, tallies, flat, num_samples, num_corrupt)
+    sums = {name: tally.total for name, tally in tallies.items()}
+    intervals = {name: tally.interval() for name, tally in tallies.items()}
+    return Scores(task, sums, flat, intervals, num_samples, num_corrupt)
 
 
-def latency_ms(
+class _Tally:
+    """Sums a task's tally, and keeps what the confidence interval of its headline needs."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.total = np.zeros(task.tally_shape(), np.float64)
+        self._of_samples: list[Array] = []
+
+    def add(self, labels: Array, predictions: Array) -> None:
+        if self._is_share:
+            self.total += self._task.tally(labels, predictions, np.ones(len(labels), np.float32))
+            return
+        one = np.ones(1, np.float32)
+        for i in range(len(labels)):
+            self._of_samples.append(self._task.tally(labels[i : i + 1], predictions[i : i + 1], one))
+            self.total += self._of_samples[-1]
+
+    def interval(self) -> tuple[float, float]:
+        if self._is_share:
+            _, counts = self._task.class_counts(self.total)
+            return wilson(float(counts[:, TRUE_POSITIVES].sum()), float(counts[:, TRUE].sum()))
+        return bootstrap(np.stack(self._of_samples), lambda tally: self._task.scores(tally)[self._task.headline])
+
+    @property
+    def _is_share(self) -> bool:
+        """Whether the headline is a share of samples, whose interval is known without drawing them anew."""
+        return self._task.headline == "accuracy"
+
+
+def latency(
     session: OnnxModel, batch: Callable[[Sequence[Array]], Array], rows: Sequence[Array], runs: int
-) -> dict[str, float]:
-    """Median milliseconds by batch size.
+) -> dict[str, dict[str, float]]:
+    """Milliseconds by batch size: {"1": {"p50": 0.2, "p95": 0.3, "p99": 0.4}, ...}.
 
     Args:
         session: On the CPU with `LATENCY_THREADS`, and no other at work.
@@ -153,11 +213,23 @@ def latency_ms(
         rows: Repeated to fill a batch.
         runs: Timed runs per batch size.
     """
-    medians = {}
+    by_size = {}
     for size in LATENCY_BATCHES:
         together = batch([rows[i % len(rows)] for i in range(size)])
-        medians[str(size)] = round(statistics.median(_durations_ms(session, together, runs)), 4)
-    return medians
+        by_size[str(size)] = percentiles(session, {"input": together}, runs)
+    return by_size
+
+
+def percentiles(session: OnnxModel, inputs: Mapping[str, Array], runs: int) -> dict[str, float]:
+    """Milliseconds of a run: {"p50": 0.2, "p95": 0.3, "p99": 0.4}.
+
+    Args:
+        session: On the CPU with `LATENCY_THREADS`, and no other at work.
+        inputs: Array by input name.
+        runs: Timed runs.
+    """
+    figures = np.percentile(_durations_ms(session, inputs, runs), _PERCENTILES).tolist()
+    return {f"p{at}": round(value, 4) for at, value in zip(_PERCENTILES, figures, strict=True)}
 
 
 def neighbours_difference(model: OnnxModel, conversion: Conversion, rows: Sequence[Array]) -> float:
@@ -172,10 +244,10 @@ def is_batch_invariant(difference: float) -> bool:
     return difference <= BOUNDS["fp32"].atol
 
 
-def _durations_ms(session: OnnxModel, batch: Array, runs: int) -> Sequence[float]:
+def _durations_ms(session: OnnxModel, inputs: Mapping[str, Array], runs: int) -> Sequence[float]:
     durations = []
     for _ in range(_WARM_UP_RUNS + runs):
         started = time.perf_counter()
-        session.run({"input": batch})
+        session.run(inputs)
         durations.append((time.perf_counter() - started) * 1e3)
     return durations[_WARM_UP_RUNS:]

@@ -1,12 +1,14 @@
 """report.md of a bundle: what was measured, in one page."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tfpipe.convert.gate import Figures
-from tfpipe.convert.hops import Hop
-from tfpipe.core.bundle import Variant
+from tfpipe.convert.candidate import Measured
+from tfpipe.convert.gate import missed_limits
+from tfpipe.core.bundle import Execution
+from tfpipe.core.certificate import Certificate, Hop
+from tfpipe.settings import ConversionConfig
 
 _SHOWN_WEIGHTS = 8
 
@@ -18,30 +20,55 @@ class Findings:
     Attributes:
         title: Name and version of the model.
         precision: Asked for.
+        config: The gate's limits.
         hops: Comparison with Keras.
-        figures: Sizes and accuracy by variant.
-        variants: Finished variants by precision.
-        num_validation: Samples that the accuracy was measured on.
+        measured: By variant, fp32 first.
+        executions: Ways to run the variants, best first.
+        num_validation: Samples that the score was measured on.
         num_corrupt: Samples among the validation data that cannot be read.
         attempts: INT8 recipes tried, with what became of them.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
-        max_metric_drop: The gate's.
         missed: Limits missed; empty where the gate was passed.
+        forced: Limits missed, and overruled.
+        certificate: Every hop, once all were measured.
     """
 
     title: str
     precision: str
-    max_metric_drop: float
+    config: ConversionConfig
     hops: Sequence[Hop] = ()
-    figures: dict[str, Figures] = field(default_factory=dict)
-    variants: dict[str, Variant] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)
+    executions: tuple[Execution, ...] = ()
     num_validation: int = 0
     num_corrupt: int = 0
     attempts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     measured_on: dict[str, Any] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
+    forced: list[str] = field(default_factory=list)
+    certificate: Certificate | None = None
+
+    def add(self, measured: Measured) -> None:
+        """Note a variant, and whether a row's answer depends on its neighbours."""
+        name = measured.execution.variant
+        self.measured[name] = measured
+        if not measured.variant.batch_invariant:
+            self.notes.append(
+                f"{name}: a row's answer depends on the rows beside it, here by up to {measured.neighbours:.2g}."
+            )
+
+    def judge(self) -> list[str]:
+        """Have every variant face the gate; what was asked for comes first of those that passed.
+
+        Returns:
+            The limits that the variant asked for misses.
+        """
+        fp32 = self.measured["fp32"].figures
+        judged = {name: missed_limits(one.figures, fp32, self.config) for name, one in self.measured.items()}
+        executions = [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
+        self.executions = tuple(sorted(executions, key=lambda one: (one.variant != self.precision, not one.passed)))
+        return judged[self.precision]
 
 
 def render(findings: Findings, *, usage: Sequence[str]) -> str:
@@ -55,8 +82,8 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
         f"# Conversion of {findings.title}",
         _verdict(findings),
         _variants(findings),
-        _hops(findings.hops),
-        _weights(findings.variants),
+        _hops(findings),
+        _weights(findings.measured),
         _bullets("INT8 recipes tried", findings.attempts),
         _bullets("Notes", findings.notes),
         _bullets("Use", usage),
@@ -66,6 +93,9 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
 
 
 def _verdict(findings: Findings) -> str:
+    if findings.forced:
+        listed = "\n".join(f"- {limit}" for limit in findings.forced)
+        return f"**{findings.precision} was forced (`--force`) although it misses limits:**\n\n{listed}"
     if findings.missed:
         return f"**{findings.precision} failed; no bundle was made.**\n\n" + "\n".join(
             f"- {m}" for m in findings.missed
@@ -74,77 +104,131 @@ def _verdict(findings: Findings) -> str:
 
 
 def _variants(findings: Findings) -> str:
-    if not findings.figures:
+    if not findings.measured:
         return ""
-    fp32 = findings.figures["fp32"]
+    fp32 = findings.measured["fp32"].figures
     metric = fp32.metric.replace("_", " ")
     lines = [
         f"## Size, {metric}, latency",
         "",
-        f"| variant | file | of fp32 | weights of fp32 | {metric} | same answer as fp32 | ms, batch of 1 | of 8 |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| variant | file | of fp32 | weights of fp32 | {metric} | same answer as fp32 | ms, one row: p50 | p95 | p99 "
+        "| eight: p50 | p95 | p99 | rows/s, eight | times fp32 |",
+        "|---" * 14 + "|",
     ]
-    for name, figures in findings.figures.items():
-        variant = findings.variants.get(name)
-        agreement = variant.metrics.get("top1_agreement") if variant else None
-        latency = variant.latency_ms if variant else {}
+    for name, measured in findings.measured.items():
+        figures, latency = measured.figures, measured.execution.latency_ms
+        speed = (fp32.p50_ms or 0) / (figures.p50_ms or 1)
         cells = (
             f"{name} (asked for)" if name == findings.precision else name,
             f"{figures.size_bytes / 1e6:.3f} MB",
             f"{figures.size_bytes / fp32.size_bytes:.1%}",
             f"{figures.weight_bytes / fp32.weight_bytes:.1%}",
             _share(figures.score),
-            _share(agreement),
-            *(f"{latency[size]:.3f}" if size in latency else "–" for size in ("1", "8")),
+            _share(measured.variant.metrics.get("top1_agreement")),
+            *(_ms(latency.get(size, {}), at) for size in ("1", "8") for at in ("p50", "p95", "p99")),
+            f"{measured.execution.rows_per_second.get('8', 0):.0f}",
+            f"{speed:.2f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _measured_how(findings, metric), *_slower(findings)])
+
+
+def _measured_how(findings: Findings, metric: str) -> str:
     corrupt = f", {findings.num_corrupt} more cannot be read" if findings.num_corrupt else ""
     data = (
         f"{metric.capitalize()} on the {findings.num_validation} validation samples of training{corrupt}. "
         if findings.num_validation
         else "No accuracy was measured; the notes say why. "
     )
-    lines += ["", f"{data}At most {findings.max_metric_drop:.2%} may be lost. Latency: median, CPU, one thread."]
-    return "\n".join(lines)
+    return f"{data}At most {findings.config.max_metric_drop:.2%} may be lost. Latency: CPU, one thread."
 
 
-def _hops(hops: Sequence[Hop]) -> str:
+def _slower(findings: Findings) -> list[str]:
+    """What is no faster than float32 on this machine, said plainly."""
+    fp32 = findings.measured["fp32"].figures.p50_ms or 0
+    slower = {
+        name: one.figures.p50_ms / fp32
+        for name, one in findings.measured.items()
+        if name != "fp32" and one.figures.p50_ms and fp32 and one.figures.p50_ms > fp32
+    }
+    return [
+        f"On this processor {name} takes {times:.2f} times as long as fp32: it saves room, not time."
+        for name, times in slower.items()
+    ]
+
+
+def _hops(findings: Findings) -> str:
+    hops = findings.hops if findings.certificate is None else findings.certificate.hops
     if not hops:
         return ""
     lines = [
-        "## Each hop against Keras, on the same raw files",
+        "## Parity certificate: each hop against Keras, on the same raw files",
         "",
-        "| hop | files | largest difference | bound | same class as Keras |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {hop.name} | {hop.num_files} | {hop.max_abs_diff:.2g} | {hop.bound} | {_share(hop.agreement)} |"
-            for hop in hops
-        ),
+        "| hop | files | largest difference | mean | bound | same class as Keras | score (95 % interval) |",
+        "|---" * 7 + "|",
+        *(f"| {' | '.join(_hop_cells(hop))} |" for hop in hops),
+    ]
+    if findings.certificate is not None:
+        lines += ["", *(f"- {name} was not measured: {why}." for name, why in findings.certificate.left_out.items())]
+    reasons = dict.fromkeys(f"- {_bound(hop)}: {hop.bound.reason}." for hop in hops if hop.bound and hop.bound.reason)
+    lines += [
         "",
-        "Rows of images are compared on a scale of 0..1, token ids must be equal, everything else is compared as "
-        "probabilities. Every file is decoded by the decoder that training used. INT8 has no bound on a single answer: "
-        "its score is judged.",
+        "Bounds, and why:",
+        "",
+        *reasons,
+        "- reported: INT8 has no bound on a single answer: its score is judged.",
     ]
     return "\n".join(lines)
 
 
-def _weights(variants: dict[str, Variant]) -> str:
+def _hop_cells(hop: Hop) -> tuple[str, ...]:
+    score = "–"
+    if hop.score is not None:
+        score = f"{hop.score.name} {hop.score.value:.2%} ({hop.score.low:.2%} to {hop.score.high:.2%})"
+    return (
+        hop.title,
+        str(hop.num_files),
+        _number(hop.max_abs_diff),
+        _number(hop.mean_abs_diff),
+        _bound(hop),
+        _share(hop.agreement),
+        score,
+    )
+
+
+def _bound(hop: Hop) -> str:
+    if hop.bound is None:
+        return "reported"
+    return "equal" if hop.bound.atol == hop.bound.rtol == 0 else f"{hop.bound.atol:g} + {hop.bound.rtol:g} × value"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
+
+
+def _weights(measured: dict[str, Measured]) -> str:
     lines = []
-    for name, variant in variants.items():
-        kept = variant.weights["kept"]
-        lines.append(f"- {name}: {len(variant.weights['converted'])} converted, {len(kept)} kept")
+    for name, one in measured.items():
+        weights = one.variant.weights
+        kept = weights["kept"]
+        lines.append(f"- {name}: {len(weights['converted'])} converted, {len(kept)} kept")
         by_reason: dict[str, list[str]] = {}
         for weight, reason in kept.items():
             by_reason.setdefault(reason, []).append(weight)
-        for reason, weights in by_reason.items():
-            more = f" and {len(weights) - _SHOWN_WEIGHTS} more" if len(weights) > _SHOWN_WEIGHTS else ""
-            names = ", ".join(f"`{weight}`" for weight in weights[:_SHOWN_WEIGHTS])
+        for reason, same in by_reason.items():
+            more = f" and {len(same) - _SHOWN_WEIGHTS} more" if len(same) > _SHOWN_WEIGHTS else ""
+            names = ", ".join(f"`{weight}`" for weight in same[:_SHOWN_WEIGHTS])
             lines.append(f"  - {reason}: {names}{more}")
     return "## Weights kept in a higher precision\n\n" + "\n".join(lines) if lines else ""
 
 
 def _bullets(title: str, lines: Sequence[str]) -> str:
     return f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+
+
+def _ms(figures: Mapping[str, float], at: str) -> str:
+    # A model of named tensors may take one request at a time.
+    return f"{figures[at]:.3f}" if at in figures else "–"
 
 
 def _share(value: float | None) -> str:

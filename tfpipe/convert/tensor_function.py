@@ -63,7 +63,9 @@ def of_keras(model: keras.Model) -> TensorFunction:
         given = [arrays[spec.name] for spec in inputs]
         # predict(): right whatever layers do with `training`; all rows at once.
         answers = model.predict(_packed(model, given), batch_size=max(len(given[0]), 1), verbose=0)
-        return {spec.name: np.asarray(answer) for spec, answer in zip(outputs, keras.tree.flatten(answers), strict=True)}
+        return {
+            spec.name: np.asarray(answer) for spec, answer in zip(outputs, keras.tree.flatten(answers), strict=True)
+        }
 
     sizes = [layer.input_dim for layer in all_layers(model) if isinstance(layer, keras.layers.Embedding)]
     return TensorFunction(inputs, outputs, call, reference, model, min([10, *sizes]))
@@ -102,6 +104,25 @@ def of_saved_model(folder: Path, signature: str) -> TensorFunction:
         return {name: np.asarray(answer) for name, answer in answers.items()}
 
     return TensorFunction(inputs, outputs, call, reference, loaded)
+
+
+def save_function(function: TensorFunction, folder: Path) -> None:
+    """Write a SavedModel whose signature `serving_default` has the names of the function.
+
+    Raises:
+        ConversionError: The folder cannot be written.
+    """
+    specs = [
+        tf.TensorSpec([None if isinstance(length, str) else length for length in spec.shape], spec.dtype, spec.name)
+        for spec in function.inputs
+    ]
+    module = tf.Module()
+    module.held = function.held
+    signature = tf.function(function.call, input_signature=specs, autograph=False)
+    try:
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
+    except tf.errors.OpError as error:
+        raise ConversionError(f"{folder}: expected to write a SavedModel, but: {str(error).splitlines()[0]}") from error
 
 
 def _packed(model: keras.Model, tensors: Sequence[Any]) -> Any:

@@ -2,26 +2,25 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import tensorflow as tf
 
 from tfpipe.convert import to_onnx
-from tfpipe.convert.hops import Hop, Hops
+from tfpipe.convert.hops import Hops, asked
 from tfpipe.convert.quantize_text import TextRecipe, text_recipes, text_to_int8
 from tfpipe.convert.trained import RawSample
-from tfpipe.core.errors import GateError
-from tfpipe.core.parity import BOUNDS, Bound
+from tfpipe.core.certificate import compare
+from tfpipe.core.parity import BOUNDS, EQUAL, Bound
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.data.pipeline import evaluation_batches
 from tfpipe.data.sources import Source
 from tfpipe.data.text import TextSource
 from tfpipe.data.token_rows import TokenReader
 from tfpipe.distributed import World
-from tfpipe.export import load_saved_model
 from tfpipe.export_text import LIMITS, export_text_saved_model, has_string_signature
 from tfpipe.models.assembly import TextParts
 from tfpipe.ort import OnnxModel
@@ -30,6 +29,7 @@ from tfpipe.text import tokenizer as tokenizers
 from tfpipe.text.golden import AWKWARD_TEXTS
 from tfpipe.text.keras_side import keras_ids
 from tfpipe.text.packing import row_of
+from tfpipe.verify.saved_model import saved_model_hops
 
 _BATCH = 32
 _CALIBRATION_BATCH = 8
@@ -80,6 +80,9 @@ class TextConversion:
             opset=self._config.conversion.opset,
             metadata=metadata,
         )
+
+    def keras_answers(self, samples: Sequence[RawSample]) -> list[Array]:
+        return self.compare(samples).probabilities[: len(samples)]
 
     def compare(self, samples: Sequence[RawSample]) -> "TextComparison":
         return TextComparison(self, self._parts, samples)
@@ -155,23 +158,25 @@ class TextComparison(Hops):
         everything = (*samples, *awkward_samples())
         inference = parts.inference()
         self.samples = tuple(sample for sample in everything if len(inference.prepare(sample.sample).rows) == 1)
-        self._rows = self._keras_rows()
+        self.rows = self._keras_rows()
+        self.row_scale = None
         score = tf.function(
             lambda rows: parts.model(rows, training=False), input_signature=[tf.TensorSpec((None, None), tf.int32)]
         )
-        self.probabilities: list[Array] = [np.asarray(score(row[None])[0]) for row in self._rows]
+        self.probabilities: list[Array] = [np.asarray(score(row[None])[0]) for row in self.rows]
 
     def check_preprocessing(self) -> list[Array]:
         """Texts -> token ids, which must be equal."""
         rows = self._conversion.rows(self.samples)
-        name = "text -> token ids"
-        for sample, row, expected in zip(self.samples, rows, self._rows, strict=True):
+        hop = compare("preprocess", "text -> token ids", rows, self.rows, EQUAL, compares="token ids")
+        for sample, row, expected in zip(self.samples, rows, self.rows, strict=True):
             if row.tolist() != expected.tolist():
-                raise GateError(
-                    f"{name}: for {sample.sample[:60]!r} expected the Keras layer's {expected[:16].tolist()}, received "
-                    f"{row[:16].tolist()}."
+                problem = (
+                    f"{hop.title}: for {sample.sample[:60]!r} expected the Keras layer's {expected[:16].tolist()}, "
+                    f"received {row[:16].tolist()}."
                 )
-        self.hops.append(Hop(name, 0.0, "equal", None, len(rows)))
+                self.note(replace(hop, problem=problem))
+        self.note(hop)
         return rows
 
     def check_model(self, precision: str, model: OnnxModel, rows: Sequence[Array]) -> list[Array]:
@@ -182,22 +187,15 @@ class TextComparison(Hops):
         """
         bound = BOUNDS.get(precision)
         alone = self._answers(model, rows, batch_size=1)
-        self._note(f"text -> tokenizer -> model.{precision}.onnx", alone, self.probabilities, bound)
+        self._note(precision, f"text -> tokenizer -> model.{precision}.onnx", alone, bound)
         mixed = self._answers(model, rows, batch_size=_MIXED_ROWS)
-        self._note(f"the same in batches of {_MIXED_ROWS}, padded", mixed, self.probabilities, bound)
+        self._note(f"{precision}.batched", f"the same in batches of {_MIXED_ROWS}, padded", mixed, bound)
         return alone
 
     def check_saved_model(self, folder: Path) -> None:
-        """Strings, where there is a signature for them, and token ids, as TensorFlow Serving loads them."""
-        signatures: Mapping[str, Any] = load_saved_model(folder).signatures
-        if has_string_signature(self._parts):
-            texts = [sample.sample for sample in self.samples]
-            answers = [
-                np.asarray(signatures["serving_default"](text=tf.constant([t]))["probabilities"][0]) for t in texts
-            ]
-            self._note("SavedModel serving_default", answers, self.probabilities, BOUNDS["fp32"])
-        answers = [np.asarray(signatures["tensor"](input=tf.constant(r[None]))["probabilities"][0]) for r in self._rows]
-        self._note("SavedModel tensor", answers, self.probabilities, BOUNDS["fp32"])
+        """See `Comparison.check_saved_model`."""
+        for hop in saved_model_hops(folder, asked(self.samples, self.rows, self.probabilities)):
+            self.note(hop)
 
     def _keras_rows(self) -> list[Array]:
         tokenizer = self._parts.tokenizer
@@ -212,12 +210,8 @@ class TextComparison(Hops):
             answers += self._conversion.cut(answered, together)
         return answers
 
-    def _note(self, name: str, candidate: Sequence[Array], reference: Sequence[Array], bound: Bound | None) -> None:
-        self.note(name, self._joined(candidate), self._joined(reference), bound, num_files=len(candidate))
-
-    def _joined(self, answers: Sequence[Array]) -> Array:
-        """(rows or tokens of all, classes)."""
-        return np.concatenate([answer.reshape(-1, len(self._parts.labels)) for answer in answers])
+    def _note(self, name: str, title: str, candidate: Sequence[Array], bound: Bound | None) -> None:
+        self.note(compare(name, title, candidate, self.probabilities, bound))
 
 
 def awkward_samples() -> tuple[RawSample, ...]:

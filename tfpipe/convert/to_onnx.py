@@ -16,7 +16,8 @@ from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 from tf2onnx.tfonnx import process_tf_graph
 
 import tfpipe
-from tfpipe.convert import native_layers, resize
+from tfpipe.convert import native_layers, resize, signs
+from tfpipe.convert.tensor_function import TensorFunction
 from tfpipe.core.errors import BundleError, ConversionError
 from tfpipe.core.signature import TensorSpec
 from tfpipe.models.assembly import ImageParts
@@ -26,6 +27,7 @@ _NOISE = (b"before absl::InitializeLog()", b"Number of eligible GPUs")
 _DOCUMENTATION = {
     "preprocessing": "One decoded image, upright 8-bit RGB of any size, to one row of the model's input.",
     "model": "A batch of preprocessed rows to class probabilities; the metadata `labels` names the classes in order.",
+    "tensors": "Named tensors to named tensors.",
     "text model": "A batch of rows of token ids, padded at their end, to probabilities of the metadata's `labels`.",
 }
 
@@ -122,6 +124,27 @@ def text_network_to_onnx(
             metadata={**metadata, "graph": "text model"},
             complete=weights.store,
         )
+
+
+def tensors_to_onnx(function: TensorFunction, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """The graph of a function of named tensors.
+
+    Args:
+        function: The model, under float32 policies.
+        opset: ONNX operator set, 17 or 18.
+        metadata: Written into the file.
+
+    Raises:
+        ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
+    """
+    return _to_onnx(
+        function.call,
+        inputs=function.inputs,
+        outputs=function.outputs,
+        opset=opset,
+        handlers={**resize.EXACT, **signs.HANDLERS},
+        metadata=metadata,
+    )
 
 
 def _to_onnx(

@@ -16,7 +16,7 @@ It is immutable and known by the sha256 of its `bundle.json`, which holds the sh
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 CHECKSUM = "bundle.json.sha256"
 _ANSWERS = "golden/answers.json"
+_ROWS = "golden/rows.npz"
+_EXCERPT = 16_384
 _CHUNK_BYTES = 1 << 20
 
 
@@ -232,26 +234,62 @@ class GoldenSample:
     Attributes:
         file: Path inside the bundle of the raw bytes, as a client would send them.
         probabilities: Keras's own, float32: (classes,), or (tokens, tags) of the row without padding.
+        decoded_sha256: Of what training's decoder made of the file; "" where the bundle does not say.
+        row: `excerpt` of the row that Keras's preprocessing, or its tokenizer, made, times `row_scale`; None where the
+            bundle has none.
+        row_scale: Brings rows to a scale of 0..1; () or (channels,) float32.
     """
 
     file: str
     probabilities: Array
+    decoded_sha256: str = ""
+    row: Array | None = None
+    row_scale: Array | None = None
 
 
-def write_golden(folder: Path, samples: list[tuple[str, bytes, Array]]) -> None:
+def write_golden(
+    folder: Path,
+    samples: Sequence[tuple[str, bytes, Array]],
+    *,
+    decoded: Sequence[Array | str] = (),
+    rows: Sequence[Array] = (),
+    row_scale: Array | None = None,
+) -> None:
     """Write raw inputs and Keras's answers into `folder`/golden.
 
     Args:
         folder: Folder of the bundle being made.
         samples: File name, raw bytes and probabilities of each, (classes,) or (tokens, tags).
+        decoded: What training's decoder made of each: pixels, or a text; empty: not said.
+        rows: Keras's own row of each; empty: not said.
+        row_scale: Brings rows to a scale of 0..1, (channels,) float32; None: they are compared as they are.
     """
     golden = folder / "golden"
     golden.mkdir()
-    answers = []
+    answers: list[dict[str, Any]] = []
     for name, content, probabilities in samples:
         (golden / name).write_bytes(content)
         answers.append({"file": f"golden/{name}", "probabilities": probabilities.tolist()})
+    for answer, sample in zip(answers, decoded, strict=False):
+        answer["decoded_sha256"] = decoded_sha256(sample)
+    if rows:
+        scale = np.ones((), np.float32) if row_scale is None else row_scale
+        excerpts = {answer["file"]: excerpt(row * scale) for answer, row in zip(answers, rows, strict=True)}
+        np.savez_compressed(folder / _ROWS, row_scale=scale, **excerpts)
     (folder / _ANSWERS).write_text(json.dumps(answers, indent=1), encoding="utf-8")
+
+
+def excerpt(row: Array) -> Array:
+    """At most some 16,000 of a row's numbers, evenly spread: enough to see another channel order or another resize."""
+    # Odd, so that images of three channels give numbers of each.
+    step = max(1, row.size // _EXCERPT) | 1
+    return row.ravel()[:: step + 2 if step % 3 == 0 else step]
+
+
+def decoded_sha256(sample: Array | str) -> str:
+    """Hex sha256 of decoded pixels with their shape, or of a text."""
+    content = sample.encode() if isinstance(sample, str) else str(sample.shape).encode() + sample.tobytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_golden(bundle: Bundle) -> list[GoldenSample]:
@@ -267,8 +305,18 @@ def read_golden(bundle: Bundle) -> list[GoldenSample]:
         )
     try:
         answers = json.loads(path.read_text(encoding="utf-8"))
-        return [GoldenSample(row["file"], np.asarray(row["probabilities"], np.float32)) for row in answers]
-    except (ValueError, KeyError, TypeError) as error:
+        rows = np.load(bundle.path(_ROWS)) if _ROWS in bundle.manifest.files else {}
+        return [
+            GoldenSample(
+                answer["file"],
+                np.asarray(answer["probabilities"], np.float32),
+                answer.get("decoded_sha256", ""),
+                rows.get(answer["file"]),
+                rows.get("row_scale"),
+            )
+            for answer in answers
+        ]
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise BundleError(f"{path}: expected files with their probabilities; {error}.") from error
 
 

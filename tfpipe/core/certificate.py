@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfpipe.core.errors import BundleError
-from tfpipe.core.parity import Bound, max_abs_diff
+from tfpipe.core.parity import Bound
 from tfpipe.core.signature import Array
 
 FILE = "certificate.json"
@@ -50,8 +50,9 @@ class Hop:
         title: From where to where, for people.
         compares: "pixels", "rows" (on a scale of 0..1), "token ids", "probabilities" or "tensors".
         num_files: Raw files compared.
-        max_abs_diff: Largest difference from Keras.
-        mean_abs_diff: Mean difference from Keras.
+        max_abs_diff: Largest difference from Keras; None where there is none to tell, as shapes differ or a value is
+            not finite.
+        mean_abs_diff: Mean difference from Keras; None likewise.
         agreement: Share of files (of texts to tag: of tokens) whose most probable class is Keras's; None where there is
             no class yet.
         score: The task's metric by this hop; None where it was not measured.
@@ -63,8 +64,8 @@ class Hop:
     title: str
     compares: str
     num_files: int
-    max_abs_diff: float
-    mean_abs_diff: float
+    max_abs_diff: float | None
+    mean_abs_diff: float | None
     agreement: float | None = None
     score: Score | None = None
     bound: Bound | None = None
@@ -150,16 +151,17 @@ def compare(
     differing = next(((one, other) for one, other in shapes if one != other), None)
     if differing is not None:
         problem = f"{title}: expected shape {differing[1]}, received {differing[0]}."
-        return Hop(name, title, compares, len(shapes), float("inf"), float("inf"), None, score, bound, problem)
-    largest = max((max_abs_diff(one, other) for one, other in zip(candidate, reference, strict=True)), default=0.0)
+        return Hop(name, title, compares, len(shapes), None, None, None, score, bound, problem)
     flat, expected = _flat(candidate), _flat(reference)
-    mean = float(np.mean(np.abs(flat - expected))) if len(flat) else 0.0
+    if not np.isfinite(flat).all():
+        problem = f"{title}: expected finite {compares}, received NaN or infinity."
+        return Hop(name, title, compares, len(shapes), None, None, None, score, bound, problem)
+    differences = np.abs(flat - expected)
+    largest, mean = (float(differences.max()), float(differences.mean())) if len(flat) else (0.0, 0.0)
     agreement = _agreement(candidate, reference) if compares == "probabilities" else None
     problem = ""
-    if not np.isfinite(largest):
-        problem = f"{title}: expected finite {compares}, received NaN or infinity."
     # `not <=` rather than `>`: a NaN must fail.
-    elif bound is not None and not np.all(np.abs(flat - expected) <= bound.atol + bound.rtol * np.abs(expected)):
+    if bound is not None and not np.all(differences <= bound.atol + bound.rtol * np.abs(expected)):
         problem = (
             f"{title}: expected {compares} within {bound.atol:g} + {bound.rtol:g} x value of Keras's, received a "
             f"largest difference of {largest:.3g}."

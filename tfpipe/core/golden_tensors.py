@@ -1,7 +1,7 @@
 """Golden samples of a bundle of task `tensor`: named arrays in, and what Keras made of them.
 
-    golden/0000.npz            one array for each input, by name
-    golden/0000.answers.npz    one array for each output, by name
+golden/0000.npz            one array for each input, by name
+golden/0000.answers.npz    one array for each output, by name
 """
 
 import zipfile
@@ -13,7 +13,6 @@ import numpy as np
 
 from tfpipe.core.bundle import Bundle
 from tfpipe.core.errors import BundleError, SignatureError
-from tfpipe.core.parity import BOUNDS, EQUAL, Bound
 from tfpipe.core.signature import Array, TensorSpec
 
 _ANSWERS = ".answers.npz"
@@ -118,19 +117,6 @@ def scaled(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> dic
         scale = largest if np.isfinite(largest) else 1.0
         pairs[name] = np.asarray(outputs[name], np.float64) / scale, np.asarray(reference, np.float64) / scale
     return pairs
-
-
-def tensor_bound(precision: str, dtype: str) -> Bound | None:
-    """How far an output may be from Keras's, on the scale of `scaled`; None: reported only.
-
-    Args:
-        precision: "fp32", "fp16" or "int8".
-        dtype: Of the output.
-    """
-    if np.issubdtype(np.dtype(dtype), np.floating):
-        return BOUNDS.get(precision)
-    # The position of a largest value may change where two are about equal.
-    return EQUAL if precision == "fp32" else None
 
 
 def _write(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -1,11 +1,15 @@
 """Models of named tensors: a bundle of task `tensor`, opened and asked without TensorFlow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from tfpipe.core.bundle import Bundle, Variant
+from tfpipe.core.certificate import Hop, compare
 from tfpipe.core.errors import BundleError
-from tfpipe.core.golden_tensors import check_tensors, read_golden_tensors, scaled, tensor_bound
-from tfpipe.core.parity import Bound, assert_parity, golden_bound
+from tfpipe.core.golden_tensors import check_tensors, read_golden_tensors, scaled
+from tfpipe.core.parity import BOUNDS, golden_bound
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.inference.opening import open_model
 from tfpipe.ort import OnnxModel
@@ -67,31 +71,60 @@ class TensorModel:
         check_tensors(self.inputs, inputs)
         return self._model.run(inputs, [spec.name for spec in self.outputs])
 
-    def replay_golden(self) -> float:
-        """Answer the bundle's golden samples and compare with Keras's answers.
-
-        Returns:
-            The largest difference, on the scale of `golden_tensors.scaled`.
+    def replay_golden(self) -> Hop:
+        """Answer the bundle's golden samples and compare with the answers in it.
 
         Raises:
-            GateError: It exceeds what the variant may differ.
             BundleError: The bundle has no golden samples.
             SignatureError: One does not fit the model.
         """
-        largest = 0.0
-        for number, sample in enumerate(read_golden_tensors(self._bundle)):
-            pairs = scaled(self.run(sample.inputs), sample.outputs)
-            for spec in self.outputs:
-                bound = self._bound(spec)
-                if bound is not None:
-                    where = f"golden sample {number}, output {spec.name!r}, {self.precision} on {self.provider}"
-                    largest = max(largest, assert_parity(*pairs[spec.name], bound, where=where))
-        return largest
+        samples = read_golden_tensors(self._bundle)
+        return tensor_hop(
+            self._variant.file.removeprefix("model.").removesuffix(".onnx"),
+            f"tensors -> {self._variant.file}",
+            self.precision,
+            [self.run(sample.inputs) for sample in samples],
+            [sample.outputs for sample in samples],
+            recorded_max_abs_diff=self._variant.golden_max_abs_diff,
+        )
 
-    def _bound(self, spec: TensorSpec) -> Bound | None:
-        if "float" in spec.dtype:
-            return golden_bound(self.precision, self._variant.golden_max_abs_diff)
-        return tensor_bound(self.precision, spec.dtype)
+
+def tensor_hop(
+    name: str,
+    title: str,
+    precision: str,
+    answers: Sequence[Mapping[str, Array]],
+    references: Sequence[Mapping[str, Array]],
+    *,
+    recorded_max_abs_diff: float | None = None,
+) -> Hop:
+    """Compare a converted form with the model's own answers.
+
+    Floats are compared on the scale of `golden_tensors.scaled`. Whole numbers must be equal in float32; in other
+    precisions they are left out, as the position of a largest value may change where two are about equal.
+
+    Args:
+        name: See `Hop`.
+        title: See `Hop`.
+        precision: "fp32", "fp16" or "int8".
+        answers: Array by output name, one of each request.
+        references: Likewise, the model's own.
+        recorded_max_abs_diff: As conversion measured it, which bounds INT8 elsewhere; None: INT8 has no bound.
+    """
+    bound = BOUNDS.get(precision)
+    if bound is None and recorded_max_abs_diff is not None:
+        bound = golden_bound(precision, recorded_max_abs_diff)
+    pairs = [
+        (output, pair, np.issubdtype(reference[output].dtype, np.floating))
+        for answer, reference in zip(answers, references, strict=True)
+        for output, pair in scaled(answer, reference).items()
+    ]
+    wrong = [output for output, (one, other), is_float in pairs if not is_float and not np.array_equal(one, other)]
+    floats = [pair for _, pair, is_float in pairs if is_float]
+    hop = compare(name, title, [pair[0] for pair in floats], [pair[1] for pair in floats], bound, compares="tensors")
+    if wrong and precision == "fp32" and not hop.problem:
+        hop = replace(hop, problem=f"{title}: expected output {wrong[0]!r} equal to Keras's, received other numbers.")
+    return replace(hop, num_files=len(answers))
 
 
 def open_tensors(

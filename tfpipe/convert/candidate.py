@@ -1,0 +1,129 @@
+"""A model graph that may be shipped, and what was measured of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from tfpipe.convert import measure
+from tfpipe.convert.conversion import Conversion
+from tfpipe.convert.gate import Figures
+from tfpipe.convert.weights import list_weights, weight_bytes
+from tfpipe.core.bundle import Execution, Variant
+from tfpipe.core.signature import Array
+from tfpipe.ort import OnnxModel, open_session
+from tfpipe.settings import ConversionConfig
+
+_INVARIANCE_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model graph at one precision.
+
+    Attributes:
+        name: Of the variant, e.g. "int8".
+        precision: "fp32", "fp16" or "int8".
+        graph: From rows to probabilities.
+        recipe: How it was made, for the manifest.
+        kept: Why a weight was kept in a higher precision, by name, where the converter said so.
+    """
+
+    name: str
+    precision: str
+    graph: onnx.ModelProto
+    recipe: Mapping[str, Any]
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        """Its path inside the bundle."""
+        return f"model.{self.name}.onnx"
+
+    def session(self, *, threads: int | None = None) -> OnnxModel:
+        """The graph on the CPU as the service would open it."""
+        disabled = self.recipe.get("disabled_optimizers", ())
+        return open_session(
+            self.graph.SerializeToString(), provider="cpu", threads=threads, disabled_optimizers=disabled
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate, written and measured.
+
+    Attributes:
+        variant: For the manifest.
+        execution: By ONNX Runtime's own CPU provider.
+        figures: For the gate.
+        neighbours: By how much a row's answer differs beside others; probabilities.
+    """
+
+    variant: Variant
+    execution: Execution
+    figures: Figures
+    neighbours: float
+
+
+def measure_candidate(
+    candidate: Candidate,
+    conversion: Conversion,
+    rows: Sequence[Array],
+    folder: Path,
+    config: ConversionConfig,
+    scores: measure.Scores | None,
+    golden_max_abs_diff: float,
+) -> Measured:
+    """Write a candidate's file and measure it, alone on the machine.
+
+    Args:
+        candidate: With the metadata that its file is to have.
+        conversion: Of the model.
+        rows: Of the model's input, for latency and batch invariance.
+        folder: Of the bundle being made.
+        config: How often to measure.
+        scores: Which include the candidate's; None where there are no validation data.
+        golden_max_abs_diff: Largest difference from Keras's golden answers.
+    """
+    (folder / candidate.file).write_bytes(candidate.graph.SerializeToString())
+    session = candidate.session(threads=measure.LATENCY_THREADS)
+    apart = measure.neighbours_difference(session, conversion, rows[:_INVARIANCE_ROWS])
+    latency = measure.latency(session, conversion.batch, rows, config.latency_runs)
+    metrics: dict[str, float] = {}
+    if scores is not None:
+        metrics = scores.metrics(candidate.name) | {"top1_agreement": scores.agreement(candidate.name)}
+    size = (folder / candidate.file).stat().st_size
+    variant = Variant(
+        precision=candidate.precision,
+        file=candidate.file,
+        recipe=dict(candidate.recipe),
+        size_bytes=size,
+        metrics=metrics,
+        latency_ms={batch: figures["p50"] for batch, figures in latency.items()},
+        batch_invariant=measure.is_batch_invariant(apart),
+        neighbours_max_abs_diff=apart,
+        golden_max_abs_diff=golden_max_abs_diff,
+        weights=list_weights(candidate.graph, candidate.precision, dict(candidate.kept)),
+    )
+    execution = Execution(
+        variant=candidate.name,
+        golden_max_abs_diff=golden_max_abs_diff,
+        batch_invariant=variant.batch_invariant,
+        metrics=metrics,
+        latency_ms=latency,
+        rows_per_second={batch: round(int(batch) * 1e3 / of["p50"], 2) for batch, of in latency.items()},
+    )
+    figures = Figures(
+        candidate.precision,
+        size,
+        weight_bytes(candidate.graph),
+        None if scores is None else scores.headline(candidate.name),
+        "accuracy" if scores is None else scores.task.headline,
+        apart,
+        {} if scores is None else scores.recalls(candidate.name),
+        latency["1"]["p50"],
+        latency["1"]["p95"],
+    )
+    return Measured(variant, execution, figures, apart)

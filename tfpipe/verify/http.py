@@ -1,0 +1,203 @@
+"""The last hop: what a running service answers over HTTP."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from tfpipe.core.certificate import Hop, compare
+from tfpipe.core.errors import InferenceError
+from tfpipe.core.parity import Bound, golden_bound
+from tfpipe.core.signature import Array
+from tfpipe.inference.interface import answer_of
+from tfpipe.verify.golden import GoldenSamples
+
+_START_S = 120.0
+_POLL_S = 0.1
+_ANSWER_S = 60.0
+_STOP_S = 15.0
+_SETTINGS = "TFPIPE_SERVING_"
+
+
+def missing_service() -> str:
+    """Why no service can be started here; "" where one can."""
+    missing = [name for name in ("serving", "fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    return f"the service is not installed here: {', '.join(missing)}" if missing else ""
+
+
+@contextlib.contextmanager
+def running_service(folder: Path) -> Iterator[str]:
+    """Serve a bundle on a free port of this machine for as long as the block lasts.
+
+    Yields:
+        Its address, once it is ready.
+
+    Raises:
+        InferenceError: It does not start.
+    """
+    command = [sys.executable, "-m", "serving", "--model", str(folder), "--host", "127.0.0.1", "--port", "0"]
+    # Settings of the service that the user runs are not meant for this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        url = _address(process)
+        _wait_until_ready(process, url)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def describe(url: str) -> dict[str, Any]:
+    """The first model of a service, as its /health tells.
+
+    Raises:
+        InferenceError: There is no service, or it is not ready.
+    """
+    state = _get(f"{url}/health")
+    if state.get("status") != "ready" or not state.get("models"):
+        raise InferenceError(f"{url}: expected a service that is ready, received status {state.get('status')!r}.")
+    model: dict[str, Any] = state["models"][0]
+    return model
+
+
+def http_hop(url: str, golden: GoldenSamples, *, name: str | None = None) -> Hop:
+    """Send every golden sample and compare the answers with Keras's.
+
+    Args:
+        url: Of the service.
+        golden: Of the bundle that it serves.
+        name: Of the model to ask for; None: the service's own choice.
+
+    Raises:
+        InferenceError: The service does not answer.
+    """
+    answers = [_ask(url, sample.content, sample.decoded, name) for sample in golden.samples]
+    precision = str(answers[0]["precision"])
+    variant = golden.bundle.manifest.variants.get(precision)
+    recorded = 0.0 if variant is None else variant.golden_max_abs_diff
+    bound = golden_bound(variant.precision if variant else precision, recorded)
+    title = f"file -> HTTP answer ({precision} on {answers[0]['provider']})"
+    expected = [
+        json.loads(json.dumps(answer_of(sample.prepared, [sample.golden.probabilities])))
+        for sample in golden.samples
+        if len(sample.prepared.rows) == 1
+    ]
+    given = [answer["predictions"][0] for answer in answers]
+    if "entities" in expected[0]:
+        return _entities_hop(title, given, expected)
+    labels = golden.inference.labels
+    return _probabilities_hop(title, labels, given, expected, bound)
+
+
+def _probabilities_hop(
+    title: str, labels: Sequence[str], given: Sequence[Any], expected: Sequence[Any], bound: Bound
+) -> Hop:
+    answers, references = (
+        [np.array([answer["probabilities"].get(label, np.nan) for label in labels]) for answer in both]
+        for both in (given, expected)
+    )
+    return compare("http", title, answers, references, bound)
+
+
+def _entities_hop(title: str, given: Sequence[Any], expected: Sequence[Any]) -> Hop:
+    """Of tags the service tells entities alone: which they are, and how sure it is of those that both found."""
+    same, differences = 0, [0.0]
+    for answer, reference in zip(given, expected, strict=True):
+        found, known = (
+            {_place(entity): entity["score"] for entity in both["entities"]} for both in (answer, reference)
+        )
+        same += found.keys() == known.keys()
+        differences += [abs(found[place] - known[place]) for place in found.keys() & known.keys()]
+    return Hop(
+        "http", title, "probabilities", len(given), max(differences), float(np.mean(differences)), same / len(given)
+    )
+
+
+def _place(entity: dict[str, Any]) -> tuple[Any, ...]:
+    return entity["label"], entity["start"], entity["end"]
+
+
+def _ask(url: str, content: bytes, decoded: Array | str, name: str | None) -> dict[str, Any]:
+    is_text = isinstance(decoded, str)
+    body = json.dumps({"text": decoded}).encode() if is_text else content
+    kind = "application/json" if is_text else "application/octet-stream"
+    query = f"?model_name={urllib.parse.quote(name)}" if name else ""
+    return _get(f"{url}/predict{query}", body, {"Content-Type": kind})
+
+
+def _get(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    if not url.startswith(("http://", "https://")):
+        raise InferenceError(f"{url}: expected the address of a service, http://HOST:PORT.")
+    request = urllib.request.Request(url, data=body, headers=headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=_ANSWER_S) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+    except urllib.error.HTTPError as error:
+        said = error.read(2000).decode(errors="replace")
+        try:
+            # A service that is not ready says so with status 503.
+            answer = json.loads(said)
+        except ValueError:
+            answer = {}
+        if "status" in answer:
+            return answer
+        raise InferenceError(f"{url}: expected an answer, received status {error.code}: {said}") from error
+    except (OSError, ValueError) as error:
+        raise InferenceError(f"{url}: expected an answer, but: {error}") from error
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    """What the service says that it listens on; what it writes later is read too, so that it never waits for us."""
+    lines: queue.Queue[str | None] = queue.Queue()
+    if process.stderr is None:
+        raise RuntimeError("service: expected its standard error to be read.")
+    threading.Thread(target=_read, args=(process.stderr, lines), daemon=True).start()
+    last, deadline = "nothing", time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(queue.Empty):
+            line = lines.get(timeout=_POLL_S)
+            if line is None:
+                break
+            last = line.strip() or last
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                return str(json.loads(line)["url"])
+    raise InferenceError(f"service: expected it to listen within {_START_S:g} s; it said: {last}")
+
+
+def _read(stream: IO[str], lines: "queue.Queue[str | None]") -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+def _wait_until_ready(process: subprocess.Popen[str], url: str) -> None:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise InferenceError(f"service: expected it to become ready; it ended with exit code {process.returncode}.")
+        with contextlib.suppress(InferenceError):
+            if _get(f"{url}/health")["status"] == "ready":
+                return
+        time.sleep(_POLL_S)
+    raise InferenceError(f"service: expected it to be ready within {_START_S:g} s.")

@@ -1,0 +1,79 @@
+"""The SavedModel's hops: every signature, loaded and asked as TensorFlow Serving does."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.core.certificate import Hop, compare
+from tfpipe.core.parity import BOUNDS
+from tfpipe.core.signature import Array
+from tfpipe.decode import decode_with_header
+
+# What TensorFlow's decoders, which are all that a SavedModel has, read as the reference decoder does: by format and
+# Pillow mode.
+_PLAIN = {
+    "JPEG": ("RGB", "L"),
+    "PNG": ("RGB", "RGBA", "L", "LA", "P", "1"),
+    "BMP": ("RGB",),
+    "GIF": ("RGB", "L", "P"),
+}
+
+
+class Asked(NamedTuple):
+    """One raw file, and what Keras makes of it.
+
+    Attributes:
+        content: The file.
+        decoded: (height, width, 3) uint8 pixels, or a text.
+        row: (height, width, 3) float32, or (tokens,) int32.
+        probabilities: Keras's own answer.
+    """
+
+    content: bytes
+    decoded: Any
+    row: Array
+    probabilities: Array
+
+
+# By the name of a signature's input: what is sent for one file.
+_INPUTS: Mapping[str, Callable[[Asked], Any]] = {
+    "image_bytes": lambda asked: [asked.content],
+    "text": lambda asked: [asked.decoded],
+    "pixels": lambda asked: asked.decoded[None],
+    "input": lambda asked: asked.row[None],
+}
+
+
+def load_saved_model(folder: Path) -> Any:
+    """Load a SavedModel as TensorFlow Serving does; its `signatures` take and give named tensors."""
+    return tf.saved_model.load(str(folder))
+
+
+def saved_model_hops(folder: Path, files: Sequence[Asked]) -> list[Hop]:
+    """Ask every signature; files that TensorFlow decodes in another way are left out of that for raw bytes.
+
+    Args:
+        folder: Of the SavedModel, with its version number.
+        files: To ask with.
+    """
+    # Held while its signatures are used: they do not keep its variables alive.
+    loaded = load_saved_model(folder)
+    return [_hop(name, signature, files) for name, signature in sorted(loaded.signatures.items())]
+
+
+def _hop(name: str, signature: Any, files: Sequence[Asked]) -> Hop:
+    (taken,) = signature.structured_input_signature[1]
+    asked = [file for file in files if taken != "image_bytes" or _is_plain(file.content)]
+    answers = [
+        np.asarray(signature(**{taken: tf.constant(_INPUTS[taken](file))})["probabilities"][0]) for file in asked
+    ]
+    expected = [file.probabilities for file in asked]
+    return compare(f"saved_model.{name}", f"{taken} -> SavedModel {name}", answers, expected, BOUNDS["fp32"])
+
+
+def _is_plain(content: bytes) -> bool:
+    image = decode_with_header(content)
+    return image.mode in _PLAIN.get(image.format, ()) and image.orientation == 1
