@@ -169,7 +169,7 @@ def test_the_report_has_the_figures_of_the_manifest(converted, folder):
     for variant in converted.bundle.manifest.variants.values():
         assert f"{variant.size_bytes / 1e6:.3f} MB" in page
         assert f"{variant.metrics['accuracy']:.2%}" in page
-    for hop in ("pixels -> preprocess.onnx", "rows -> model.fp16.onnx", "SavedModel serving_default"):
+    for hop in ("pixels -> preprocess.onnx", "Keras's rows -> model.fp16.onnx", "image_bytes -> SavedModel serving_default"):
         assert f"| {hop} |" in page
     assert "`TFPIPE_SERVING_MODEL=models:/small/1 python -m serving`" in page
 

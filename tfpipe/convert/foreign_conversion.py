@@ -9,7 +9,8 @@ import keras
 
 from tfpipe.convert import foreign, keras_files, report
 from tfpipe.convert.foreign_settings import read_foreign_config
-from tfpipe.convert.pipeline import Asked, ConversionResult, check_target, measured_on, phase, stage, write_bundle
+from tfpipe.convert.phases import phase
+from tfpipe.convert.pipeline import Asked, ConversionResult, check_target, measured_on, stage, write_bundle
 from tfpipe.convert.tensor_function import TensorFunction, of_keras, of_saved_model
 from tfpipe.convert.tensors import TensorConversion
 from tfpipe.core.bundle import open_bundle

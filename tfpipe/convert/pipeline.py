@@ -1,11 +1,9 @@
 """Trained model -> bundle: ONNX at every precision, SavedModel, proof, report. Reads straight down."""
 
-import contextlib
 import logging
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from tfpipe.convert import half, measure, report, sealing
 from tfpipe.convert.candidate import Candidate, measure_candidate
 from tfpipe.convert.conversion import Conversion, Examples, open_conversion
 from tfpipe.convert.foreign_settings import is_foreign
+from tfpipe.convert.phases import phase
 from tfpipe.convert.reference import KerasRows, SavedModelRows
 from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.convert.trained import TrainedModel, fetch, open_trained
@@ -336,11 +335,3 @@ def measured_on() -> dict[str, Any]:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-@contextlib.contextmanager
-def phase(what: str) -> Iterator[None]:
-    """Say how long a part of the conversion took."""
-    started = time.monotonic()
-    yield
-    logger.info("%s: %.1f s", what, time.monotonic() - started)

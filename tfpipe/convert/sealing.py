@@ -1,7 +1,6 @@
 """Everything that a bundle holds beside its graphs: golden samples, certificate, report, and the manifest last."""
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from tfpipe.convert import measure, report
 from tfpipe.convert.conversion import Comparison, Conversion
+from tfpipe.convert.phases import phase
 from tfpipe.convert.trained import TrainedModel
 from tfpipe.core import certificate
 from tfpipe.core.bundle import Bundle, Manifest, open_bundle, seal, write_golden
@@ -16,8 +16,6 @@ from tfpipe.core.certificate import Certificate, Hop
 from tfpipe.core.errors import GateError
 from tfpipe.verify.golden import GoldenSamples
 from tfpipe.verify.http import http_hop, missing_service, running_service
-
-logger = logging.getLogger(__name__)
 
 # The hop whose metric a scored form stands for.
 _SCORED_AS = {"keras": "keras", "saved_model": "saved_model.tensor"}
@@ -91,8 +89,7 @@ def _no_http(trained: TrainedModel) -> str:
 
 
 def _http_hop(bundle: Bundle) -> Hop:
-    logger.info("starting the service, to compare its answers")
-    with running_service(bundle.folder) as url:
+    with phase("answers of the service over HTTP"), running_service(bundle.folder) as url:
         return http_hop(url, GoldenSamples(bundle))
 
 

@@ -23,8 +23,8 @@ def sign_bits(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
     users = graph.find_output_consumers(node.output[0])
     if graph.get_dtype(node.input[0]) != TensorProto.FLOAT or not all(_asks_sign(user, node) for user in users):
         raise ConversionError(
-            f"{name}: expected the bits of float32 numbers to be looked at for their sign only, as argmax does; ONNX has "
-            "no Bitcast."
+            f"{name}: expected the bits of float32 numbers to be looked at for their sign only, as argmax does; ONNX "
+            "has no Bitcast."
         )
     zero = graph.make_const(f"{name}/zero", np.array(0, np.float32)).output[0]
     (given,), (taken,) = list(node.input), list(node.output)
