@@ -22,9 +22,10 @@ from serving.routes.inputs import FORM_FIELDS
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
 from serving.schemas import components, inference_paths
-from serving.service import Service
+from serving.service import AnyEngine, Service
 from serving.settings import ServingSettings
 from serving.source import fetch_bundle
+from serving.tensor_engine import TensorEngine
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 def create_app(
     settings: ServingSettings,
     *,
-    open_engine: Callable[[], Engine] | None = None,
+    open_engine: Callable[[], AnyEngine] | None = None,
     metrics: Metrics | None = None,
     on_load_error: Callable[[Exception], None] | None = None,
 ) -> Admission:
@@ -73,13 +74,17 @@ def create_app(
     return Admission(service, dict.fromkeys(FORM_FIELDS, predict), api)
 
 
-def engine_of_settings(settings: ServingSettings) -> Engine:
+def engine_of_settings(settings: ServingSettings) -> AnyEngine:
     """Fetch the bundle that the settings name, and open it.
 
     Raises:
         TfpipeError: It cannot be served.
     """
     served = fetch_bundle(settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir)
+    if served.bundle.manifest.task == TensorEngine.task:
+        return TensorEngine.open(
+            served, precision=settings.precision, provider=settings.provider, threads=settings.threads
+        )
     return Engine.open(
         served,
         precision=settings.precision,

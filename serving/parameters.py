@@ -5,9 +5,9 @@ import math
 import urllib.parse
 from collections.abc import Mapping
 
-from serving.engine import Engine
 from serving.errors import InvalidRequestError, UnknownModelError
 from serving.request import Request
+from serving.service import AnyEngine
 
 PARAMETERS = ("model_name", "model_version", "alias", "timeout_ms", "features")
 
@@ -34,7 +34,7 @@ def read_parameters(query: bytes) -> dict[str, str]:
     return parameters
 
 
-def check_model(engine: Engine, parameters: Mapping[str, str]) -> None:
+def check_model(engine: AnyEngine, parameters: Mapping[str, str]) -> None:
     """Refuse what this model is not: a request is answered by what it names, or not at all.
 
     Raises:
@@ -75,7 +75,7 @@ def timeout_s(request: Request, parameters: Mapping[str, str], *, longest_s: flo
     return min([longest_s, *(_milliseconds(name, text) / 1000 for name, text in given.items() if text is not None)])
 
 
-def _check_features(engine: Engine, features: str) -> None:
+def _check_features(engine: AnyEngine, features: str) -> None:
     if features not in ("true", "false"):
         raise InvalidRequestError(f"features: expected true or false, received {features!r}.", parameter="features")
     if features == "true":

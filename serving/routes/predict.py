@@ -19,6 +19,7 @@ from serving.request import Request
 from serving.routes.answers import Answer, error_body, record_error, status_of
 from serving.routes.inputs import check_media, read_inputs
 from serving.service import Service
+from serving.tensor_engine import TensorEngine
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class PredictRoutes:
         engine = self._service.require_engine()
         parameters = read_parameters(request.query)
         check_model(engine, parameters)
+        if isinstance(engine, TensorEngine):
+            raise engine.refuse(request.path)
         check_media(engine, request)
         limit_s = timeout_s(request, parameters, longest_s=settings.timeout_ms / 1000)
         deadline_s = request.started_s + limit_s

@@ -81,7 +81,7 @@ def understand_classifier(model: keras.Model, config: ForeignConfig, data_labels
 
 def _preprocessing(model: keras.Model, given: ForeignPreprocessingConfig, notes: list[str]) -> PreprocessingConfig:
     first = list(_first_layers(model))
-    kind = given.normalization
+    kind: str = given.normalization
     if kind == "auto":
         kind, reason = _range_taken(model, first)
         notes.append(f"The model takes values {'0..255' if kind == 'raw' else '0..1'}: {reason}.")

@@ -178,14 +178,16 @@ def _understand(model: keras.Model, path: Path, config: ForeignConfig, labels: S
         return understand_classifier(model, config, labels)
     parts = parts_of(model, where=str(path))
     resize, normalization = parts.preprocessing.resize, parts.preprocessing.normalization
-    preprocessing = PreprocessingConfig(
-        image_size=(resize.height, resize.width),
-        resize=resize.mode,
-        interpolation=resize.interpolation,
-        antialias=resize.antialias,
-        normalization="fixed",
-        mean=tuple(np.ravel(normalization.mean).tolist()),
-        std=tuple(np.sqrt(np.ravel(normalization.variance)).tolist()),
+    preprocessing = PreprocessingConfig.model_validate(
+        {
+            "image_size": (resize.height, resize.width),
+            "resize": resize.mode,
+            "interpolation": resize.interpolation,
+            "antialias": resize.antialias,
+            "normalization": "fixed",
+            "mean": np.ravel(normalization.mean).tolist(),
+            "std": np.sqrt(np.ravel(normalization.variance)).tolist(),
+        }
     )
     return Classifier(parts, preprocessing, ("Labels and preprocessing are those that tfpipe saved in the model.",))
 

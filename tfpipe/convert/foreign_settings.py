@@ -15,7 +15,7 @@ What is not said is looked for inside the model.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -101,6 +101,11 @@ class ForeignConfig(_Section):
     preprocessing: ForeignPreprocessingConfig = ForeignPreprocessingConfig()
     conversion: ConversionConfig = ConversionConfig()
 
+    @property
+    def has_calibration(self) -> bool:
+        """Whether there is anything to set INT8 ranges by."""
+        return any((self.conversion.calibration_path, self.data.path, self.data.validation_path))
+
 
 def is_foreign(model: str | Path | None) -> bool:
     """Whether a model was trained elsewhere: a model file, or the folder of a SavedModel, without what training leaves.
@@ -167,13 +172,13 @@ def _read_labels(file: Path, folder: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def described_keys() -> list[tuple[str, Any]]:
+def described_keys() -> list[tuple[str, str]]:
     """(key, description) of every key that only models trained elsewhere take."""
     sections: dict[str, type[BaseModel]] = {
         "": ForeignConfig, "data.": ForeignDataConfig, "preprocessing.": ForeignPreprocessingConfig,
     }  # fmt: skip
     return [
-        (f"{prefix}{name}", field.description)
+        (f"{prefix}{name}", field.description or "")
         for prefix, section in sections.items()
         for name, field in section.model_fields.items()
         if field.description

@@ -112,6 +112,8 @@ def convert(
         from tfpipe.convert.foreign_conversion import convert_foreign
 
         return convert_foreign(Path(str(model)), asked, output, config, overrides, allow_code, imports)
+    if allow_code or imports:
+        raise ConfigError("--allow-code and --import: expected a model that was trained elsewhere; this one was not.")
     settings = read_settings(config, overrides)
     registry = Registry(settings.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="tfpipe-convert-") as scratch:
@@ -276,8 +278,8 @@ def _open_validation(trained: TrainedModel, precision: str, findings: report.Fin
 def _check_calibration(trained: TrainedModel, precision: str) -> None:
     if precision == "int8" and not trained.calibration:
         raise DataError(
-            "calibration data: expected samples to set INT8 ranges, received none. Give conversion.calibration_path=..., "
-            "data.path=... or data.validation_path=..., or convert with --precision fp16 or fp32."
+            "calibration data: expected samples to set INT8 ranges, received none. Give data.validation_path=..., "
+            "data.path=... or conversion.calibration_path=..., or convert with --precision fp16 or fp32."
         )
 
 

@@ -1,7 +1,7 @@
 """Signs of numbers as ONNX nodes: a handler for the converter.
 
 keras.ops.argmax and argmin look at the sign bit of -0.0: TensorFlow takes a float's bits for an integer (Bitcast) and
-asks whether that is below 0. ONNX has no Bitcast before operator set 26; 1 / -0.0 is minus infinity there too.
+keeps the first of them. ONNX has no Bitcast before operator set 26, but there too 1 / -0.0 is minus infinity.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from tfpipe.core.errors import ConversionError
 
 
 def sign_bits(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
-    """Bitcast of float32 to int32 of which only the sign is asked for: -1 where the sign bit is set, else 0.
+    """Bitcast of float32 to int32 of which only the sign is asked for: -1, all bits set, where it is set, else 0.
 
     Raises:
         ConversionError: Its bits are used otherwise.
     """
     users = graph.find_output_consumers(node.output[0])
-    if graph.get_dtype(node.input[0]) != TensorProto.FLOAT or not all(_asks_sign(user, node) for user in users):
+    if graph.get_dtype(node.input[0]) != TensorProto.FLOAT or not all(_asks_sign(user) for user in users):
         raise ConversionError(
             f"{name}: expected the bits of float32 numbers to be looked at for their sign only, as argmax does; ONNX "
             "has no Bitcast."
@@ -38,10 +38,11 @@ def sign_bits(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
     graph.make_node("Neg", [whole], name=node.name, outputs=[taken], shapes=shapes, dtypes=dtypes)
 
 
-def _asks_sign(user: Any, node: Any) -> bool:
-    if user.type != "Less" or user.input[0] != node.output[0] or not user.inputs[1].is_const():
+def _asks_sign(user: Any) -> bool:
+    if user.type != "BitwiseAnd":
         return False
-    return not np.any(user.inputs[1].get_tensor_value(as_list=False))
+    masks = [given.get_tensor_value() for given in user.inputs if given.is_const()]
+    return masks == [np.iinfo(np.int32).min]
 
 
 HANDLERS: dict[str, Handler] = {"Bitcast": sign_bits}

@@ -76,7 +76,7 @@ def generated_samples(function: TensorFunction) -> list[Sample]:
 
 def in_batches(samples: Sequence[Sample], size: int) -> list[Sample]:
     """Samples of one shape put together, `size` at a time."""
-    batches = []
+    batches: list[Sample] = []
     for start in range(0, len(samples) - size + 1, size):
         together = samples[start : start + size]
         if all(sample[name].shape == together[0][name].shape for sample in together for name in sample):

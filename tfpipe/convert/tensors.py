@@ -106,8 +106,8 @@ class TensorConversion:
             for name, answer in reference.items():
                 if np.issubdtype(answer.dtype, np.floating) and not np.isfinite(answer).all():
                     raise ConversionError(
-                        f"output {name!r}: expected finite answers of the model itself to compare with, received NaN or "
-                        "infinity. Give arrays that it answers: conversion.calibration_path=FILE.npz."
+                        f"output {name!r}: expected finite answers of the model itself, received NaN or infinity. Give "
+                        "arrays that it answers: conversion.calibration_path=FILE.npz."
                     )
 
     def _lower(self, fp32: onnx.ModelProto) -> list[Candidate]:
