@@ -22,10 +22,12 @@ from serving.routes.inputs import FORM_FIELDS
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
 from serving.schemas import components, inference_paths
+from serving.selection import Candidate, candidates, open_first
 from serving.service import AnyEngine, Service
 from serving.settings import ServingSettings
 from serving.source import fetch_bundle
 from serving.tensor_engine import TensorEngine
+from tfpipe.tuned import engines_dir, find_choice, this_machine
 
 logger = logging.getLogger(__name__)
 
@@ -75,25 +77,37 @@ def create_app(
 
 
 def engine_of_settings(settings: ServingSettings) -> AnyEngine:
-    """Fetch the bundle that the settings name, and open it.
+    """Fetch the bundle that the settings name, and open it in the first way that gives training's golden answers.
 
     Raises:
         TfpipeError: It cannot be served.
     """
     served = fetch_bundle(settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir)
-    if served.bundle.manifest.task == TensorEngine.task:
-        return TensorEngine.open(
-            served, precision=settings.precision, provider=settings.provider, threads=settings.threads
-        )
-    return Engine.open(
-        served,
-        precision=settings.precision,
-        provider=settings.provider,
-        threads=settings.threads,
-        max_batch_size=settings.max_batch_size,
-        max_image_pixels=settings.max_image_pixels,
-        max_text_chars=settings.max_text_chars,
+    choice, untuned = find_choice(settings.cache_dir, served.bundle, this_machine())
+    listed = candidates(
+        served.bundle, precision=settings.precision, provider=settings.provider, choice=choice, untuned=untuned
     )
+
+    def open_tensors(candidate: Candidate) -> TensorEngine:
+        cache = engines_dir(settings.cache_dir)
+        return TensorEngine.open(served, candidate.execution, threads=settings.threads, engines_dir=cache)
+
+    def open_one(candidate: Candidate) -> Engine:
+        return Engine.open(
+            served,
+            precision=candidate.execution.variant,
+            provider=candidate.execution.provider,
+            arithmetic=candidate.execution.arithmetic,
+            threads=settings.threads,
+            max_batch_size=settings.max_batch_size,
+            max_image_pixels=settings.max_image_pixels,
+            max_text_chars=settings.max_text_chars,
+            engines_dir=engines_dir(settings.cache_dir),
+        )
+
+    if served.bundle.manifest.task == TensorEngine.task:
+        return open_first(listed, open_tensors)
+    return open_first(listed, open_one)
 
 
 async def _load(service: Service, on_error: Callable[[Exception], None] | None) -> None:

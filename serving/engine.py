@@ -1,17 +1,19 @@
 """One model version, ready to answer: raw bytes or strings -> rows -> probabilities -> answers."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from serving.errors import DeadlineError, RequestError, TooLargeError, UndecodableTextError
 from serving.source import ServedBundle
-from tfpipe.core.bundle import GoldenSample, Variant, read_golden
+from tfpipe.core.bundle import Execution, Variant
 from tfpipe.core.errors import (
     BundleError,
     DecodeError,
@@ -20,8 +22,9 @@ from tfpipe.core.errors import (
     SignatureError,
     TfpipeError,
 )
-from tfpipe.core.parity import assert_parity, golden_bound
+from tfpipe.core.parity import assert_parity
 from tfpipe.core.signature import Array
+from tfpipe.inference.golden import bound_of, golden_rows
 from tfpipe.inference.interface import Inference, Prepared, Takes, answer_of, in_runs
 from tfpipe.inference.opening import open_inference, open_model
 from tfpipe.ort import OnnxModel
@@ -65,6 +68,10 @@ class Engine:
         aliases: Aliases of the version when it was loaded.
         precision: Variant that runs, e.g. "int8".
         provider: What runs it, e.g. "cpu".
+        arithmetic: What that computes float32 operators in.
+        why: It runs in this way.
+        passed_over: Ways that were tried before, and what was wrong with each.
+        golden_max_abs_diff: Largest difference from training's golden answers; NaN until they were replayed.
         bundle_id: First 12 hex digits of the bundle's sha256.
         task: "image_classification", ...
         takes: What an input is.
@@ -80,7 +87,10 @@ class Engine:
         max_batch_size: int,
     ) -> None:
         self.name, self.version, self.aliases = served.name, served.version, served.aliases
-        self.precision, self.provider = variant.precision, model.provider
+        self.precision, self.provider, self.arithmetic = variant.precision, model.provider, model.arithmetic
+        self.why = ""
+        self.passed_over: tuple[str, ...] = ()
+        self.golden_max_abs_diff = math.nan
         self.bundle_id = served.bundle.short_id
         self.task = served.bundle.manifest.task
         self.takes: Takes = inference.takes
@@ -96,10 +106,12 @@ class Engine:
         *,
         precision: str,
         provider: str,
+        arithmetic: str = "float32",
         threads: int | None,
         max_batch_size: int,
         max_image_pixels: int,
         max_text_chars: int,
+        engines_dir: Path | None = None,
     ) -> "Engine":
         """Open the sessions of a bundle.
 
@@ -107,10 +119,12 @@ class Engine:
             served: The bundle and its names.
             precision: "auto" (the bundle's default variant) or a variant's name.
             provider: See `tfpipe.ort.open_session`.
+            arithmetic: See `tfpipe.ort.open_session`.
             threads: Threads inside one run of the model; None means one a core.
             max_batch_size: Most rows in one run of the model.
             max_image_pixels: Larger images are refused.
             max_text_chars: Longer texts are refused.
+            engines_dir: Where TensorRT keeps its engines; None: nowhere.
 
         Raises:
             BundleError: A precision, task, tokenizer or graph that cannot be served.
@@ -120,7 +134,9 @@ class Engine:
         variant = bundle.variant(precision)
         # One thread: it prepares one image at a time, and as many requests as there are cores do so side by side.
         inference = open_inference(bundle, threads=1, max_image_pixels=max_image_pixels, max_text_chars=max_text_chars)
-        model = open_model(bundle, variant, provider=provider, threads=threads)
+        model = open_model(
+            bundle, variant, provider=provider, arithmetic=arithmetic, threads=threads, engines_dir=engines_dir
+        )
         return cls(served, variant, inference=inference, model=model, max_batch_size=max_batch_size)
 
     def predict(self, inputs: Sequence[Input], *, deadline_s: float = float("inf")) -> Outcome:
@@ -193,8 +209,6 @@ class Engine:
     def replay_golden(self) -> float:
         """Answer the bundle's golden samples and compare with training's answers, alone and in batches.
 
-        Of a text that is longer than a row, the first row counts: it is all that training sees of it.
-
         Returns:
             The largest difference.
 
@@ -202,18 +216,19 @@ class Engine:
             GateError: It exceeds what the variant may differ.
             BundleError: The bundle has no golden samples, or one that cannot be answered.
         """
-        samples = read_golden(self._served.bundle)
-        if not samples:
-            raise BundleError(f"{self._served.bundle.folder}: expected golden samples to replay, received none.")
-        rows = [self._golden_row(sample) for sample in samples]
+        bundle = self._served.bundle
+        golden = golden_rows(bundle, self._inference)
+        rows = [one.row for one in golden]
+        bound = bound_of(bundle, Execution(self.precision, self.provider, self.arithmetic))
         where = f"golden samples of {self.name!r}, {self.precision} on {self.provider}"
         largest = 0.0
         for size, how in ((self._max_batch_size, ", in batches"), (1, "")):
             for positions in in_runs(self._inference, rows, size):
                 answered = self.run([rows[position] for position in positions], Outcome())
                 for position, row in zip(positions, answered, strict=True):
-                    difference = self._compare(row, samples[position], where=f"{where}{how}")
+                    difference = assert_parity(row, golden[position].probabilities, bound, where=f"{where}{how}")
                     largest = max(largest, difference)
+        self.golden_max_abs_diff = largest
         return largest
 
     def warm_up(self) -> None:
@@ -234,17 +249,6 @@ class Engine:
             else:
                 results |= zip(positions, answered, strict=True)
         return [results[position] for position in range(len(rows))]
-
-    def _golden_row(self, sample: GoldenSample) -> Array:
-        path = self._served.bundle.path(sample.file)
-        try:
-            return self.prepare(path.read_bytes(), Outcome()).rows[0]
-        except (OSError, DecodeError, RequestError, InferenceError) as error:
-            raise BundleError(f"{path}: expected a golden sample that can be answered; {error}") from error
-
-    def _compare(self, answered: Array, sample: GoldenSample, *, where: str) -> float:
-        bound = golden_bound(self.precision, self._variant.golden_max_abs_diff)
-        return assert_parity(answered, sample.probabilities, bound, where=where)
 
     def _check_graph(self) -> None:
         manifest, where = self._served.bundle.manifest, self._served.bundle.path(self._variant.file)

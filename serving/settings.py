@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tfpipe.core.errors import ConfigError
 from tfpipe.decode import MAX_IMAGE_PIXELS
 from tfpipe.inference.texts import MAX_TEXT_CHARS
+from tfpipe.tuned import DEFAULT_CACHE_DIR
 
 PREFIX = "TFPIPE_SERVING_"
 REGISTERED_MODEL = "TFPIPE_REGISTERED_MODEL"
@@ -47,9 +48,15 @@ class ServingSettings(BaseSettings):
     registered_model: str | None = Field(
         None, validation_alias=REGISTERED_MODEL, description="Registered model to serve where MODEL is unset."
     )
-    precision: str = Field("auto", description="Variant to serve: `fp32`, `fp16`, `int8`; auto: the bundle's default.")
-    provider: Annotated[Literal["auto", "cpu", "cuda", "tensorrt"], BeforeValidator(_lower)] = Field(
-        "auto", description="What runs the model; auto: CUDA where ONNX Runtime offers it, else the CPU."
+    precision: str = Field(
+        "auto",
+        description="Variant to serve: `fp32`, `fp16`, `int8`; auto: what `tfpipe tune` chose on this machine, else "
+        "in the order of conversion.",
+    )
+    provider: Annotated[Literal["auto", "cpu", "openvino", "cuda", "tensorrt"], BeforeValidator(_lower)] = Field(
+        "auto",
+        description="What runs the model; auto: what `tfpipe tune` chose on this machine, else CUDA where there is a "
+        "GPU, else in the order of conversion.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(_DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
@@ -72,7 +79,8 @@ class ServingSettings(BaseSettings):
         "info", description="Least level that is logged; debug has a line for every request."
     )
     cache_dir: Path = Field(
-        Path("~/.cache/tfpipe"), description="Where bundles of the registry are kept, by their checksum."
+        DEFAULT_CACHE_DIR,
+        description="Where bundles of the registry are kept, by their checksum, and what `tfpipe tune` chose.",
     )
 
     @field_validator("port", mode="before")

@@ -1,7 +1,11 @@
 """A model of named tensors in the service: loaded, proved and described; /predict has no way to ask it."""
 
+import math
+from pathlib import Path
+
 from serving.errors import InvalidRequestError
 from serving.source import ServedBundle
+from tfpipe.core.bundle import Execution
 from tfpipe.core.errors import BundleError, GateError, SignatureError
 from tfpipe.inference.tensors import TENSOR_TASK, TensorModel, open_tensors
 
@@ -19,19 +23,34 @@ class TensorEngine:
 
     def __init__(self, served: ServedBundle, model: TensorModel) -> None:
         self.name, self.version, self.aliases = served.name, served.version, served.aliases
-        self.precision, self.provider = model.precision, model.provider
+        self.precision, self.provider, self.arithmetic = model.precision, model.provider, model.arithmetic
+        self.why = ""
+        self.passed_over: tuple[str, ...] = ()
+        self.golden_max_abs_diff = math.nan
         self.bundle_id = served.bundle.short_id
         self._served, self._model = served, model
 
     @classmethod
-    def open(cls, served: ServedBundle, *, precision: str, provider: str, threads: int | None) -> "TensorEngine":
+    def open(
+        cls, served: ServedBundle, execution: Execution, *, threads: int | None, engines_dir: Path
+    ) -> "TensorEngine":
         """Open the session of a bundle.
+
+        Args:
+            served: The bundle and its names.
+            execution: The way to run it.
+            threads: Threads inside one run of the model; None means one a core.
+            engines_dir: Where TensorRT keeps its engines.
 
         Raises:
             BundleError: A precision or graph that cannot be served.
             ConfigError: The provider is not there.
         """
-        return cls(served, open_tensors(served.bundle, precision=precision, provider=provider, threads=threads))
+        model = open_tensors(
+            served.bundle, precision=execution.variant, provider=execution.provider, arithmetic=execution.arithmetic,
+            threads=threads, engines_dir=engines_dir,
+        )  # fmt: skip
+        return cls(served, model)
 
     def replay_golden(self) -> float:
         """Answer the bundle's golden samples; the largest difference from the answers in it.
@@ -46,7 +65,8 @@ class TensorEngine:
             raise BundleError(f"{self._served.bundle.folder}: golden samples: {error}") from error
         if hop.problem:
             raise GateError(f"golden samples of {self.name!r}, {self.precision} on {self.provider}: {hop.problem}")
-        return hop.max_abs_diff or 0.0
+        self.golden_max_abs_diff = hop.max_abs_diff or 0.0
+        return self.golden_max_abs_diff
 
     def warm_up(self) -> None:
         """Nothing: the golden samples have run it, and what else it is asked is not known."""

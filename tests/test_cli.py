@@ -20,7 +20,7 @@ def test_help_lists_every_command(monkeypatch, capsys, arguments):
 
     output = capsys.readouterr().out
     assert code == 0
-    for command in ("train", "convert", "predict", "data", "serve", "doctor"):
+    for command in ("train", "convert", "tune", "predict", "data", "serve", "doctor"):
         assert f"\n  {command} " in output
 
 
@@ -35,8 +35,8 @@ def test_an_unknown_command_is_refused_with_the_nearest(monkeypatch, capsys):
 
     assert code == 2
     assert capsys.readouterr().err == (
-        "tfpipe: expected a command of train, lr-find, convert, predict, data, serve, doctor; received 'predcit'. "
-        "Did you mean 'predict'?\n"
+        "tfpipe: expected a command of train, lr-find, convert, tune, predict, data, serve, doctor; received "
+        "'predcit'. Did you mean 'predict'?\n"
     )
 
 
@@ -51,6 +51,7 @@ def test_a_command_gets_the_other_words_and_its_exit_code_is_ours(monkeypatch, c
     ("command", "module"),
     [
         (["train"], "tfpipe.train"),
+        (["tune"], "tfpipe.tune"),
         (["predict"], "tfpipe.predict"),
         (["doctor"], "tfpipe.doctor"),
         (["data", "validate"], "tfpipe.data validate"),
@@ -66,7 +67,14 @@ def test_a_command_has_its_own_help(monkeypatch, capsys, command, module):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["train", "--help"], ["predict", "--help"], ["lr-find", "--help"], ["data", "validate", "--help"]]
+    "arguments",
+    [
+        ["train", "--help"],
+        ["tune", "--help"],
+        ["predict", "--help"],
+        ["lr-find", "--help"],
+        ["data", "validate", "--help"],
+    ],
 )
 def test_help_waits_for_no_library_of_seconds(arguments):
     program = (

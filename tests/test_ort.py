@@ -65,7 +65,7 @@ def test_auto_takes_what_there_is(content):
 
 
 def test_an_unknown_provider_is_refused(content):
-    with pytest.raises(ConfigError, match="expected one of auto, cpu, cuda, tensorrt; received 'gpu'"):
+    with pytest.raises(ConfigError, match="expected one of auto, cpu, openvino, cuda, tensorrt; received 'gpu'"):
         open_session(content, provider="gpu")
 
 

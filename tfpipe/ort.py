@@ -5,14 +5,11 @@ from pathlib import Path
 
 import onnxruntime
 
-from tfpipe.core.errors import BundleError, ConfigError, InferenceError
+from tfpipe import ort_providers
+from tfpipe.core.errors import BundleError, InferenceError
 from tfpipe.core.signature import Array
+from tfpipe.ort_providers import PROVIDERS, Way
 
-_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 # What ONNX Runtime and the CUDA allocator say where memory runs out; they have no error class for it.
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory")
 
@@ -21,14 +18,22 @@ class OnnxModel:
     """An ONNX file ready to run.
 
     Attributes:
-        provider: The provider that really runs it: "cpu", "cuda" or "tensorrt".
+        provider: The provider that really runs it: "cpu", "openvino", "cuda" or "tensorrt".
+        arithmetic: What it computes float32 operators in.
+        on_cpu: Operators that the provider lacks, sorted: ONNX Runtime's CPU provider runs them.
         input_names: In graph order.
         output_names: In graph order.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, provider: str) -> None:
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        provider: str,
+        arithmetic: str = "float32",
+        on_cpu: tuple[str, ...] = (),
+    ) -> None:
         self._session = session
-        self.provider = provider
+        self.provider, self.arithmetic, self.on_cpu = provider, arithmetic, on_cpu
         self.input_names = [node.name for node in session.get_inputs()]
         self.output_names = [node.name for node in session.get_outputs()]
 
@@ -60,24 +65,29 @@ def open_session(
     model: Path | bytes,
     *,
     provider: str = "auto",
+    arithmetic: str = "float32",
     threads: int | None = None,
     optimise: bool = True,
     disabled_optimizers: Sequence[str] = (),
+    engines_dir: Path | None = None,
 ) -> OnnxModel:
     """Open an ONNX model.
 
     Args:
         model: A file, or its content.
-        provider: "cpu", "cuda", "tensorrt", or "auto": CUDA where ONNX Runtime offers it, else the CPU.
-        threads: Threads inside an operator; None leaves ONNX Runtime's choice (one per core).
+        provider: "cpu", "openvino", "cuda", "tensorrt", or "auto": CUDA where ONNX Runtime offers it, else the CPU.
+        arithmetic: What the provider computes float32 operators in; see `ort_providers.ARITHMETIC`.
+        threads: Threads inside an operator; None leaves the provider's choice (one per core).
         optimise: Whether ONNX Runtime rewrites the graph for speed.
         disabled_optimizers: Rewrites that it leaves out, by ONNX Runtime's names; a variant's recipe says which.
+        engines_dir: Where TensorRT keeps the engines that it builds; None: nowhere.
 
     Raises:
         ConfigError: An unknown provider, or one that this ONNX Runtime lacks or silently left out.
-        BundleError: The file is not an ONNX model that ONNX Runtime can load.
+        BundleError: The file is not an ONNX model that the provider can load.
     """
-    chosen = _choose(provider)
+    way = Way(_choose(provider), arithmetic)
+    ort_providers.check(way)
     options = onnxruntime.SessionOptions()
     # Idle threads that spin take the cores of the event loop and of other sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -86,28 +96,26 @@ def open_session(
         options.intra_op_num_threads = threads
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers = ort_providers.configure(options, way, threads=threads, engines_dir=engines_dir)
     source = model if isinstance(model, bytes) else str(model)
     try:
         session = onnxruntime.InferenceSession(
-            source, options, providers=[_PROVIDERS[chosen]], disabled_optimizers=list(disabled_optimizers)
+            source,
+            options,
+            providers=providers,
+            disabled_optimizers=list(disabled_optimizers),
+            # Else a provider that fails is replaced by the CPU's, with a line on standard output.
+            enable_fallback=0,
         )
     # ONNX Runtime raises classes of its own, straight from Exception, for a damaged or unsupported file.
     except Exception as error:
         what = "the model" if isinstance(model, bytes) else str(model)
-        raise BundleError(f"{what}: expected an ONNX model that ONNX Runtime can load; {error}") from error
-    if session.get_providers()[0] != _PROVIDERS[chosen]:
-        raise ConfigError(
-            f"provider: expected {chosen!r} to run, but ONNX Runtime fell back to {session.get_providers()}."
-        )
-    return OnnxModel(session, chosen)
+        on = "" if way.provider == "cpu" else f" on {way.title}"
+        raise BundleError(f"{what}: expected an ONNX model that ONNX Runtime can load{on}; {error}") from error
+    return OnnxModel(session, way.provider, way.arithmetic, ort_providers.left_to_cpu(session, way))
 
 
 def _choose(provider: str) -> str:
-    available = onnxruntime.get_available_providers()
-    if provider == "auto":
-        return "cuda" if _PROVIDERS["cuda"] in available else "cpu"
-    if provider not in _PROVIDERS:
-        raise ConfigError(f"provider: expected one of auto, {', '.join(_PROVIDERS)}; received {provider!r}.")
-    if _PROVIDERS[provider] not in available:
-        raise ConfigError(f"provider: expected one of {available}, received {provider!r}, which is not installed here.")
-    return provider
+    if provider != "auto":
+        return provider
+    return "cuda" if PROVIDERS["cuda"] in onnxruntime.get_available_providers() else "cpu"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 _LIBRARIES = (
     "tensorflow", "keras", "horovod", "numpy", "mlflow", "mlflow-skinny", "pillow", "simplejpeg", "onnx", "onnxruntime",
-    "tf2onnx",
+    "onnxruntime-gpu", "onnxruntime-ep-openvino", "tf2onnx",
 )  # fmt: skip
 _GIT_TIMEOUT_S = 10.0
 
@@ -43,3 +43,10 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What the processor can do, by Linux's names, e.g. "avx512_vnni"; empty where nothing says it."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    flags = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(flags.split())

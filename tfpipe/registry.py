@@ -19,16 +19,27 @@ import hashlib
 import json
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tfpipe.core import atomic
+from tfpipe.core import atomic, certificate
 from tfpipe.core.bundle import Bundle, file_sha256, open_bundle
 from tfpipe.core.criteria import missed_criteria
 from tfpipe.core.errors import BundleError, RegistryError
-from tfpipe.store import VENDOR_ERRORS, MlflowClient, MlflowException, check_store, connect, reason, retrying, store_uri
+from tfpipe.store import (
+    VENDOR_ERRORS,
+    Metric,
+    MlflowClient,
+    MlflowException,
+    check_store,
+    connect,
+    reason,
+    retrying,
+    store_uri,
+)
 
 CHAMPION = "champion"
 MODEL_TAG = "tfpipe.model"
@@ -178,7 +189,7 @@ class Registry:
         return destination
 
     def attach_bundle(self, version: ModelVersion, folder: Path) -> bool:
-        """Upload a bundle into the version's run, then commit it with a tag.
+        """Upload a bundle into the version's run with the figures of its certificate, then commit it with a tag.
 
         Returns:
             True if the version is `champion` now; the first one of its name with a bundle becomes it.
@@ -356,6 +367,9 @@ def _tag(client: MlflowClient, run_id: str, key: str, value: Any) -> str:
 
 def _attach(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> bool:
     client.log_artifacts(version.run_id, str(bundle.folder), _bundle_artifact(bundle.sha256))
+    now = int(time.time() * 1e3)
+    metrics = [Metric(name, value, now, 0) for name, value in _figures(bundle).items()]
+    client.log_batch(version.run_id, metrics=metrics)
     client.set_model_version_tag(version.name, version.version, BUNDLE_TAG, bundle.sha256)
     champion = client.get_registered_model(version.name).aliases.get(CHAMPION)
     converted = [str(found.version) for found in _versions(client, version.name) if BUNDLE_TAG in found.tags]
@@ -364,6 +378,25 @@ def _attach(client: MlflowClient, version: ModelVersion, bundle: Bundle) -> bool
         client.set_registered_model_alias(version.name, CHAMPION, version.version)
         return True
     return str(champion) == version.version
+
+
+def _figures(bundle: Bundle) -> dict[str, float]:
+    """What a bundle was measured at, by names under which MLflow shows and compares them."""
+    figures: dict[str, float] = {}
+    for name, variant in bundle.manifest.variants.items():
+        figures[f"conversion/{name}/size_bytes"] = float(variant.size_bytes)
+        figures |= {f"conversion/{name}/{metric}": value for metric, value in variant.metrics.items()}
+        figures |= {f"conversion/{name}/latency_ms_batch_{size}": ms for size, ms in variant.latency_ms.items()}
+    path = bundle.path(certificate.FILE)
+    if path.is_file():
+        for hop in certificate.Certificate.from_json(path.read_text(encoding="utf-8"), where=str(path)).hops:
+            measured = {
+                "max_abs_diff": hop.max_abs_diff,
+                "mean_abs_diff": hop.mean_abs_diff,
+                "agreement": hop.agreement,
+            }
+            figures |= {f"certificate/{hop.name}/{key}": value for key, value in measured.items() if value is not None}
+    return figures
 
 
 def _bundle_artifact(sha256: str) -> str:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+from mlflow import MlflowClient
 
 from tests.training.small_runs import write_class_folders
 from tfpipe.convert.pipeline import convert
@@ -47,7 +48,7 @@ def test_the_bundle_is_complete_and_sealed(converted, folder):
 
     assert left_in(folder) == [
         "bundle.json", "bundle.json.sha256", "certificate.json", "golden", "model.fp16.onnx", "model.fp32.onnx",
-        "model.int8.onnx", "preprocess.onnx", "preprocessing.json", "report.md", "saved_model",
+        "model.int8.onnx", "preprocess.onnx", "preprocessing.json", "report.html", "report.md", "saved_model",
     ]  # fmt: skip
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files - {"bundle.json", "bundle.json.sha256"} == manifest.files.keys()
@@ -169,12 +170,27 @@ def test_the_report_has_the_figures_of_the_manifest(converted, folder):
     for variant in converted.bundle.manifest.variants.values():
         assert f"{variant.size_bytes / 1e6:.3f} MB" in page
         assert f"{variant.metrics['accuracy']:.2%}" in page
-    for hop in ("pixels -> preprocess.onnx", "Keras's rows -> model.fp16.onnx", "image_bytes -> SavedModel serving_default"):
+    for hop in (
+        "pixels -> preprocess.onnx",
+        "Keras's rows -> model.fp16.onnx",
+        "image_bytes -> SavedModel serving_default",
+    ):
         assert f"| {hop} |" in page
     assert "`TFPIPE_SERVING_MODEL=models:/small/1 python -m serving`" in page
 
 
 # Where it goes.
+
+
+def test_the_figures_of_a_bundle_are_metrics_of_its_run(trained, converted):
+    config, result = trained
+    metrics = MlflowClient(config.tracking.uri).get_run(result.run_id).data.metrics
+
+    variants = converted.bundle.manifest.variants
+    assert metrics["conversion/int8/accuracy"] == variants["int8"].metrics["accuracy"]
+    assert metrics["conversion/fp32/size_bytes"] == variants["fp32"].size_bytes
+    assert metrics["certificate/http/agreement"] == 1.0
+    assert metrics["certificate/fp16/max_abs_diff"] < 0.02
 
 
 def test_the_first_bundle_of_a_name_is_attached_and_becomes_champion(trained, converted, tmp_path):
@@ -227,12 +243,13 @@ def test_a_failed_gate_leaves_the_report_and_no_bundle(run_copy, tmp_path):
     message = str(failure.value)
     assert "small, int8: accuracy: expected at most 0.00% below fp32's" in message
     assert message.endswith(f"The figures: {output}-report.md")
-    assert left_in(output.parent) == ["bundle-report.md"]
+    assert left_in(output.parent) == ["bundle-report.html", "bundle-report.md"]
     page = (output.parent / "bundle-report.md").read_text(encoding="utf-8")
     assert "**int8 failed; no bundle was made.**" in page
     # Both recipes were tried, and their figures are there.
-    assert "- minmax: accuracy" in page
-    assert "- percentile, depthwise convolutions kept in float32: accuracy" in page
+    for recipe in ("minmax", "percentile, depthwise convolutions kept in float32"):
+        assert f"| int8 ({recipe}), cpu | " in page
+    assert page.count("Try --search") >= 2
     assert "| int8 (asked for) |" in page
 
 

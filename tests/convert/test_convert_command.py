@@ -79,7 +79,7 @@ def test_a_conversion_ends_with_its_figures_and_says_nothing_else(run_copy, scra
     assert [line.split()[0] for line in lines[-6:-3]] == ["fp32", "fp16", "int8"]
     assert lines[-3:] == [
         "bundle: bundles/small",
-        "report: bundles/small/report.md",
+        "report: bundles/small/report.html",
         "serve it: TFPIPE_SERVING_MODEL=bundles/small python -m serving",
     ]
     assert bundle.manifest.default_variant == "int8"
@@ -97,7 +97,7 @@ def test_a_missed_gate_is_exit_code_3_with_the_numbers(run, run_copy, tmp_path):
     assert code == 3
     (error,) = errors_in(stderr)
     assert re.search(r"small, int8: accuracy: expected at most 0\.00% below .* received [\d.]+%", error)
-    assert left_in(tmp_path) == ["copied-run", "out-report.md"]
+    assert left_in(tmp_path) == ["copied-run", "out-report.html", "out-report.md"]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,9 @@ def test_health_names_the_model(client, bundle, path):
                 "version": "3",
                 "precision": "int8",
                 "provider": "cpu",
+                "arithmetic": "float32",
+                "why": "in the order of conversion: not tuned on this machine",
+                "passed_over": [],
                 "bundle": open_bundle(bundle).short_id,
                 "task": "image_classification",
             }
@@ -160,10 +163,8 @@ def test_an_error_that_nobody_foresaw_is_500_in_our_form_and_logged(bundle, capl
 def test_a_lack_of_memory_is_503(bundle):
     class Exhausted:
         name, version, aliases, precision, provider = "m", "1", (), "fp32", "cpu"
+        arithmetic, why, passed_over, golden_max_abs_diff = "float32", "", (), 0.0
         bundle_id, task, takes = "0" * 12, "image_classification", "image"
-
-        def replay_golden(self) -> float:
-            return 0.0
 
         def warm_up(self) -> None:
             return

@@ -179,7 +179,10 @@ def test_golden_answers_that_differ_are_refused_with_exit_code_3(tmp_path):
     [
         ({"model": "/nowhere"}, "/nowhere: expected a bundle (a folder with bundle.json) or models:/NAME/VERSION"),
         ({"precision": "int4"}, "expected precision fp16, fp32, int8, received 'int4'"),
-        ({"provider": "gpu"}, "TFPIPE_SERVING_PROVIDER: expected 'auto', 'cpu', 'cuda' or 'tensorrt', received 'gpu'"),
+        (
+            {"provider": "gpu"},
+            "TFPIPE_SERVING_PROVIDER: expected 'auto', 'cpu', 'openvino', 'cuda' or 'tensorrt', received 'gpu'",
+        ),
         ({"provider": "tensorrt"}, "received 'tensorrt', which is not installed here"),
         ({"host": "999.1.2.3"}, "999.1.2.3:0: expected a free address to listen on"),
         ({"prot": "1"}, "TFPIPE_SERVING_PROT: unknown setting. Did you mean TFPIPE_SERVING_PORT?"),

@@ -116,7 +116,7 @@ def test_the_providers_are_those_that_a_session_knows():
 @given(
     port=st.integers(0, 65535),
     threads=st.none() | st.integers(1, 64),
-    provider=st.sampled_from(["auto", "cpu", "cuda", "tensorrt"]),
+    provider=st.sampled_from(["auto", "cpu", "openvino", "cuda", "tensorrt"]),
     limits=st.lists(st.integers(1, 2**40), min_size=3, max_size=3),
 )
 def test_any_valid_values_are_taken_as_they_are(port, threads, provider, limits):

@@ -26,21 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(options: argparse.Namespace) -> int:
     # TensorFlow takes seconds to import: neither --help nor a mistyped key waits for it.
-    precision = options.precision or "int8"
-    if not is_foreign(options.model):
-        read_settings(options.config, options.overrides)
-    elif not read_foreign_config(options.config, options.overrides).has_calibration:
-        # Nothing sets INT8 ranges: it is refused where it was asked for.
-        precision = options.precision or "fp32"
+    (read_foreign_config if is_foreign(options.model) else read_settings)(options.config, options.overrides)
     if options.backend != "onnx":
         from tfpipe.convert.to_tensorrt import refuse
 
         refuse(options.backend)
     from tfpipe.convert.pipeline import convert
+    from tfpipe.convert.search import Budget
 
     result = convert(
         options.model,
-        precision=precision,
+        precision=options.precision,
         output=options.output,
         config=options.config,
         overrides=options.overrides,
@@ -48,6 +44,7 @@ def _command(options: argparse.Namespace) -> int:
         force=options.force,
         allow_code=options.allow_code,
         imports=options.imports,
+        search=Budget(options.max_trials, options.max_minutes * 60) if options.search else None,
     )
     sys.stderr.write(_closing_lines(result))
     return 0
@@ -73,7 +70,7 @@ def _closing_lines(result: "ConversionResult") -> str:
             + "".join(f"{ms:14.3f}" for ms in variant.latency_ms.values())
         )
     folder = result.bundle.folder
-    lines += [f"bundle: {folder}", f"report: {folder / 'report.md'}", *_serving_lines(result)]
+    lines += [f"bundle: {folder}", f"report: {folder / 'report.html'}", *_serving_lines(result)]
     return "\n".join(lines) + "\n"
 
 
@@ -107,9 +104,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--precision", choices=PRECISIONS,
-        help="what is served by default and judged; fp32 and fp16 are always in the bundle (default: int8; fp32 for a "
-        "model that was trained elsewhere and comes without data)",
+        help="what is served by default and judged; fp32 and fp16 are always in the bundle (default: int8; with "
+        "--search whichever is fastest; fp32 for a model that was trained elsewhere and comes without data)",
     )  # fmt: skip
+    parser.add_argument(
+        "--search", action="store_true",
+        help="find the fastest variant, and way to run it, that passes the gate on this machine",
+    )  # fmt: skip
+    parser.add_argument("--max-trials", type=int, default=12, metavar="N", help="of --search (default: 12)")
+    parser.add_argument("--max-minutes", type=float, default=5.0, metavar="M", help="of --search (default: 5)")
     parser.add_argument("--backend", choices=_BACKENDS, default="onnx", help="what the model is converted for")
     parser.add_argument(
         "--model", metavar="MODEL",
@@ -123,10 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="the bundle's folder (default: bundles/NAME-VERSION)")
     parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="YAML whose conversion section and tracking store are used; of a model trained elsewhere, its labels too",
-    )
+        "--config", metavar="FILE",
+        help="YAML whose conversion section and tracking store are used; of a model that was trained elsewhere, all",
+    )  # fmt: skip
     parser.add_argument(
         "--import", metavar="MODULE", dest="imports", action="append", default=[],
         help="module with the classes of a model that was trained elsewhere; may be given several times",

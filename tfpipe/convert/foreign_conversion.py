@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 def convert_foreign(
     path: Path,
     asked: Asked,
+    *,
+    is_default: bool,
     output: str | Path | None,
     config: str | Path | None,
     overrides: Sequence[str],
@@ -34,6 +37,7 @@ def convert_foreign(
     Args:
         path: See `foreign_settings.is_foreign`.
         asked: Precision, and whether missed limits are overruled.
+        is_default: Whether nobody said the precision: then it is fp32 where nothing sets INT8 ranges.
         output: The bundle's folder; None: bundles/NAME.
         config: YAML file; see `foreign_settings`.
         overrides: Like "preprocessing.normalization=raw".
@@ -47,6 +51,9 @@ def convert_foreign(
         GateError: Accuracy, size or parity was missed.
     """
     said = read_foreign_config(config, overrides)
+    if is_default and not said.has_calibration:
+        # Nothing sets INT8 ranges; it is refused only where it was asked for.
+        asked = replace(asked, precision="fp32")
     name = foreign.model_name(path)
     target = Path(output) if output is not None else Path("bundles") / name
     check_target(target)

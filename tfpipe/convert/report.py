@@ -6,6 +6,8 @@ from typing import Any
 
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import missed_limits
+from tfpipe.convert.passes import PassResult
+from tfpipe.convert.trial import Trial
 from tfpipe.core.bundle import Execution
 from tfpipe.core.certificate import Certificate, Hop
 from tfpipe.settings import ConversionConfig
@@ -26,7 +28,9 @@ class Findings:
         executions: Ways to run the variants, best first.
         num_validation: Samples that the score was measured on.
         num_corrupt: Samples among the validation data that cannot be read.
-        attempts: INT8 recipes tried, with what became of them.
+        passes: Over the float32 graph, with what each changed.
+        trials: What was tried for INT8, or by a search, with the reason for which it was not chosen.
+        search_ended: Why a search ended; "" where there was nothing left to try.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
         missed: Limits missed; empty where the gate was passed.
@@ -42,7 +46,9 @@ class Findings:
     executions: tuple[Execution, ...] = ()
     num_validation: int = 0
     num_corrupt: int = 0
-    attempts: list[str] = field(default_factory=list)
+    passes: Sequence[PassResult] = ()
+    trials: Sequence[tuple[Trial, str]] = ()
+    search_ended: str = ""
     notes: list[str] = field(default_factory=list)
     measured_on: dict[str, Any] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
@@ -84,7 +90,8 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
         _variants(findings),
         _hops(findings),
         _weights(findings.measured),
-        _bullets("INT8 recipes tried", findings.attempts),
+        _bullets("Graph passes", [result.describe() for result in findings.passes]),
+        _trials(findings),
         _bullets("Notes", findings.notes),
         _bullets("Use", usage),
         _bullets("Measured on", [f"{name}: {_plain(value)}" for name, value in findings.measured_on.items()]),
@@ -164,7 +171,7 @@ def _hops(findings: Findings) -> str:
     lines = [
         "## Parity certificate: each hop against Keras, on the same raw files",
         "",
-        "| hop | files | largest difference | mean | bound | same class as Keras | score (95 % interval) |",
+        f"| hop | files | largest difference | mean | bound | same class as Keras | {_metric(hops)} (95 % interval) |",
         "|---" * 7 + "|",
         *(f"| {' | '.join(_hop_cells(hop))} |" for hop in hops),
     ]
@@ -181,10 +188,14 @@ def _hops(findings: Findings) -> str:
     return "\n".join(lines)
 
 
+def _metric(hops: Sequence[Hop]) -> str:
+    return next((hop.score.name.replace("_", " ") for hop in hops if hop.score is not None), "score")
+
+
 def _hop_cells(hop: Hop) -> tuple[str, ...]:
     score = "–"
     if hop.score is not None:
-        score = f"{hop.score.name} {hop.score.value:.2%} ({hop.score.low:.2%} to {hop.score.high:.2%})"
+        score = f"{hop.score.value:.2%} ({hop.score.low:.2%} to {hop.score.high:.2%})"
     return (
         hop.title,
         str(hop.num_files),
@@ -199,7 +210,7 @@ def _hop_cells(hop: Hop) -> tuple[str, ...]:
 def _bound(hop: Hop) -> str:
     if hop.bound is None:
         return "reported"
-    return "equal" if hop.bound.atol == hop.bound.rtol == 0 else f"{hop.bound.atol:g} + {hop.bound.rtol:g} × value"
+    return "equal" if hop.bound.atol == hop.bound.rtol == 0 else f"{hop.bound.atol:.3g} + {hop.bound.rtol:.3g} × value"
 
 
 def _number(value: float | None) -> str:
@@ -220,6 +231,34 @@ def _weights(measured: dict[str, Measured]) -> str:
             names = ", ".join(f"`{weight}`" for weight in same[:_SHOWN_WEIGHTS])
             lines.append(f"  - {reason}: {names}{more}")
     return "## Weights kept in a higher precision\n\n" + "\n".join(lines) if lines else ""
+
+
+def _trials(findings: Findings) -> str:
+    if not findings.trials:
+        return ""
+    reference = findings.trials[0][0].figures
+    metric = reference.metric.replace("_", " ") if reference else "score"
+    lines = [
+        "## What was tried",
+        "",
+        f"| variant, provider | {metric} | ms, one row: p50 | p95 | eight: p50 | file | why not |",
+        "|---" * 7 + "|",
+        *(f"| {' | '.join(_trial_cells(trial, reason))} |" for trial, reason in findings.trials),
+    ]
+    if findings.search_ended:
+        lines += ["", f"The search ended {findings.search_ended}."]
+    return "\n".join(lines)
+
+
+def _trial_cells(trial: Trial, reason: str) -> tuple[str, ...]:
+    times = (trial.latency_ms.get(size, {}).get(at) for size, at in (("1", "p50"), ("1", "p95"), ("8", "p50")))
+    return (
+        trial.contender.title,
+        _share(trial.figures.score if trial.figures else None),
+        *("–" if time is None else f"{time:.3f}" for time in times),
+        f"{trial.figures.size_bytes / 1e6:.3f} MB" if trial.figures else "–",
+        reason or "**chosen**",
+    )
 
 
 def _bullets(title: str, lines: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tfpipe.convert import measure, report
 from tfpipe.convert.conversion import Comparison, Conversion
 from tfpipe.convert.phases import phase
+from tfpipe.convert.report_page import render_page
 from tfpipe.convert.trained import TrainedModel
 from tfpipe.core import certificate
 from tfpipe.core.bundle import Bundle, Manifest, open_bundle, seal, write_golden
@@ -68,7 +69,9 @@ def seal_bundle(
     if broken := findings.certificate.broken:
         raise GateError(broken.problem)
     (staging / certificate.FILE).write_text(findings.certificate.to_json(), encoding="utf-8")
-    (staging / "report.md").write_text(report.render(findings, usage=_usage(trained, conversion)), encoding="utf-8")
+    text = report.render(findings, usage=_usage(trained, conversion))
+    (staging / "report.md").write_text(text, encoding="utf-8")
+    (staging / "report.html").write_text(render_page(findings, text), encoding="utf-8")
     seal(staging, manifest)
 
 

@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tfpipe.convert import half, measure, report
+from tfpipe.convert import measure, report
 from tfpipe.convert.candidate import Candidate, Measured
 from tfpipe.convert.gate import Figures
-from tfpipe.convert.quantize_tensors import RECIPE, tensors_to_int8
+from tfpipe.convert.islands import to_float16_within
+from tfpipe.convert.passes import run_passes, standard_passes
+from tfpipe.convert.quantize import to_int8
+from tfpipe.convert.recipe import default_recipes
+from tfpipe.convert.report_page import render_page
 from tfpipe.convert.tensor_function import TensorFunction, save_function
 from tfpipe.convert.tensor_samples import Sample, generated_samples, in_batches, read_tensor_samples
 from tfpipe.convert.to_onnx import tensors_to_onnx
@@ -24,7 +28,7 @@ from tfpipe.core.bundle import Execution, Manifest, Variant, seal
 from tfpipe.core.certificate import Certificate
 from tfpipe.core.errors import ConversionError, DataError, GateError
 from tfpipe.core.golden_tensors import GoldenTensors, scaled, write_golden_tensors
-from tfpipe.core.parity import max_abs_diff
+from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
 from tfpipe.inference.tensors import TENSOR_TASK, tensor_hop
 from tfpipe.ort import OnnxModel
@@ -33,6 +37,8 @@ from tfpipe.verify.tensors import saved_model_hop
 
 _COMPARED_SAMPLES = 32
 _BATCH = 8
+# Of which every tensor inside the graph is looked at together.
+_FEW = 2
 
 
 class TensorConversion:
@@ -69,8 +75,11 @@ class TensorConversion:
             ConversionError: An operation or type that cannot be converted.
             GateError: An answer beyond its bound, or a limit missed.
         """
-        fp32 = tensors_to_onnx(self._function, opset=self._config.opset, metadata=self._metadata)
-        candidates = [Candidate("fp32", "fp32", fp32, {"opset": self._config.opset})]
+        opset = self._config.opset
+        written = tensors_to_onnx(self._function, opset=opset, metadata=self._metadata)
+        few = self._samples[:_FEW]
+        fp32, self._findings.passes = run_passes(written, standard_passes(opset), inputs=few)
+        candidates = [Candidate("fp32", "fp32", fp32, {"opset": opset})]
         answers = {"fp32": self._prove(candidates[0])}
         save_function(self._function, staging / "saved_model" / "1")
         self._note(saved_model_hop(staging / "saved_model" / "1", self._golden()))
@@ -111,11 +120,15 @@ class TensorConversion:
                     )
 
     def _lower(self, fp32: onnx.ModelProto) -> list[Candidate]:
-        graph, kept = half.to_float16(_copy(fp32))
-        candidates = [Candidate("fp16", "fp16", graph, {"weights": "float16", "float32": "inputs, outputs"}, kept)]
+        half = to_float16_within(fp32, self._samples, BOUNDS["fp16"])
+        described = {"weights": "float16", "float32": "inputs, outputs, Softmax", "islands": half.islands}
+        candidates = [Candidate("fp16", "fp16", half.model, described, half.kept)]
         if self._findings.precision == "int8":
-            recipe = RECIPE | {"calibration_samples": len(self._calibration)}
-            candidates.append(Candidate("int8", "int8", tensors_to_int8(_copy(fp32), self._calibration), recipe))
+            # What goes into a product is rounded and nothing else: of a graph that nobody knows, the rest stays exact.
+            recipe = default_recipes(self._config, "products")[0]
+            graph = to_int8(fp32, self._calibration, recipe)
+            described = recipe.describe() | {"calibration_samples": len(self._calibration)}
+            candidates.append(Candidate("int8", "int8", graph, described))
         return candidates
 
     def _golden(self) -> list[GoldenTensors]:
@@ -126,7 +139,9 @@ class TensorConversion:
         session = candidate.session()
         answers = [session.run(sample) for sample in self._samples]
         title = f"tensors -> {candidate.file}"
-        self._note(tensor_hop(candidate.name, title, candidate.precision, answers, self._references))
+        bound = BOUNDS.get(candidate.precision)
+        is_exact = candidate.precision == "fp32"
+        self._note(tensor_hop(candidate.name, title, answers, self._references, bound, is_exact=is_exact))
         return answers
 
     def _note(self, hop: certificate.Hop) -> None:
@@ -191,7 +206,9 @@ class TensorConversion:
         left_out = {"http": "models of named tensors have no file to send"}
         findings.certificate = Certificate(tuple(self._hops), left_out, findings.measured_on, now)
         (staging / certificate.FILE).write_text(findings.certificate.to_json(), encoding="utf-8")
-        (staging / "report.md").write_text(report.render(findings, usage=_usage(function)), encoding="utf-8")
+        text = report.render(findings, usage=_usage(function))
+        (staging / "report.md").write_text(text, encoding="utf-8")
+        (staging / "report.html").write_text(render_page(findings, text), encoding="utf-8")
         manifest = Manifest(
             model_name=self._name,
             model_version=None,
@@ -230,12 +247,6 @@ def _farthest(answers: Sequence[Mapping[str, Array]], references: Sequence[Mappi
             max_abs_diff(*pair) for name, pair in pairs.items() if np.issubdtype(reference[name].dtype, np.floating)
         ]
     return max(differences)
-
-
-def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
-    copied = onnx.ModelProto()
-    copied.CopyFrom(graph)
-    return copied
 
 
 def _usage(function: TensorFunction) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tfpipe.core.bundle import Bundle, Variant
@@ -59,21 +60,38 @@ def open_inference(
         raise BundleError(f"{bundle.folder}: expected a model of texts; {error}") from error
 
 
-def open_model(bundle: Bundle, variant: Variant, *, provider: str = "auto", threads: int | None = None) -> OnnxModel:
+def open_model(
+    bundle: Bundle,
+    variant: Variant,
+    *,
+    provider: str = "auto",
+    arithmetic: str = "float32",
+    threads: int | None = None,
+    engines_dir: Path | None = None,
+) -> OnnxModel:
     """The session of a variant, set as its recipe wants it.
 
     Args:
         bundle: Checked.
         variant: One of its variants.
         provider: See `open_session`.
+        arithmetic: See `open_session`.
         threads: Threads inside one run; None means one a core.
+        engines_dir: Where TensorRT keeps its engines; None: nowhere.
 
     Raises:
         BundleError: The file is no model that ONNX Runtime can load.
         ConfigError: The provider is not there.
     """
     disabled = variant.recipe.get("disabled_optimizers", ())
-    return open_session(bundle.path(variant.file), provider=provider, threads=threads, disabled_optimizers=disabled)
+    return open_session(
+        bundle.path(variant.file),
+        provider=provider,
+        arithmetic=arithmetic,
+        threads=threads,
+        disabled_optimizers=disabled,
+        engines_dir=engines_dir,
+    )
 
 
 def row_of_image(session: OnnxModel, pixels: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from tfpipe.core.bundle import Bundle, Variant
 from tfpipe.core.certificate import Hop, compare
 from tfpipe.core.errors import BundleError
 from tfpipe.core.golden_tensors import check_tensors, read_golden_tensors, scaled
-from tfpipe.core.parity import BOUNDS, golden_bound
+from tfpipe.core.parity import Bound, golden_bound
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.inference.opening import open_model
 from tfpipe.ort import OnnxModel
@@ -29,6 +30,7 @@ class TensorModel:
         outputs: What it gives.
         precision: Variant that runs.
         provider: What runs it.
+        arithmetic: What that computes float32 operators in.
 
     Args:
         bundle: Checked, of task `tensor`.
@@ -45,7 +47,7 @@ class TensorModel:
             raise BundleError(f"{bundle.folder}: expected task {TENSOR_TASK!r}, received {manifest.task!r}.")
         self.inputs: tuple[TensorSpec, ...] = manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = manifest.outputs
-        self.precision, self.provider = variant.precision, model.provider
+        self.precision, self.provider, self.arithmetic = variant.precision, model.provider, model.arithmetic
         self._bundle, self._variant, self._model = bundle, variant, model
         expected = {spec.name for spec in self.inputs}, {spec.name for spec in self.outputs}
         if expected != (set(model.input_names), set(model.output_names)):
@@ -82,38 +84,35 @@ class TensorModel:
         return tensor_hop(
             self._variant.file.removeprefix("model.").removesuffix(".onnx"),
             f"tensors -> {self._variant.file}",
-            self.precision,
             [self.run(sample.inputs) for sample in samples],
             [sample.outputs for sample in samples],
-            recorded_max_abs_diff=self._variant.golden_max_abs_diff,
+            golden_bound(self.precision, self._variant.golden_max_abs_diff, arithmetic=self.arithmetic),
+            is_exact=self.precision == "fp32" and self.arithmetic == "float32",
         )
 
 
 def tensor_hop(
     name: str,
     title: str,
-    precision: str,
     answers: Sequence[Mapping[str, Array]],
     references: Sequence[Mapping[str, Array]],
+    bound: Bound | None,
     *,
-    recorded_max_abs_diff: float | None = None,
+    is_exact: bool,
 ) -> Hop:
     """Compare a converted form with the model's own answers.
 
-    Floats are compared on the scale of `golden_tensors.scaled`. Whole numbers must be equal in float32; in other
-    precisions they are left out, as the position of a largest value may change where two are about equal.
+    Floats are compared on the scale of `golden_tensors.scaled`.
 
     Args:
         name: See `Hop`.
         title: See `Hop`.
-        precision: "fp32", "fp16" or "int8".
         answers: Array by output name, one of each request.
         references: Likewise, the model's own.
-        recorded_max_abs_diff: As conversion measured it, which bounds INT8 elsewhere; None: INT8 has no bound.
+        bound: See `Hop`.
+        is_exact: Whether whole numbers must be equal, as in float32; in less, the position of a largest value may change
+            where two are about equal.
     """
-    bound = BOUNDS.get(precision)
-    if bound is None and recorded_max_abs_diff is not None:
-        bound = golden_bound(precision, recorded_max_abs_diff)
     pairs = [
         (output, pair, np.issubdtype(reference[output].dtype, np.floating))
         for answer, reference in zip(answers, references, strict=True)
@@ -122,13 +121,19 @@ def tensor_hop(
     wrong = [output for output, (one, other), is_float in pairs if not is_float and not np.array_equal(one, other)]
     floats = [pair for _, pair, is_float in pairs if is_float]
     hop = compare(name, title, [pair[0] for pair in floats], [pair[1] for pair in floats], bound, compares="tensors")
-    if wrong and precision == "fp32" and not hop.problem:
+    if wrong and is_exact and not hop.problem:
         hop = replace(hop, problem=f"{title}: expected output {wrong[0]!r} equal to Keras's, received other numbers.")
     return replace(hop, num_files=len(answers))
 
 
 def open_tensors(
-    bundle: Bundle, *, precision: str = "auto", provider: str = "auto", threads: int | None = None
+    bundle: Bundle,
+    *,
+    precision: str = "auto",
+    provider: str = "auto",
+    arithmetic: str = "float32",
+    threads: int | None = None,
+    engines_dir: Path | None = None,
 ) -> TensorModel:
     """Open a bundle of task `tensor`.
 
@@ -136,11 +141,16 @@ def open_tensors(
         bundle: Checked.
         precision: "auto" (the bundle's default variant) or a variant's name.
         provider: See `tfpipe.ort.open_session`.
+        arithmetic: See `open_session`.
         threads: Threads inside one run; None means one a core.
+        engines_dir: Where TensorRT keeps its engines; None: nowhere.
 
     Raises:
         BundleError: Another task, or no such precision.
         ConfigError: The provider is not there.
     """
     variant = bundle.variant(precision)
-    return TensorModel(bundle, variant, open_model(bundle, variant, provider=provider, threads=threads))
+    model = open_model(
+        bundle, variant, provider=provider, arithmetic=arithmetic, threads=threads, engines_dir=engines_dir
+    )
+    return TensorModel(bundle, variant, model)

@@ -1,8 +1,6 @@
 """Pictures of a run, for its report and for MLflow; drawn without pyplot and its global state."""
 
-import base64
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-_INK, _SOFT, _LINE = "#1c2430", "#5b6675", "#e2e6ec"
+from tfpipe.figure_style import INK, LINE, SOFT, style
+
 _TRAINING, _VALIDATION = "#4a6fa5", "#c8642d"
 # Counts in the cells are legible up to so many classes, labels at the sides up to so many; more are shown in blocks.
 _MAX_ANNOTATED, _MAX_LABELLED, _MAX_CELLS = 20, 30, 100
@@ -62,12 +61,12 @@ def learning_rate_figure(
     """Loss by learning rate on a logarithmic axis, each step's and smoothed, with the rate that is suggested."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    _style(axes, "Loss by learning rate")
+    style(axes, "Loss by learning rate")
     axes.xaxis.set_major_locator(LogLocator())
-    axes.set_xlabel("learning rate", fontsize=9, color=_SOFT)
+    axes.set_xlabel("learning rate", fontsize=9, color=SOFT)
     axes.set_xscale("log")
     finite = np.where(np.isfinite(losses), losses, np.nan)
-    axes.plot(rates, finite, color=_LINE, linewidth=1.2, label="each step")
+    axes.plot(rates, finite, color=LINE, linewidth=1.2, label="each step")
     axes.plot(
         rates, np.where(np.isfinite(smoothed), smoothed, np.nan), color=_TRAINING, linewidth=1.8, label="smoothed"
     )
@@ -76,7 +75,7 @@ def learning_rate_figure(
     axes.set_ylim(low - 0.2 * (high - low + 1e-6), high + 1.0 * (high - low + 1e-6))
     if suggestion is not None:
         axes.axvline(suggestion, color=_VALIDATION, linewidth=1.4, label=f"steepest: {suggestion:.2g}")
-    axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
@@ -88,7 +87,7 @@ def shares_figure(workers: Mapping[int, Mapping[str, float]]) -> Figure:
     """
     figure = Figure(figsize=(10.4, min(0.9 + 0.34 * len(workers), 8.0)), layout="constrained")
     axes = figure.subplots()
-    _style(axes, "")
+    style(axes, "")
     ranks = list(workers)
     left = np.zeros(len(ranks))
     for name, color in _SHARE_COLORS.items():
@@ -100,7 +99,7 @@ def shares_figure(workers: Mapping[int, Mapping[str, float]]) -> Figure:
     axes.set(xlim=(0, 1), xlabel="", ylim=(len(ranks) - 0.5, -0.5))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
-    figure.legend(loc="outside upper left", ncols=len(_SHARE_COLORS), frameon=False, fontsize=9, labelcolor=_INK)
+    figure.legend(loc="outside upper left", ncols=len(_SHARE_COLORS), frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
@@ -122,22 +121,15 @@ def confusion_figure(confusion: NDArray[Any], labels: Sequence[str]) -> Figure:
     _label_sides(axes, labels, block, len(counts))
     if len(counts) <= _MAX_ANNOTATED:
         _annotate(axes, counts, shares)
-    axes.set_xlabel("predicted" if block == 1 else f"predicted, {block} classes a cell", color=_SOFT)
-    axes.set_ylabel("true", color=_SOFT)
+    axes.set_xlabel("predicted" if block == 1 else f"predicted, {block} classes a cell", color=SOFT)
+    axes.set_ylabel("true", color=SOFT)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_ticks(
         [np.sqrt(share) for share in (0, 0.01, 0.1, 0.25, 0.5, 1)], labels=["0", "1 %", "10 %", "25 %", "50 %", "100 %"]
     )
-    bar.ax.tick_params(labelsize=8, colors=_SOFT, length=0)
+    bar.ax.tick_params(labelsize=8, colors=SOFT, length=0)
     bar.outline.set_visible(False)
     return figure
-
-
-def svg_uri(figure: Figure) -> str:
-    """The figure as a data: URI for an <img>; as an image of its own its styles and ids stay out of the page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _values(history: Sequence[Mapping[str, float]], name: str) -> NDArray[np.float64]:
@@ -148,7 +140,8 @@ def _values(history: Sequence[Mapping[str, float]], name: str) -> NDArray[np.flo
 
 def _draw(axes: Axes, title: str, lines: Mapping[str, NDArray[np.float64]]) -> None:
     """One line a name; a line without a name needs no legend."""
-    _style(axes, title)
+    style(axes, title)
+    _by_epoch(axes)
     drawn = {name: values for name, values in lines.items() if not np.isnan(values).all()}
     for name, values in drawn.items():
         color = _VALIDATION if name == "validation" else _TRAINING
@@ -160,9 +153,14 @@ def _draw(axes: Axes, title: str, lines: Mapping[str, NDArray[np.float64]]) -> N
         axes.set_ylim(*_limits(np.concatenate(list(drawn.values()))))
     if not drawn:
         axes.set(xticks=(), yticks=(), xlabel="")
-        axes.text(0.5, 0.5, "not recorded", ha="center", va="center", color=_SOFT, transform=axes.transAxes)
+        axes.text(0.5, 0.5, "not recorded", ha="center", va="center", color=SOFT, transform=axes.transAxes)
     elif "" not in drawn:
-        axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+
+
+def _by_epoch(axes: Axes) -> None:
+    axes.set_xlabel("epoch", fontsize=9, color=SOFT)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -170,17 +168,6 @@ def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
     # At least a tenth of the height above the lines, and some height for a constant.
     room = 0.1 * max(high - low, abs(high), 1e-6)
     return low - room, high + room
-
-
-def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=_INK)
-    axes.set_xlabel("epoch", fontsize=9, color=_SOFT)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.tick_params(labelsize=8.5, colors=_SOFT, length=0)
-    axes.grid(color=_LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)
 
 
 def _in_blocks(counts: NDArray[np.float64], block: int) -> NDArray[np.float64]:
@@ -196,14 +183,14 @@ def _label_sides(axes: Axes, labels: Sequence[str], block: int, num_cells: int) 
     # A `$` in a label is no formula.
     axes.set_xticks(places, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=8.5, parse_math=False)
     axes.set_yticks(places, names, fontsize=8.5, parse_math=False)
-    axes.tick_params(colors=_SOFT, length=0)
+    axes.tick_params(colors=SOFT, length=0)
     for side in axes.spines.values():
-        side.set_color(_LINE)
+        side.set_color(LINE)
 
 
 def _annotate(axes: Axes, counts: NDArray[np.float64], shares: NDArray[np.float64]) -> None:
     for row, column in np.argwhere(counts > 0):
-        color = "white" if shares[row, column] > 0.3 else _INK
+        color = "white" if shares[row, column] > 0.3 else INK
         text = f"{counts[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from tfpipe.config import flatten
 from tfpipe.core import atomic
+from tfpipe.figure_style import svg_uri
 from tfpipe.settings import Config
 from tfpipe.tasks.task import Task
 from tfpipe.tracking import value_text
 from tfpipe.training.figures import confusion_figure as confusion_figure
 from tfpipe.training.figures import loss_figure as loss_figure
-from tfpipe.training.figures import rates_figure, shares_figure, svg_uri
+from tfpipe.training.figures import rates_figure, shares_figure
 from tfpipe.training.summary import mean_worker_shares, summary_rows
 
 REPORT_FILE = "report.html"

@@ -9,6 +9,7 @@ import numpy as np
 from tfpipe.core.bundle import Bundle
 from tfpipe.core.certificate import Hop
 from tfpipe.core.golden_tensors import GoldenTensors
+from tfpipe.core.parity import BOUNDS
 from tfpipe.inference.tensors import open_tensors, tensor_hop
 
 
@@ -43,4 +44,5 @@ def saved_model_hop(folder: Path, samples: Sequence[GoldenTensors]) -> Hop:
         answered = loaded.signatures["serving_default"](**given)
         answers.append({name: np.asarray(answer) for name, answer in answered.items()})
     title = "tensors -> SavedModel serving_default"
-    return tensor_hop("saved_model.serving_default", title, "fp32", answers, [sample.outputs for sample in samples])
+    references = [sample.outputs for sample in samples]
+    return tensor_hop("saved_model.serving_default", title, answers, references, BOUNDS["fp32"], is_exact=True)
