@@ -39,7 +39,7 @@ def check_model(engine: AnyEngine, parameters: Mapping[str, str]) -> None:
 
     Raises:
         UnknownModelError: Another name, version or alias.
-        InvalidRequestError: Features are asked for.
+        InvalidRequestError: Features are asked for, and its bundle has none.
     """
     name = parameters.get("model_name", engine.name)
     version = parameters.get("model_version", engine.version)
@@ -78,9 +78,11 @@ def timeout_s(request: Request, parameters: Mapping[str, str], *, longest_s: flo
 def _check_features(engine: AnyEngine, features: str) -> None:
     if features not in ("true", "false"):
         raise InvalidRequestError(f"features: expected true or false, received {features!r}.", parameter="features")
-    if features == "true":
+    if features == "true" and not engine.gives_features:
         raise InvalidRequestError(
-            f"features: expected false, as the bundle of model {engine.name!r} gives no features.", parameter="features"
+            f"features: expected false, as the bundle of model {engine.name!r} gives no features. Convert it with "
+            "conversion.features=true.",
+            parameter="features",
         )
 
 

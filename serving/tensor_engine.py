@@ -20,6 +20,7 @@ class TensorEngine:
 
     task = TENSOR_TASK
     takes = "tensors"
+    gives_features = False
 
     def __init__(self, served: ServedBundle, model: TensorModel) -> None:
         self.name, self.version, self.aliases = served.name, served.version, served.aliases

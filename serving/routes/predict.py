@@ -30,6 +30,7 @@ class _Job:
     engine: Engine
     body: bytes
     deadline_s: float
+    features: bool
     body_s: float
     submitted_s: float
 
@@ -66,7 +67,8 @@ class PredictRoutes:
                     timeout_s=settings.body_timeout_ms / 1000,
                 )
                 now = time.monotonic()
-                job = _Job(request, engine, body, deadline_s, now - request.started_s, now)
+                features = parameters.get("features") == "true"
+                job = _Job(request, engine, body, deadline_s, features, now - request.started_s, now)
                 return await self._service.run(partial(self._work, job))
         except TimeoutError:
             raise DeadlineError(
@@ -78,7 +80,7 @@ class PredictRoutes:
         """All that takes time, in one thread, as a hop costs more than a small model."""
         started_s = time.monotonic()
         inputs = read_inputs(job.engine, job.request, job.body)
-        outcome = job.engine.predict(inputs, deadline_s=job.deadline_s)
+        outcome = job.engine.predict(inputs, deadline_s=job.deadline_s, features=job.features)
         stages = {"body": job.body_s, "queue": started_s - job.submitted_s, **outcome.stage_s}
         for stage, seconds in stages.items():
             self._service.metrics.record_stage(**self._service.labels, stage=stage, latency_s=seconds)

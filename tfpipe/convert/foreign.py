@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -13,17 +14,16 @@ from tfpipe.config import parse_config
 from tfpipe.convert import keras_files
 from tfpipe.convert.classifier import Classifier, is_image_classifier, understand_classifier
 from tfpipe.convert.foreign_settings import ForeignConfig
-from tfpipe.convert.trained import Foreign, RawSample, TrainedModel
+from tfpipe.convert.trained import Foreign, RawSample, TrainedModel, read_samples_of
 from tfpipe.core.errors import ConfigError, DataError
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.data.sharding import epoch_order
-from tfpipe.data.sources import Relabelled, Source, open_source, subset, to_pixels
+from tfpipe.data.sources import Relabelled, Source, open_source, subset
 from tfpipe.decode import decode_image
 from tfpipe.models.assembly import IMAGE_LAYERS, parts_of
 from tfpipe.models.text_layers import TokenIds
 from tfpipe.provenance import library_versions
 from tfpipe.settings import Config, PreprocessingConfig
-from tfpipe.training.artifacts import as_file
 
 _GENERATED = 8
 # Of validation data that are all there is.
@@ -92,7 +92,8 @@ def open_classifier(path: Path, model: keras.Model, config: ForeignConfig) -> Tr
         trained_policy=policy,
         samples=data.calibration or generated_images(understood.preprocessing.image_size),
         validation=(),
-        foreign=Foreign(data.calibration, _counted_in(labels, data.validation), (*understood.notes, *data.notes)),
+        given_calibration=data.calibration,
+        foreign=Foreign(_counted_in(labels, data.validation), (*understood.notes, *data.notes)),
     )
 
 
@@ -103,6 +104,7 @@ def open_data(config: ForeignConfig) -> Data:
         DataError: Nothing there, or not readable as images.
     """
     data, conversion, notes = config.data, config.conversion, []
+    decode = partial(decode_image, max_pixels=data.max_image_pixels)
     validation = None if data.validation_path is None else _open(data.validation_path, "data.validation_path", config)
     labels = None if validation is None else validation.labels
     where = "conversion.calibration_path" if conversion.calibration_path else "data.path"
@@ -110,12 +112,12 @@ def open_data(config: ForeignConfig) -> Data:
     if place is not None:
         source = _open(place, where, config)
         labels = labels or source.labels
-        calibration = read_samples_of(source, conversion.calibration_samples, max_pixels=data.max_image_pixels)
+        calibration = read_samples_of(source, conversion.calibration_samples, decode, data.max_image_pixels)
     elif validation is not None:
         count = min(conversion.calibration_samples, int(len(validation) * _SHARE_HELD_OUT))
         order = epoch_order(len(validation), seed=0, epoch=0)
         held_out, validation = subset(validation, order[:count]), subset(validation, np.sort(order[count:]))
-        calibration = read_samples_of(held_out, count, max_pixels=data.max_image_pixels)
+        calibration = read_samples_of(held_out, count, decode, data.max_image_pixels)
         notes.append(
             f"{count} of the validation samples set INT8 ranges and are not scored, as no other data were given."
         )
@@ -125,27 +127,6 @@ def open_data(config: ForeignConfig) -> Data:
     if validation is None:
         notes.append("Accuracy was not checked: no validation data were given (data.validation_path).")
     return Data(calibration, validation, labels, tuple(notes))
-
-
-def read_samples_of(source: Source, count: int, *, max_pixels: int) -> tuple[RawSample, ...]:
-    """Some samples of a data set as files, picked at random but always alike; unreadable ones are passed over.
-
-    Raises:
-        DataError: None can be read.
-    """
-    samples: list[RawSample] = []
-    for index in epoch_order(len(source), seed=0, epoch=0).tolist():
-        if len(samples) == count:
-            break
-        try:
-            sample, _ = source.read(index)
-            content, suffix = as_file(sample, max_pixels)
-        except (DataError, OSError):
-            continue
-        samples.append(RawSample(f"{len(samples):04d}{suffix}", content, to_pixels(sample, max_pixels)))
-    if not samples:
-        raise DataError("calibration data: expected images that can be read, found none.")
-    return tuple(samples)
 
 
 def generated_images(size: tuple[int, int]) -> tuple[RawSample, ...]:

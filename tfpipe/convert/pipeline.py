@@ -12,7 +12,7 @@ import onnx
 
 from tfpipe.convert import measure, report, sealing
 from tfpipe.convert.candidate import Candidate, measure_candidate
-from tfpipe.convert.conversion import Conversion, Examples, open_conversion
+from tfpipe.convert.conversion import Comparison, Conversion, Examples, open_conversion
 from tfpipe.convert.examine import RememberedExamples, Yardstick
 from tfpipe.convert.foreign_settings import is_foreign
 from tfpipe.convert.islands import to_float16_within
@@ -230,14 +230,14 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
         few = [{"input": conversion.batch(rows[:1])}, *_batches(conversion, rows)[:1]]
         graph, findings.passes = run_passes(conversion.network(metadata), standard_passes(config.opset), inputs=few)
         fp32 = Candidate("fp32", "fp32", graph, {"opset": config.opset})
-        answers = {"fp32": comparison.check_model("fp32", fp32.session(), rows)}
+        answers = {"fp32": _prove(comparison, conversion, fp32, rows)}
 
     # 3. Float16.
     with phase("onnx fp16"):
         half = to_float16_within(fp32.graph, _batches(conversion, rows), BOUNDS["fp16"])
         recipe = {"weights": "float16", "float32": "inputs, outputs, Softmax", "islands": half.islands}
         fp16 = Candidate("fp16", "fp16", half.model, recipe, half.kept)
-        answers["fp16"] = comparison.check_model("fp16", fp16.session(), rows)
+        answers["fp16"] = _prove(comparison, conversion, fp16, rows)
     candidates = {"fp32": fp32, "fp16": fp16}
 
     # 4. The task's score; INT8, and with a search the fastest way to run any of them.
@@ -260,7 +260,7 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
         found = _find_variants(trained, asked, candidates, yardstick, findings)
         for name, candidate in found.int8.items():
             candidates[name] = candidate
-            answers[name] = comparison.check_model(name, candidate.session(), rows)
+            answers[name] = _prove(comparison, conversion, candidate, rows)
             scores = _joined(scores, {name: candidate.session()}, examples, trained)
 
     # 5. SavedModel.
@@ -291,6 +291,17 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
 
     # 8. Everything else that the bundle holds; the manifest last.
     sealing.seal_bundle(staging, trained, conversion, comparison, golden, scores, findings)
+
+
+def _prove(
+    comparison: Comparison, conversion: Conversion, candidate: Candidate, rows: Sequence[Array]
+) -> Sequence[Array]:
+    """Compare a candidate with Keras, its features too; the answers of the whole chain."""
+    session = candidate.session()
+    answers = comparison.check_model(candidate.name, session, rows)
+    for hop in conversion.feature_hops(candidate.name, candidate.precision, session, comparison.rows):
+        comparison.note(hop)
+    return answers
 
 
 def _batches(conversion: Conversion, rows: Sequence[Array]) -> list[dict[str, Array]]:

@@ -110,8 +110,8 @@ def tensor_hop(
         answers: Array by output name, one of each request.
         references: Likewise, the model's own.
         bound: See `Hop`.
-        is_exact: Whether whole numbers must be equal, as in float32; in less, the position of a largest value may change
-            where two are about equal.
+        is_exact: Whether whole numbers must be equal, as in float32; in less, the position of a largest value may
+            change where two are about equal.
     """
     pairs = [
         (output, pair, np.issubdtype(reference[output].dtype, np.floating))
