@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tfpipe.convert import backends, measure, report, sealing, sparsity, to_tens
 from tfpipe.convert.candidate import Candidate, measure_candidate
 from tfpipe.convert.conversion import Comparison, Conversion, Examples, open_conversion
 from tfpipe.convert.examine import RememberedExamples, Yardstick
+from tfpipe.convert.foreign_settings import is_foreign
 from tfpipe.convert.islands import to_float16_within
 from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.phases import phase
@@ -92,6 +93,8 @@ def convert(
     search: Budget | None = None,
     backend: str = "onnx",
     allow_fallback: bool = False,
+    allow_code: bool = False,
+    imports: Sequence[str] = (),
 ) -> ConversionResult:
     """Convert a trained model, prove it against Keras, write its bundle, and attach that to the registered version.
 
@@ -104,7 +107,7 @@ def convert(
 
     Args:
         model: "models:/NAME/VERSION", "models:/NAME@ALIAS", or the path of a model.keras, an output_dir or a
-            checkpoint; None: the newest version of `registered_model`.
+            checkpoint, or of a model that was trained elsewhere; None: the newest version of `registered_model`.
         precision: "fp32", "fp16" or "int8"; None: "int8", and with a search whichever is fastest.
         output: The bundle's folder; None: bundles/NAME-VERSION, or bundles/NAME for a model from a path. An older
             bundle there is replaced.
@@ -116,6 +119,8 @@ def convert(
         backend: "onnx"; "tftrt", which adds a SavedModel converted by TF-TRT; "tensorrt", which has ONNX Runtime build
             an engine.
         allow_fallback: Go on with ONNX Runtime alone, and record it, where the backend cannot be used here.
+        allow_code: Run the Python code that Lambda layers of a model trained elsewhere hold.
+        imports: Modules with the classes of a model trained elsewhere.
 
     Raises:
         ConfigError: Wrong precision, settings, model path or output folder; a backend that lacks something.
@@ -127,6 +132,17 @@ def convert(
     """
     if precision not in (None, *PRECISIONS):
         raise ConfigError(f"--precision: expected {', '.join(PRECISIONS)}, received {precision!r}.")
+    if is_foreign(model):
+        # Only here: it takes what is below of this module.
+        from tfpipe.convert.foreign_conversion import convert_foreign
+
+        asked = Asked(precision or "int8", force, Search(search, precision) if search else None)
+        return convert_foreign(
+            Path(str(model)), asked, is_default=precision is None, output=output, config=config, overrides=overrides,
+            allow_code=allow_code, imports=imports,
+        )  # fmt: skip
+    if allow_code or imports:
+        raise ConfigError("--allow-code and --import: expected a model that was trained elsewhere; this one was not.")
     settings = read_settings(config, overrides)
     fallback = to_tensorrt.require(backend, allow_fallback=allow_fallback)
     registry = Registry(settings.tracking_uri)
@@ -146,33 +162,63 @@ def convert(
         logger.info("converting %s to %s", title, asked.precision if asked.search is None else "the fastest variant")
         default = Path("bundles") / (f"{trained.name}-{version.version}" if version else trained.name)
         target = Path(output) if output is not None else default
-        _write(trained, asked, title, target)
+        write_bundle(trained, asked, title, target)
     bundle = open_bundle(target)
     logger.info("bundle: %s (%s)", target, bundle.short_id)
     is_champion = registry.attach_bundle(version, target) if version else False
     return ConversionResult(bundle, version, is_champion, registry.uri)
 
 
-def _write(trained: TrainedModel, asked: Asked, title: str, target: Path) -> None:
-    """Make the bundle in a temporary folder and rename it into place; a failed gate leaves the report alone."""
+def write_bundle(trained: TrainedModel, asked: Asked, title: str, target: Path) -> None:
+    """Make the bundle of a trained model of a task of ours.
+
+    Raises:
+        ConfigError: See `stage`.
+        DataError: See `convert`.
+        ConversionError: See `convert`.
+        GateError: See `convert`.
+    """
+    findings = report.Findings(title, asked.precision, trained.config.conversion)
+    stage(lambda staging: _build(trained, asked, staging, findings), findings, target)
+
+
+def check_target(target: Path) -> None:
+    """Refuse a place for a bundle that holds something else, or cannot be written.
+
+    Raises:
+        ConfigError: It does, or cannot.
+    """
     if target.exists() and not (target / MANIFEST).is_file() and not _is_empty_folder(target):
         raise ConfigError(
             f"--output: expected a new folder or a bundle to replace, found other files at {str(target)!r}."
         )
     atomic.writable_folder(target.parent, where="--output")
+
+
+def stage(build: Callable[[Path], None], findings: report.Findings, target: Path) -> None:
+    """Have a bundle built in a temporary folder and rename it into place; a failed gate leaves the report alone.
+
+    Args:
+        build: Writes everything into an empty folder.
+        findings: Which it fills.
+        target: The bundle's folder.
+
+    Raises:
+        ConfigError: `target` cannot be written, or holds something else than a bundle.
+        GateError: A limit or bound was missed; names the report.
+    """
+    check_target(target)
     failed_report, failed_page = (target.with_name(f"{target.name}-report.{kind}") for kind in ("md", "html"))
-    findings = report.Findings(title, asked.precision, trained.config.conversion)
     try:
         with atomic.staged_folder(target, replace=True) as staging:
-            _build(trained, asked, staging, findings)
+            build(staging)
     except GateError as error:
         findings.missed = findings.missed or [str(error)]
         text = report.render(findings, usage=())
         atomic.write_file(failed_report, text)
         atomic.write_file(failed_page, render_page(findings, text))
-        raise GateError(
-            f"{title}, {asked.precision}: {' '.join(findings.missed)} The figures: {failed_report}"
-        ) from error
+        missed = " ".join(findings.missed)
+        raise GateError(f"{findings.title}, {findings.precision}: {missed} The figures: {failed_report}") from error
     # What an earlier attempt at the same bundle left.
     for path in (failed_report, failed_page):
         path.unlink(missing_ok=True)
@@ -185,6 +231,8 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
         findings.notes.append(f"Trained under {trained.trained_policy}; rebuilt in float32 with the same weights.")
 
     backends.note_fallback(findings, asked.fallback)
+    if trained.foreign is not None:
+        findings.notes += trained.foreign.notes
 
     # 1. What the score is measured on: known to be there before anything slow.
     validation = _open_validation(trained, asked.precision, findings)
@@ -199,14 +247,14 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
         few = [{"input": conversion.batch(rows[:1])}, *_batches(conversion, rows)[:1]]
         graph, findings.passes = run_passes(conversion.network(metadata), standard_passes(config.opset), inputs=few)
         fp32 = Candidate("fp32", "fp32", graph, {"opset": config.opset})
-        answers = {"fp32": comparison.check_model("fp32", fp32.session(), rows)}
+        answers = {"fp32": _prove(comparison, conversion, fp32, rows)}
 
     # 3. Float16.
     with phase("onnx fp16"):
         half = to_float16_within(fp32.graph, _batches(conversion, rows), BOUNDS["fp16"])
         recipe = {"weights": "float16", "float32": "inputs, outputs, Softmax", "islands": half.islands}
         fp16 = Candidate("fp16", "fp16", half.model, recipe, half.kept)
-        answers["fp16"] = comparison.check_model("fp16", fp16.session(), rows)
+        answers["fp16"] = _prove(comparison, conversion, fp16, rows)
     candidates = {"fp32": fp32, "fp16": fp16}
 
     # 4. The task's score; INT8, and with a search the fastest way to run any of them.
@@ -229,7 +277,7 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
         found = _find_variants(trained, asked, candidates, yardstick, findings)
         for name, candidate in found.int8.items():
             candidates[name] = candidate
-            answers[name] = comparison.check_model(name, candidate.session(), rows)
+            answers[name] = _prove(comparison, conversion, candidate, rows)
             scores = _joined(scores, {name: candidate.session()}, examples, trained)
 
     # 5. SavedModel.
@@ -270,6 +318,17 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     sealing.seal_bundle(staging, trained, conversion, comparison, golden, scores, findings)
 
 
+def _prove(
+    comparison: Comparison, conversion: Conversion, candidate: Candidate, rows: Sequence[Array]
+) -> Sequence[Array]:
+    """Compare a candidate with Keras, its features too; the answers of the whole chain."""
+    session = candidate.session()
+    answers = comparison.check_model(candidate.name, session, rows)
+    for hop in conversion.feature_hops(candidate.name, candidate.precision, session, comparison.rows):
+        comparison.note(hop)
+    return answers
+
+
 def _batches(conversion: Conversion, rows: Sequence[Array]) -> list[dict[str, Array]]:
     """Inputs of the model graph, a few rows each."""
     return [{"input": conversion.batch(rows[start : start + _FEW])} for start in range(0, len(rows), _FEW)]
@@ -281,6 +340,9 @@ def _open_validation(trained: TrainedModel, precision: str, findings: report.Fin
         validation = measure.open_validation(trained)
         if validation is not None:
             return validation
+        if trained.foreign is not None:
+            _check_calibration(trained, precision)
+            return None
         raise DataError(
             "validation data: expected some to measure accuracy on, but the run has none. "
             "Give data.validation_path=..., or convert with --precision fp32."
@@ -293,6 +355,14 @@ def _open_validation(trained: TrainedModel, precision: str, findings: report.Fin
         return None
 
 
+def _check_calibration(trained: TrainedModel, precision: str) -> None:
+    if precision == "int8" and not trained.calibration:
+        raise DataError(
+            "calibration data: expected samples to set INT8 ranges, received none. Give data.validation_path=..., "
+            "data.path=... or conversion.calibration_path=..., or convert with --precision fp16 or fp32."
+        )
+
+
 def _find_variants(
     trained: TrainedModel,
     asked: Asked,
@@ -302,10 +372,9 @@ def _find_variants(
 ) -> Found:
     """INT8 by the recipes of the model's family, or whatever a search finds fastest."""
     config = trained.config.conversion
-    count = min(config.calibration_samples, len(trained.samples))
-    calibration = yardstick.conversion.rows(trained.samples[:count])
+    calibration = yardstick.conversion.rows(trained.calibration)
     graphs = {name: candidate.graph for name, candidate in candidates.items()}
-    what = f"int8 ({count} samples)" if asked.search is None else "search"
+    what = f"int8 ({len(calibration)} samples)" if asked.search is None else "search"
     with phase(what):
         found = find_variants(graphs, calibration, yardstick, config, search=asked.search)
     findings.trials, findings.search_ended = found.trials, found.ended
