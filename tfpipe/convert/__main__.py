@@ -13,7 +13,7 @@ from tfpipe.inference.tensors import TENSOR_TASK
 from tfpipe.startup import run_command
 
 if TYPE_CHECKING:
-    from tfpipe.convert.pipeline import ConversionResult
+    from tfpipe.convert.asked import ConversionResult
 
 _BACKENDS = ("onnx", "tftrt", "tensorrt")
 
