@@ -332,7 +332,12 @@ class TrackingConfig(_Section):
 class ConversionConfig(_Section):
     """`python -m tfpipe.convert`."""
 
-    opset: int = Field(18, ge=17, le=18, description="ONNX operator set.")
+    opset: int = Field(
+        18,
+        ge=17,
+        le=23,
+        description="ONNX operator set; beyond 18, the newest that is written, the graph is converted.",
+    )
     max_metric_drop: float = Field(
         0.02,
         ge=0,
@@ -356,12 +361,18 @@ class ConversionConfig(_Section):
     calibration_samples: int = Field(
         200, ge=1, description="Training samples that set INT8 ranges; training keeps 200."
     )
-    calibration_method: Literal["auto", "minmax", "entropy", "percentile"] = Field(
+    calibration_method: Literal["auto", "minmax", "entropy", "percentile", "dynamic"] = Field(
         "auto",
         description="How INT8 ranges are set; auto: minmax, and where that misses max_metric_drop, percentile with "
-        "depthwise convolutions kept in float32.",
+        "depthwise convolutions kept in float32, of texts percentile and then dynamic; dynamic: by each batch.",
     )
     per_channel: bool = Field(True, description="One INT8 scale per output channel of a weight.")
+    activations: Literal["uint8", "int8"] = Field(
+        "uint8", description="INT8 activations; uint8 is faster on x86, int8 on ARM."
+    )
+    reduce_range: bool | None = Field(
+        None, description="INT8 weights of 7 bits, for x86 without VNNI; null: where this machine has none."
+    )
     http_hop: bool = Field(
         True, description="Start the service on the finished bundle and compare its answers, for the certificate."
     )

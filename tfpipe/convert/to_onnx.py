@@ -17,6 +17,8 @@ from tf2onnx.tfonnx import process_tf_graph
 
 import tfpipe
 from tfpipe.convert import native_layers, resize
+from tfpipe.convert.rewrites.axes import NameAxes
+from tfpipe.convert.rewrites.opset import NEWEST_WRITTEN
 from tfpipe.core.errors import BundleError, ConversionError
 from tfpipe.core.signature import TensorSpec
 from tfpipe.models.assembly import ImageParts
@@ -49,7 +51,7 @@ def preprocessing_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[st
 
     Args:
         parts: The trained model.
-        opset: ONNX operator set, 17 or 18; antialiased resizing needs 18.
+        opset: ONNX operator set, from 17 on, written as 18 at most; antialiased resizing needs 18.
         metadata: Written into the file.
 
     Raises:
@@ -71,22 +73,24 @@ def network_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[str, str
 
     Args:
         parts: The trained model, under float32 policies.
-        opset: ONNX operator set, 17 or 18.
+        opset: ONNX operator set, from 17 on; written as 18 at most, see `ConvertOpset`.
         metadata: Written into the file.
 
     Raises:
         ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
     """
     probabilities = parts.model.get_layer("probabilities")
-    return _to_onnx(
-        # training=False: never left to a default, see FINDINGS of Keras 3: training mode leaks through some layers.
-        lambda input: {"probabilities": probabilities(parts.network(input, training=False))},
-        inputs=(rows_spec(parts),),
-        outputs=(probabilities_spec(parts),),
-        opset=opset,
-        handlers=resize.ANTIALIASED,
-        metadata={**metadata, "graph": "model"},
-    )
+    with native_layers.native_layers() as weights:
+        return _to_onnx(
+            # training=False: never left to a default, see FINDINGS of Keras 3: training mode leaks through some layers.
+            lambda input: {"probabilities": probabilities(parts.network(input, training=False))},
+            inputs=(rows_spec(parts),),
+            outputs=(probabilities_spec(parts),),
+            opset=opset,
+            handlers={**resize.ANTIALIASED, **native_layers.HANDLERS},
+            metadata={**metadata, "graph": "model"},
+            complete=weights.store,
+        )
 
 
 def text_network_to_onnx(
@@ -105,7 +109,7 @@ def text_network_to_onnx(
         probabilities_layer: From logits to probabilities.
         num_outputs: Classes, or tags.
         per_token: Whether each token is answered, (batch, sequence, num_outputs), or each row, (batch, num_outputs).
-        opset: ONNX operator set, 17 or 18.
+        opset: ONNX operator set, from 17 on; written as 18 at most, see `ConvertOpset`.
         metadata: Written into the file.
 
     Raises:
@@ -144,7 +148,8 @@ def _to_onnx(
     try:
         with _quiet(), tf.device("/cpu:0"):
             frozen = tf_loader.from_function(concrete, given, [tensor.name for tensor in concrete.outputs])
-            model = _convert(frozen, names, given, [t.name for t in concrete.outputs], opset, handlers)
+            written = min(opset, NEWEST_WRITTEN)
+            model = _convert(frozen, names, given, [t.name for t in concrete.outputs], written, handlers)
     # Our own handlers say what was expected; the rest of tf2onnx raises whatever it hits.
     except ConversionError:
         raise
@@ -153,8 +158,7 @@ def _to_onnx(
             f"{inputs[0].name} -> {outputs[0].name}: expected operations that tf2onnx can convert; {error}"
         ) from error
     complete(model)
-    _name_axes(model.graph.input, inputs)
-    _name_axes(model.graph.output, outputs)
+    NameAxes((*inputs, *outputs))(model)
     _describe(model, metadata)
     _check(model)
     return model
@@ -205,17 +209,6 @@ class _TransposePass(TransposeOptimizer):
         if node.inputs[1].is_const() and not node.inputs[1].get_tensor_value(as_list=False).shape:
             return self._handle_node_having_branches(transpose, node)
         return super()._add_handler(transpose, node)
-
-
-def _name_axes(values: Any, specs: Sequence[TensorSpec]) -> None:
-    by_name = {spec.name: spec for spec in specs}
-    for value in values:
-        shape = value.type.tensor_type.shape
-        for dim, length in zip(shape.dim, by_name[value.name].shape, strict=True):
-            if isinstance(length, str):
-                dim.dim_param = length
-            else:
-                dim.dim_value = length
 
 
 def _describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
