@@ -3,17 +3,18 @@
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from tfpipe.convert import measure, report, sealing
+from tfpipe.convert import backends, measure, report, sealing, sparsity, to_tensorrt
 from tfpipe.convert.candidate import Candidate, measure_candidate
-from tfpipe.convert.conversion import Conversion, Examples, open_conversion
+from tfpipe.convert.conversion import Comparison, Conversion, Examples, open_conversion
 from tfpipe.convert.examine import RememberedExamples, Yardstick
+from tfpipe.convert.foreign_settings import is_foreign
 from tfpipe.convert.islands import to_float16_within
 from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.phases import phase
@@ -52,11 +53,15 @@ class Asked:
         precision: "fp32", "fp16" or "int8": what is served by default, and judged.
         force: Whether a missed limit is recorded and overruled.
         search: What to search for; None: no search.
+        backend: What it is converted for: "onnx", "tftrt" or "tensorrt"; "onnx" after a fallback.
+        fallback: What the backend asked for lacks; see `to_tensorrt.require`.
     """
 
     precision: str
     force: bool
     search: Search | None = None
+    backend: str = "onnx"
+    fallback: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ def convert(
     registered_model: str | None = None,
     force: bool = False,
     search: Budget | None = None,
+    backend: str = "onnx",
+    allow_fallback: bool = False,
+    allow_code: bool = False,
+    imports: Sequence[str] = (),
 ) -> ConversionResult:
     """Convert a trained model, prove it against Keras, write its bundle, and attach that to the registered version.
 
@@ -98,7 +107,7 @@ def convert(
 
     Args:
         model: "models:/NAME/VERSION", "models:/NAME@ALIAS", or the path of a model.keras, an output_dir or a
-            checkpoint; None: the newest version of `registered_model`.
+            checkpoint, or of a model that was trained elsewhere; None: the newest version of `registered_model`.
         precision: "fp32", "fp16" or "int8"; None: "int8", and with a search whichever is fastest.
         output: The bundle's folder; None: bundles/NAME-VERSION, or bundles/NAME for a model from a path. An older
             bundle there is replaced.
@@ -107,9 +116,14 @@ def convert(
         registered_model: Name in the registry where neither `model` nor the settings say it; None: the only one.
         force: Make the bundle although the gate's limits on score, classes, size and speed are missed; it says so.
         search: Find the fastest variant, and way to run it, that passes the gate on this machine; None: no search.
+        backend: "onnx"; "tftrt", which adds a SavedModel converted by TF-TRT; "tensorrt", which has ONNX Runtime build
+            an engine.
+        allow_fallback: Go on with ONNX Runtime alone, and record it, where the backend cannot be used here.
+        allow_code: Run the Python code that Lambda layers of a model trained elsewhere hold.
+        imports: Modules with the classes of a model trained elsewhere.
 
     Raises:
-        ConfigError: Wrong precision, settings, model path or output folder.
+        ConfigError: Wrong precision, settings, model path or output folder; a backend that lacks something.
         RegistryError: No such model or version.
         DataError: Calibration samples or validation data are missing, changed or unreadable.
         ConversionError: The model holds something that cannot be converted.
@@ -118,7 +132,19 @@ def convert(
     """
     if precision not in (None, *PRECISIONS):
         raise ConfigError(f"--precision: expected {', '.join(PRECISIONS)}, received {precision!r}.")
+    if is_foreign(model):
+        # Only here: it takes what is below of this module.
+        from tfpipe.convert.foreign_conversion import convert_foreign
+
+        asked = Asked(precision or "int8", force, Search(search, precision) if search else None)
+        return convert_foreign(
+            Path(str(model)), asked, is_default=precision is None, output=output, config=config, overrides=overrides,
+            allow_code=allow_code, imports=imports,
+        )  # fmt: skip
+    if allow_code or imports:
+        raise ConfigError("--allow-code and --import: expected a model that was trained elsewhere; this one was not.")
     settings = read_settings(config, overrides)
+    fallback = to_tensorrt.require(backend, allow_fallback=allow_fallback)
     registry = Registry(settings.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="tfpipe-convert-") as scratch:
         with phase("trained model"):
@@ -126,37 +152,73 @@ def convert(
             folder, version = fetch(model, registry, name, Path(scratch) / "model")
             trained = open_trained(folder, version, settings.overrides)
         title = f"{trained.name} version {version.version}" if version else trained.name
-        asked = Asked(precision or "int8", force, Search(search, precision) if search else None)
+        asked = Asked(
+            precision or "int8",
+            force,
+            Search(search, precision) if search else None,
+            "onnx" if fallback else backend,
+            fallback,
+        )
         logger.info("converting %s to %s", title, asked.precision if asked.search is None else "the fastest variant")
         default = Path("bundles") / (f"{trained.name}-{version.version}" if version else trained.name)
         target = Path(output) if output is not None else default
-        _write(trained, asked, title, target)
+        write_bundle(trained, asked, title, target)
     bundle = open_bundle(target)
     logger.info("bundle: %s (%s)", target, bundle.short_id)
     is_champion = registry.attach_bundle(version, target) if version else False
     return ConversionResult(bundle, version, is_champion, registry.uri)
 
 
-def _write(trained: TrainedModel, asked: Asked, title: str, target: Path) -> None:
-    """Make the bundle in a temporary folder and rename it into place; a failed gate leaves the report alone."""
+def write_bundle(trained: TrainedModel, asked: Asked, title: str, target: Path) -> None:
+    """Make the bundle of a trained model of a task of ours.
+
+    Raises:
+        ConfigError: See `stage`.
+        DataError: See `convert`.
+        ConversionError: See `convert`.
+        GateError: See `convert`.
+    """
+    findings = report.Findings(title, asked.precision, trained.config.conversion)
+    stage(lambda staging: _build(trained, asked, staging, findings), findings, target)
+
+
+def check_target(target: Path) -> None:
+    """Refuse a place for a bundle that holds something else, or cannot be written.
+
+    Raises:
+        ConfigError: It does, or cannot.
+    """
     if target.exists() and not (target / MANIFEST).is_file() and not _is_empty_folder(target):
         raise ConfigError(
             f"--output: expected a new folder or a bundle to replace, found other files at {str(target)!r}."
         )
     atomic.writable_folder(target.parent, where="--output")
+
+
+def stage(build: Callable[[Path], None], findings: report.Findings, target: Path) -> None:
+    """Have a bundle built in a temporary folder and rename it into place; a failed gate leaves the report alone.
+
+    Args:
+        build: Writes everything into an empty folder.
+        findings: Which it fills.
+        target: The bundle's folder.
+
+    Raises:
+        ConfigError: `target` cannot be written, or holds something else than a bundle.
+        GateError: A limit or bound was missed; names the report.
+    """
+    check_target(target)
     failed_report, failed_page = (target.with_name(f"{target.name}-report.{kind}") for kind in ("md", "html"))
-    findings = report.Findings(title, asked.precision, trained.config.conversion)
     try:
         with atomic.staged_folder(target, replace=True) as staging:
-            _build(trained, asked, staging, findings)
+            build(staging)
     except GateError as error:
         findings.missed = findings.missed or [str(error)]
         text = report.render(findings, usage=())
         atomic.write_file(failed_report, text)
         atomic.write_file(failed_page, render_page(findings, text))
-        raise GateError(
-            f"{title}, {asked.precision}: {' '.join(findings.missed)} The figures: {failed_report}"
-        ) from error
+        missed = " ".join(findings.missed)
+        raise GateError(f"{findings.title}, {findings.precision}: {missed} The figures: {failed_report}") from error
     # What an earlier attempt at the same bundle left.
     for path in (failed_report, failed_page):
         path.unlink(missing_ok=True)
@@ -167,6 +229,10 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     findings.measured_on = measured_on()
     if trained.trained_policy != "float32":
         findings.notes.append(f"Trained under {trained.trained_policy}; rebuilt in float32 with the same weights.")
+
+    backends.note_fallback(findings, asked.fallback)
+    if trained.foreign is not None:
+        findings.notes += trained.foreign.notes
 
     # 1. What the score is measured on: known to be there before anything slow.
     validation = _open_validation(trained, asked.precision, findings)
@@ -181,14 +247,14 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
         few = [{"input": conversion.batch(rows[:1])}, *_batches(conversion, rows)[:1]]
         graph, findings.passes = run_passes(conversion.network(metadata), standard_passes(config.opset), inputs=few)
         fp32 = Candidate("fp32", "fp32", graph, {"opset": config.opset})
-        answers = {"fp32": comparison.check_model("fp32", fp32.session(), rows)}
+        answers = {"fp32": _prove(comparison, conversion, fp32, rows)}
 
     # 3. Float16.
     with phase("onnx fp16"):
         half = to_float16_within(fp32.graph, _batches(conversion, rows), BOUNDS["fp16"])
         recipe = {"weights": "float16", "float32": "inputs, outputs, Softmax", "islands": half.islands}
         fp16 = Candidate("fp16", "fp16", half.model, recipe, half.kept)
-        answers["fp16"] = comparison.check_model("fp16", fp16.session(), rows)
+        answers["fp16"] = _prove(comparison, conversion, fp16, rows)
     candidates = {"fp32": fp32, "fp16": fp16}
 
     # 4. The task's score; INT8, and with a search the fastest way to run any of them.
@@ -211,7 +277,7 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
         found = _find_variants(trained, asked, candidates, yardstick, findings)
         for name, candidate in found.int8.items():
             candidates[name] = candidate
-            answers[name] = comparison.check_model(name, candidate.session(), rows)
+            answers[name] = _prove(comparison, conversion, candidate, rows)
             scores = _joined(scores, {name: candidate.session()}, examples, trained)
 
     # 5. SavedModel.
@@ -222,6 +288,9 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     if examples is not None:
         scores = _joined(scores, {"saved_model": SavedModelRows(folder)}, examples, trained)
 
+    if asked.backend == "tftrt":
+        scores = _add_tftrt(folder, asked, trained, conversion, comparison, rows, examples, scores)
+
     # 6. Size, latency and the rest of each variant.
     with phase("latency"):
         for name, candidate in candidates.items():
@@ -230,6 +299,11 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
             differences = zip(answers[name][:golden], comparison.probabilities[:golden], strict=True)
             farthest = max(max_abs_diff(answer, reference) for answer, reference in differences)
             findings.add(measure_candidate(candidate, conversion, rows, staging, config, scores, farthest))
+    if asked.backend == "tensorrt":
+        pairs = list(zip(rows, comparison.probabilities, strict=True))[:golden]
+        _add_engine(staging, candidates[asked.precision], trained, conversion, pairs, examples, findings)
+    if "pruning" in trained.card:
+        findings.sections.append(sparsity.section(trained.card["pruning"], staging, findings.measured))
     if scores is not None:
         findings.num_validation, findings.num_corrupt = scores.num_samples, scores.num_corrupt
 
@@ -244,6 +318,17 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     sealing.seal_bundle(staging, trained, conversion, comparison, golden, scores, findings)
 
 
+def _prove(
+    comparison: Comparison, conversion: Conversion, candidate: Candidate, rows: Sequence[Array]
+) -> Sequence[Array]:
+    """Compare a candidate with Keras, its features too; the answers of the whole chain."""
+    session = candidate.session()
+    answers = comparison.check_model(candidate.name, session, rows)
+    for hop in conversion.feature_hops(candidate.name, candidate.precision, session, comparison.rows):
+        comparison.note(hop)
+    return answers
+
+
 def _batches(conversion: Conversion, rows: Sequence[Array]) -> list[dict[str, Array]]:
     """Inputs of the model graph, a few rows each."""
     return [{"input": conversion.batch(rows[start : start + _FEW])} for start in range(0, len(rows), _FEW)]
@@ -255,6 +340,9 @@ def _open_validation(trained: TrainedModel, precision: str, findings: report.Fin
         validation = measure.open_validation(trained)
         if validation is not None:
             return validation
+        if trained.foreign is not None:
+            _check_calibration(trained, precision)
+            return None
         raise DataError(
             "validation data: expected some to measure accuracy on, but the run has none. "
             "Give data.validation_path=..., or convert with --precision fp32."
@@ -267,6 +355,14 @@ def _open_validation(trained: TrainedModel, precision: str, findings: report.Fin
         return None
 
 
+def _check_calibration(trained: TrainedModel, precision: str) -> None:
+    if precision == "int8" and not trained.calibration:
+        raise DataError(
+            "calibration data: expected samples to set INT8 ranges, received none. Give data.validation_path=..., "
+            "data.path=... or conversion.calibration_path=..., or convert with --precision fp16 or fp32."
+        )
+
+
 def _find_variants(
     trained: TrainedModel,
     asked: Asked,
@@ -276,16 +372,53 @@ def _find_variants(
 ) -> Found:
     """INT8 by the recipes of the model's family, or whatever a search finds fastest."""
     config = trained.config.conversion
-    count = min(config.calibration_samples, len(trained.samples))
-    calibration = yardstick.conversion.rows(trained.samples[:count])
+    calibration = yardstick.conversion.rows(trained.calibration)
     graphs = {name: candidate.graph for name, candidate in candidates.items()}
-    what = f"int8 ({count} samples)" if asked.search is None else "search"
+    what = f"int8 ({len(calibration)} samples)" if asked.search is None else "search"
     with phase(what):
         found = find_variants(graphs, calibration, yardstick, config, search=asked.search)
     findings.trials, findings.search_ended = found.trials, found.ended
     if found.default_variant is not None:
         findings.precision = found.default_variant
     return found
+
+
+def _add_tftrt(
+    saved_model: Path,
+    asked: Asked,
+    trained: TrainedModel,
+    conversion: Conversion,
+    comparison: Comparison,
+    rows: Sequence[Array],
+    examples: Examples | None,
+    scores: measure.Scores | None,
+) -> measure.Scores | None:
+    """A SavedModel converted by TF-TRT; the scores, with its own."""
+    config = trained.config.conversion
+    with phase("TF-TRT"):
+        calibration = trained.samples[: config.calibration_samples]
+        tftrt = backends.add_tftrt(saved_model, asked.precision, conversion, comparison, rows, calibration)
+    scores = _joined(scores, {"tftrt": tftrt}, examples, trained)
+    if scores is not None:
+        backends.check_score(scores, "tftrt", config.max_metric_drop)
+    return scores
+
+
+def _add_engine(
+    folder: Path,
+    candidate: Candidate,
+    trained: TrainedModel,
+    conversion: Conversion,
+    golden: Sequence[tuple[Array, Array]],
+    examples: Examples | None,
+    findings: report.Findings,
+) -> None:
+    """What was asked for, run by ONNX Runtime's TensorRT provider."""
+    with phase("TensorRT engine"):
+        engine = backends.open_engine(folder, candidate)
+        scores = _joined(None, {engine.provider: engine}, examples, trained)
+        variant = findings.measured[candidate.name]
+        findings.others.append(backends.measure_engine(engine, variant, conversion, golden, scores))
 
 
 def _joined(
