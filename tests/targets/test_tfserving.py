@@ -210,3 +210,14 @@ def test_what_is_no_saved_model_is_refused(tmp_path, content):
 
     with pytest.raises(BundleError, match=r"saved_model\.pb: expected a SavedModel"):
         signatures_of(tmp_path)
+
+
+def test_tensorflow_is_not_needed_to_export(images, tmp_path):
+    blocked = dict.fromkeys(("tensorflow", "keras", "horovod", "tf2onnx"))
+    program = f"import sys; sys.modules.update({blocked}); from tfpipe.cli import main; sys.exit(main())"
+    arguments = ["export", str(images), "--target", "tfserving", "--output", str(tmp_path / "out")]
+
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "pets" / "7" / WARMUP_FILE).is_file()
