@@ -21,7 +21,8 @@ from benchmarks.measure import alternate, conclude, ratios
 from tfpipe.config import load_config
 from tfpipe.convert.half import to_float16
 from tfpipe.convert.pipeline import convert
-from tfpipe.convert.quantize import Recipe, to_int8
+from tfpipe.convert.quantize import to_int8
+from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.to_onnx import network_to_onnx
 from tfpipe.data.arrays import open_digits
 from tfpipe.data.sources import Subset, to_pixels
@@ -70,7 +71,7 @@ def resnet_margins() -> dict[str, list[float]]:
         [np.asarray(parts.preprocessing.rows(to_pixels(source.read(i)[0])[None])) for i in range(CALIBRATION_SAMPLES)]
     )
     graphs = {"fp32": network_to_onnx(parts, opset=18, metadata={})}
-    graphs["int8"] = to_int8(graphs["fp32"], rows, Recipe("minmax", per_channel=True))
+    graphs["int8"] = to_int8(graphs["fp32"], [{"input": rows}], Recipe("all", "minmax"))
     files = {name: graph.SerializeToString() for name, graph in graphs.items()}
     files["fp16"] = to_float16(graphs["fp32"])[0].SerializeToString()
     for name, content in files.items():

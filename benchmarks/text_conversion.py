@@ -24,19 +24,19 @@ from benchmarks.measure import alternate, conclude, ratios
 from benchmarks.processes import ROOT
 from tfpipe.config import load_config
 from tfpipe.convert.half import to_float16
-from tfpipe.convert.quantize_text import TextRecipe, text_recipes, text_to_int8
+from tfpipe.convert.quantize import to_int8
+from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.to_onnx import text_network_to_onnx
 from tfpipe.models.text_zoo import Tokens, build_text_network
 from tfpipe.ort import OnnxModel, open_session
 from tfpipe.preprocessing.layers import Probabilities
-from tfpipe.settings import ConversionConfig
 
 VOCABULARY, LENGTH, CLASSES = 30_522, 128, 2
 TURNS, RUNS = 5, 5
 PATIENCE_S = 900
 # Figures may reach: times as fast, and shares of FP32's file.
 LEAST_INT8, LEAST_FP32, LARGEST_INT8, LARGEST_FP16 = 2.6, 1.2, 0.45, 0.51
-RECIPES = {"dynamic" if recipe.is_dynamic else "int8": recipe for recipe in reversed(text_recipes(ConversionConfig()))}
+RECIPES = {"int8": Recipe("products", "minmax"), "dynamic": Recipe("products", "dynamic")}
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def convert(folder: Path) -> dict[str, list[float]]:
     size = write(folder, "fp32", graph.SerializeToString())
     shares = {}
     for variant, recipe in RECIPES.items():
-        content = text_to_int8(graph, [some_rows(4, seed) for seed in range(2)], recipe).SerializeToString()
+        content = to_int8(graph, [{"input": some_rows(4, seed)} for seed in range(2)], recipe).SerializeToString()
         shares[variant] = write(folder, variant, content) / size
         print_dependence(variant, open_session(content, provider="cpu", disabled_optimizers=recipe.disabled_optimizers))
     shares["fp16"] = write(folder, "fp16", to_float16(graph)[0].SerializeToString()) / size
@@ -111,9 +111,12 @@ def time_with(folder: Path, threads: int) -> None:
     network = keras.saving.load_model(folder / "network.keras")
     row = some_rows(1, seed=5)
     contenders = {"keras": median_of(lambda: network.predict(row, verbose=0))}
-    for variant, recipe in {"fp32": TextRecipe("minmax", per_channel=True), **RECIPES}.items():
+    for variant, recipe in {"fp32": None, **RECIPES}.items():
         session = open_session(
-            folder / variant, provider="cpu", threads=threads, disabled_optimizers=recipe.disabled_optimizers
+            folder / variant,
+            provider="cpu",
+            threads=threads,
+            disabled_optimizers=recipe.disabled_optimizers if recipe else (),
         )
         contenders[variant] = median_of(lambda session=session: session.run({"input": row}))
     print(json.dumps(alternate(contenders, repeats=TURNS)))

@@ -82,10 +82,10 @@ def engine_of_settings(settings: ServingSettings) -> Engine:
         TfpipeError: It cannot be served.
     """
     served = fetch_bundle(settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir)
-    choice, reason = find_choice(settings.cache_dir, served.bundle, this_machine())
-    if choice is None:
-        logger.info("not tuned", extra={"fields": {"reason": reason}})
-    listed = candidates(served.bundle, precision=settings.precision, provider=settings.provider, choice=choice)
+    choice, untuned = find_choice(settings.cache_dir, served.bundle, this_machine())
+    listed = candidates(
+        served.bundle, precision=settings.precision, provider=settings.provider, choice=choice, untuned=untuned
+    )
 
     def open_one(candidate: Candidate) -> Engine:
         return Engine.open(

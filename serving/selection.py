@@ -32,6 +32,7 @@ def candidates(
     precision: str,
     provider: str,
     choice: Choice | None = None,
+    untuned: str = "",
     installed: Collection[str] | None = None,
 ) -> list[Candidate]:
     """Ways to run a bundle, the one to be tried first in front; at least one.
@@ -41,6 +42,7 @@ def candidates(
         precision: A variant's name, of which none but that is taken; or "auto".
         provider: Likewise.
         choice: What `tfpipe tune` measured on this machine.
+        untuned: Why there is none, for /health.
         installed: Providers; None: those of this ONNX Runtime.
 
     Raises:
@@ -50,11 +52,8 @@ def candidates(
     if precision != "auto":
         bundle.variant(precision)
     tuned = [Candidate(execution, "tuned on this machine") for execution in (choice.passed if choice else ())]
-    recorded = [
-        Candidate(execution, "in the order of conversion")
-        for execution in bundle.executions()
-        if execution.provider in offered
-    ]
+    in_order = "in the order of conversion" + (f": {untuned}" if untuned else "")
+    recorded = [Candidate(execution, in_order) for execution in bundle.executions() if execution.provider in offered]
     found = [
         one
         for one in [*tuned, *_on_gpu(bundle, offered, tuned), *recorded]
@@ -87,7 +86,8 @@ def open_first(listed: Sequence[Candidate], open_engine: Callable[[Candidate], E
         except (TfpipeError, MemoryError) as error:
             failures.append(error)
             passed_over.append(f"{title}: {error}")
-            logger.warning("passed over", extra={"fields": {"way": title, "reason": str(error)}})
+            if len(listed) > 1:
+                logger.warning("passed over", extra={"fields": {"way": title, "reason": str(error)}})
         else:
             engine.why, engine.passed_over = candidate.why, tuple(passed_over)
             return engine

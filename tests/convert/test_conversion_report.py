@@ -1,6 +1,8 @@
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import Figures
+from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.report import Findings, render
+from tfpipe.convert.trial import Contender, Trial
 from tfpipe.core.bundle import Execution, Variant
 from tfpipe.core.certificate import Certificate, Hop, Score
 from tfpipe.core.parity import BOUNDS, ROWS
@@ -29,7 +31,12 @@ def findings_of(score=0.97, int8_latency=(0.25, 1.5)):
         Hop("fp32", "rows -> model.fp32.onnx", "probabilities", 39, 1e-6, 1e-8, 1.0, None, BOUNDS["fp32"]),
         Hop("preprocess", "pixels -> preprocess.onnx", "rows", 39, 2e-7, 1e-9, None, None, ROWS),
     ]
-    findings.attempts = ["minmax: accuracy 97.00%, fp32 98.00%"]
+    int8 = Trial(
+        Contender("int8", Recipe("all", "minmax")), findings.measured["int8"].figures,
+        latency_ms=findings.measured["int8"].execution.latency_ms,
+    )  # fmt: skip
+    broken = Trial(Contender("int8", Recipe("all", "entropy")), problem="int8: expected a graph.")
+    findings.trials, findings.search_ended = [(int8, ""), (broken, broken.problem)], "after 2 trials"
     findings.measured_on = {"cores": 2, "library_versions": {"onnx": "1.18.0"}}
     return findings
 
@@ -50,8 +57,16 @@ def test_a_passed_report_holds_every_figure():
     assert "the same float32 operations in another order" in page
     assert "- int8: 1 converted, 10 kept" in page
     assert "and 2 more" in page
-    for line in ("- minmax: accuracy 97.00%, fp32 98.00%", "- Serve it: `python -m serving`", "- cores: 2"):
+    for line in ("- Serve it: `python -m serving`", "- cores: 2"):
         assert f"\n{line}" in page
+
+
+def test_what_was_tried_is_listed_with_the_reason_for_which_it_lost():
+    page = render(findings_of(), usage=())
+
+    assert "| int8 (minmax), cpu | 97.00% | 0.250 | 3.500 | 1.500 | 1.100 MB | **chosen** |" in page
+    assert "| int8 (entropy), cpu | – | – | – | – | – | int8: expected a graph. |" in page
+    assert "The search ended after 2 trials." in page
 
 
 def test_the_certificate_gives_each_score_with_its_interval_and_says_what_was_left_out():

@@ -6,7 +6,8 @@ import pytest
 
 from tests.convert.random_models import config_of, random_parts
 from tfpipe.convert.half import to_float16
-from tfpipe.convert.quantize import Recipe, to_int8
+from tfpipe.convert.quantize import to_int8
+from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.to_onnx import network_to_onnx
 from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core.parity import BOUNDS, assert_parity
@@ -28,7 +29,7 @@ def test_a_family_is_converted_halved_and_quantised(name):
     expected = KerasReference(parts).probabilities_of_rows(rows)
     assert_parity(_answers(fp32, rows), expected, BOUNDS["fp32"], where=name)
 
-    int8 = to_int8(fp32, rows, Recipe("minmax", per_channel=True))
+    int8 = to_int8(fp32, [{"input": rows}], Recipe("all", "minmax"))
     fp16, kept = to_float16(fp32)
     for precision, graph, reasons in (("fp16", fp16, kept), ("int8", int8, {})):
         onnx.checker.check_model(graph)

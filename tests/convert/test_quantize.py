@@ -1,14 +1,25 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
 from tests.convert.onnx_graphs import answers, convolutional, graph_of, rows, stored_types
-from tfpipe.convert.quantize import Recipe, is_depthwise, recipes, to_int8
+from tfpipe.convert import quantize
+from tfpipe.convert.quantize import Quantizer, is_depthwise
+from tfpipe.convert.recipe import Recipe
 from tfpipe.core.errors import ConversionError
-from tfpipe.settings import ConversionConfig
+from tfpipe.core.parity import BOUNDS, assert_parity
 
-MINMAX = Recipe("minmax", per_channel=True)
+MINMAX = Recipe("all", "minmax")
+PRODUCTS = Recipe("products", "minmax")
+DYNAMIC = Recipe("products", "dynamic")
+
+
+def to_int8(model, samples, recipe):
+    batches = [{"input": samples[start : start + 4]} for start in range(0, len(samples), 4)]
+    return quantize.to_int8(model, batches, recipe)
 
 
 def _zero_point_types(model):
@@ -35,7 +46,7 @@ def test_activations_are_unsigned_and_weights_signed_with_a_scale_per_channel():
 
 
 def test_one_scale_a_weight_where_it_is_asked_for():
-    _, weights = _zero_point_types(to_int8(convolutional(), rows(), Recipe("minmax", per_channel=False)))
+    _, weights = _zero_point_types(to_int8(convolutional(), rows(), Recipe("all", "minmax", per_channel=False)))
 
     assert weights["conv/kernel_quantized"] == ("int8", 1)
 
@@ -73,7 +84,7 @@ def test_small_probabilities_survive():
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
 def test_every_calibration_method_gives_a_model_that_answers_alike(method):
-    quantised = to_int8(convolutional(), rows(), Recipe(method, per_channel=True))
+    quantised = to_int8(convolutional(), rows(), Recipe("all", method))
 
     onnx.checker.check_model(quantised)
     reference = answers(convolutional(), rows())
@@ -81,7 +92,7 @@ def test_every_calibration_method_gives_a_model_that_answers_alike(method):
 
 
 def test_depthwise_convolutions_are_kept_in_float_where_the_recipe_says_so():
-    quantised = to_int8(convolutional(), rows(), Recipe("percentile", per_channel=True, keep_depthwise=True))
+    quantised = to_int8(convolutional(), rows(), Recipe("all", "percentile", keep_depthwise=True))
 
     stored = stored_types(quantised)
     assert stored["depthwise/kernel"] == "float32"
@@ -125,17 +136,70 @@ def test_a_graph_that_cannot_be_quantised_is_refused_in_one_sentence():
         to_int8(convolutional(), rows()[..., :2], MINMAX)
 
 
-def test_auto_tries_minmax_first_and_then_percentile_without_depthwise():
-    tried = recipes(ConversionConfig())
+# Recipes beside the default.
 
-    assert tried == (MINMAX, Recipe("percentile", per_channel=True, keep_depthwise=True))
-    assert recipes(ConversionConfig(calibration_method="entropy", per_channel=False)) == (
-        Recipe("entropy", per_channel=False),
+
+def test_signed_activations_where_they_are_asked_for():
+    activations, weights = _zero_point_types(
+        to_int8(convolutional(), rows(), Recipe("all", "minmax", activations="int8"))
     )
 
+    assert set(activations.values()) == {"int8"}
+    assert weights["conv/kernel_quantized"] == ("int8", 16)
 
-def test_a_recipe_describes_itself_for_the_manifest():
-    assert MINMAX.describe() == {
-        "format": "QDQ", "activations": "uint8", "weights": "int8", "calibration_method": "minmax",
-        "per_channel": True, "keep_depthwise": False,
-    }  # fmt: skip
+
+def test_a_reduced_range_stores_weights_of_7_bits():
+    stored = {}
+    for reduce_range in (False, True):
+        quantised = to_int8(convolutional(), rows(), Recipe("all", "minmax", reduce_range=reduce_range))
+        tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer}
+        stored[reduce_range] = int(np.abs(tensors["conv/kernel_quantized"].astype(int)).max())
+
+    assert stored[True] <= 64 < stored[False]
+
+
+@pytest.mark.parametrize("recipe", [MINMAX, PRODUCTS, DYNAMIC], ids=lambda recipe: recipe.title)
+def test_nodes_that_are_kept_stay_in_float(recipe):
+    quantised = to_int8(convolutional(), rows(), replace(recipe, keep=("conv", "dense")))
+
+    stored = stored_types(quantised)
+    assert (stored["conv/kernel"], stored["dense/kernel"]) == ("float32", "float32")
+    onnx.checker.check_model(quantised)
+
+
+def test_where_every_node_is_kept_the_answers_are_those_of_float():
+    quantised = to_int8(convolutional(), rows(), replace(PRODUCTS, keep=("conv", "depthwise", "dense")))
+
+    assert_parity(answers(quantised, rows()), answers(convolutional(), rows()), BOUNDS["fp32"], where="all kept")
+
+
+def test_only_what_goes_into_a_product_is_rounded_where_a_recipe_says_so():
+    quantised = to_int8(convolutional(), rows(), PRODUCTS)
+
+    rounded = {node.output[0] for node in quantised.graph.node if node.op_type == "DequantizeLinear"}
+    readers = {node.op_type for node in quantised.graph.node if rounded & set(node.input)}
+    assert readers == {"Conv", "Gemm"}
+
+
+def test_a_dynamic_recipe_needs_no_samples():
+    quantised = to_int8(convolutional(), rows(0), DYNAMIC)
+
+    assert stored_types(quantised)["dense/kernel_quantized"] == "int8"
+    assert "MatMulInteger" in {node.op_type for node in quantised.graph.node}
+    assert np.isfinite(answers(quantised, rows())).all()
+
+
+def test_one_calibration_serves_every_recipe_with_its_method():
+    class Counted(list):
+        read = 0
+
+        def __iter__(self):
+            Counted.read += 1
+            return super().__iter__()
+
+    with Quantizer(convolutional(), Counted([{"input": rows()}])) as quantizer:
+        several = [quantizer.quantize(recipe) for recipe in (MINMAX, replace(MINMAX, per_channel=False), MINMAX)]
+
+    assert Counted.read == 1
+    assert several[0] == several[2]
+    assert several[0] == to_int8(convolutional(), rows(), MINMAX)

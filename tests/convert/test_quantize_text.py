@@ -14,20 +14,24 @@ from tests.convert.text_networks import (
     rows_of,
     trained_network,
 )
+from tfpipe.convert import quantize
 from tfpipe.convert.measure import is_batch_invariant, neighbours_difference
-from tfpipe.convert.quantize_text import TextRecipe, text_recipes, text_to_int8
+from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.parity import BOUNDS, assert_parity
 from tfpipe.ort import open_session
-from tfpipe.settings import ConversionConfig
 
 pytestmark = pytest.mark.tensorflow
 
-STATIC = TextRecipe("minmax", per_channel=True)
-PERCENTILE = TextRecipe("percentile", per_channel=True)
-DYNAMIC = TextRecipe("dynamic", per_channel=True, disabled_optimizers=("SkipLayerNormFusion",))
+STATIC = Recipe("products", "minmax")
+PERCENTILE = Recipe("products", "percentile")
+DYNAMIC = Recipe("products", "dynamic")
 BATCHES = [rows_of(9, 20, 3, 14, seed=seed) for seed in range(4)]
+
+
+def text_to_int8(graph, batches, recipe):
+    return quantize.to_int8(graph, [{"input": batch} for batch in batches], recipe)
 
 
 def _int8(family, recipe=STATIC, *, per_token=False):
@@ -177,22 +181,6 @@ def test_quantisation_is_repeatable():
         assert first == second
 
 
-def test_static_recipes_come_before_the_dynamic_one():
-    assert text_recipes(ConversionConfig()) == (STATIC, PERCENTILE, DYNAMIC)
-    assert text_recipes(ConversionConfig(calibration_method="entropy", per_channel=False)) == (
-        TextRecipe("entropy", per_channel=False),
-    )
-
-
-def test_a_recipe_describes_itself_for_the_manifest():
-    described = DYNAMIC.describe()
-
-    assert described["calibration_method"] == "dynamic"
-    assert described["disabled_optimizers"] == ["SkipLayerNormFusion"]
-    assert described["computed_in_int8"] == "products with stored weights"
-    assert STATIC.describe()["computed_in_int8"] == "products with stored weights, convolutions"
-
-
 def test_a_graph_that_cannot_be_quantised_is_refused_in_one_sentence():
-    with pytest.raises(ConversionError, match="int8: expected a text graph that can be quantised; "):
+    with pytest.raises(ConversionError, match="int8: expected a graph that can be quantised; "):
         text_to_int8(graph_of_family("text_cnn"), [np.zeros((2, 3), np.float32)], STATIC)

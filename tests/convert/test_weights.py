@@ -4,7 +4,8 @@ from onnx import helper
 
 from tests.convert.onnx_graphs import convolutional, graph_of, rows, stored_types
 from tfpipe.convert.half import to_float16
-from tfpipe.convert.quantize import Recipe, to_int8
+from tfpipe.convert.quantize import to_int8
+from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.weights import list_weights, weight_bytes
 
 
@@ -12,8 +13,8 @@ def _variants():
     half, kept = to_float16(convolutional())
     yield "fp32", convolutional(), {}
     yield "fp16", half, kept
-    for recipe in (Recipe("minmax", per_channel=True), Recipe("percentile", per_channel=True, keep_depthwise=True)):
-        yield "int8", to_int8(convolutional(), rows(), recipe), {}
+    for recipe in (Recipe("all", "minmax"), Recipe("all", "percentile", keep_depthwise=True)):
+        yield "int8", to_int8(convolutional(), [{"input": rows()}], recipe), {}
 
 
 @pytest.mark.parametrize(("precision", "model", "reasons"), list(_variants()))
@@ -35,7 +36,7 @@ def test_every_stored_weight_is_listed_as_converted_in_that_format_or_kept_with_
 
 
 def test_the_reasons_name_what_keeps_a_weight():
-    quantised = to_int8(convolutional(), rows(), Recipe("percentile", per_channel=True, keep_depthwise=True))
+    quantised = to_int8(convolutional(), [{"input": rows()}], Recipe("all", "percentile", keep_depthwise=True))
 
     kept = list_weights(quantised, "int8", {})["kept"]
 
@@ -63,7 +64,7 @@ def test_weight_bytes_count_numbers_and_not_shapes():
 
 def test_half_precision_halves_the_bytes_and_int8_quarters_those_of_kernels():
     whole = weight_bytes(convolutional())
-    quantised = to_int8(convolutional(), rows(), Recipe("minmax", per_channel=True))
+    quantised = to_int8(convolutional(), [{"input": rows()}], Recipe("all", "minmax"))
 
     assert weight_bytes(to_float16(convolutional())[0]) == whole / 2
     # The scales of so small a model weigh as much as some of its weights.

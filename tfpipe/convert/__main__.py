@@ -25,11 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace) -> int:
     # TensorFlow takes seconds to import: neither --help nor a mistyped key waits for it.
     read_settings(options.config, options.overrides)
-    if options.backend != "onnx":
-        from tfpipe.convert.to_tensorrt import refuse
-
-        refuse(options.backend)
     from tfpipe.convert.pipeline import convert
+    from tfpipe.convert.search import Budget
 
     result = convert(
         options.model,
@@ -39,6 +36,9 @@ def _command(options: argparse.Namespace) -> int:
         overrides=options.overrides,
         registered_model=os.environ.get("TFPIPE_REGISTERED_MODEL") or None,
         force=options.force,
+        search=Budget(options.max_trials, options.max_minutes * 60) if options.search else None,
+        backend=options.backend,
+        allow_fallback=options.allow_fallback,
     )
     sys.stderr.write(_closing_lines(result))
     return 0
@@ -93,10 +93,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="int8",
-        help="what is served by default and judged; fp32 and fp16 are always in the bundle (default: int8)",
+        "--precision", choices=PRECISIONS,
+        help="what is served by default and judged; fp32 and fp16 are always in the bundle (default: int8; with "
+        "--search whichever is fastest)",
     )  # fmt: skip
+    parser.add_argument(
+        "--search", action="store_true",
+        help="find the fastest variant, and way to run it, that passes the gate on this machine",
+    )  # fmt: skip
+    parser.add_argument("--max-trials", type=int, default=12, metavar="N", help="of --search (default: 12)")
+    parser.add_argument("--max-minutes", type=float, default=5.0, metavar="M", help="of --search (default: 5)")
     parser.add_argument("--backend", choices=_BACKENDS, default="onnx", help="what the model is converted for")
+    parser.add_argument(
+        "--allow-fallback", action="store_true",
+        help="go on with ONNX Runtime, and record it, where the backend cannot be used here",
+    )  # fmt: skip
     parser.add_argument(
         "--model", metavar="MODEL",
         help="models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir or a checkpoint; default: the "

@@ -6,10 +6,13 @@ of its kind takes, as they are written into the bundle.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import onnx
 
+from tfpipe.convert.finite import assert_finite_weights
+from tfpipe.convert.quantize import Feed
+from tfpipe.convert.recipe import Operators
 from tfpipe.convert.trained import RawSample, TrainedModel
 from tfpipe.core.certificate import Hop
 from tfpipe.core.errors import ConversionError
@@ -17,15 +20,6 @@ from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.data.sources import Source
 from tfpipe.models.assembly import ImageParts, TextParts
 from tfpipe.ort import OnnxModel
-from tfpipe.settings import ConversionConfig
-
-
-class Recipe(Protocol):
-    """How a model graph is quantised."""
-
-    def describe(self) -> dict[str, Any]:
-        """For the bundle's manifest; `disabled_optimizers` are what ONNX Runtime is to leave out."""
-        ...
 
 
 class Examples(Protocol):
@@ -35,7 +29,8 @@ class Examples(Protocol):
         first_error: What was wrong with the first sample that could not be read; "" where all could.
     """
 
-    first_error: str
+    @property
+    def first_error(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -73,6 +68,10 @@ class Comparison(Protocol):
     @property
     def hops(self) -> Sequence[Hop]: ...
 
+    def note(self, hop: Hop) -> None:
+        """Record a hop; GateError where it is beyond its bound."""
+        ...
+
     def check_preprocessing(self) -> Sequence[Array]:
         """Raw samples -> the rows that the bundle's preprocessing makes, one a sample."""
         ...
@@ -95,6 +94,7 @@ class Conversion(Protocol):
         preprocess_inputs: What the preprocessing takes.
         saved_model_limits: A sentence on what the SavedModel cannot do.
         files: A sentence on the files that are not the SavedModel's.
+        int8_operators: What models of the family take well in INT8.
     """
 
     @property
@@ -111,6 +111,9 @@ class Conversion(Protocol):
 
     @property
     def files(self) -> str: ...
+
+    @property
+    def int8_operators(self) -> Operators: ...
 
     def write_preprocessing(self, folder: Path, metadata: Mapping[str, str]) -> None:
         """Write what brings raw samples to rows, and open it for what follows."""
@@ -144,12 +147,8 @@ class Conversion(Protocol):
         """Labelled samples as rows."""
         ...
 
-    def recipes(self, config: ConversionConfig) -> Sequence[Recipe]:
-        """INT8 recipes to try, in order, until one keeps the metric."""
-        ...
-
-    def to_int8(self, model: onnx.ModelProto, rows: Sequence[Array], recipe: Any) -> onnx.ModelProto:
-        """Quantise the float32 graph; rows set the ranges."""
+    def calibration(self, rows: Sequence[Array]) -> list[Feed]:
+        """Rows as the batches that set INT8 ranges, a few to a batch."""
         ...
 
     def write_saved_model(self, folder: Path) -> None:
@@ -165,12 +164,13 @@ def open_conversion(trained: TrainedModel) -> Conversion:
     """The conversion of a trained model.
 
     Raises:
-        ConversionError: It is of no kind that can be converted.
+        ConversionError: It is of no kind that can be converted, or has weights that are no numbers.
     """
     from tfpipe.convert.images import ImageConversion
     from tfpipe.convert.texts import TextConversion
 
     parts = trained.parts
+    assert_finite_weights(parts.model)
     if isinstance(parts, ImageParts):
         return ImageConversion(parts, trained.config)
     if isinstance(parts, TextParts):

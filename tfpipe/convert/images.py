@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tfpipe.convert import quantize, to_onnx
+from tfpipe.convert import to_onnx
 from tfpipe.convert.hops import ImageComparison
+from tfpipe.convert.onnx_file import save_model
+from tfpipe.convert.passes import run_passes
+from tfpipe.convert.quantize import Feed
+from tfpipe.convert.recipe import Operators
+from tfpipe.convert.rewrites.opset import ConvertOpset
 from tfpipe.convert.trained import RawSample
 from tfpipe.core.errors import DataError
 from tfpipe.core.signature import Array, TensorSpec
@@ -16,9 +21,11 @@ from tfpipe.data.sources import Source, to_pixels
 from tfpipe.export import SAVED_MODEL_LIMITS, KerasReference, export_saved_model, preprocessing_to_json
 from tfpipe.models.assembly import ImageParts
 from tfpipe.ort import OnnxModel, open_session
-from tfpipe.settings import Config, ConversionConfig
+from tfpipe.settings import Config
 
 _BATCH = 32
+# Histograms keep every activation of a batch in memory.
+_CALIBRATION_BATCH = 4
 _FILE = "preprocess.onnx"
 
 
@@ -31,6 +38,7 @@ class ImageConversion:
     """
 
     preprocess_inputs = (to_onnx.IMAGE,)
+    int8_operators: Operators = "all"
     saved_model_limits = SAVED_MODEL_LIMITS
     files = "`preprocess.onnx` takes one decoded image, upright 8-bit RGB; `model.*.onnx` takes batches of its rows."
 
@@ -48,7 +56,10 @@ class ImageConversion:
 
     def write_preprocessing(self, folder: Path, metadata: Mapping[str, str]) -> None:
         graph = to_onnx.preprocessing_to_onnx(self._parts, opset=self._config.conversion.opset, metadata=metadata)
-        (folder / _FILE).write_bytes(graph.SerializeToString())
+        # Of a height and a width that are no multiples of anything.
+        pixels = np.arange(37 * 53 * 3, dtype=np.uint32).astype(np.uint8).reshape(37, 53, 3)
+        graph, _ = run_passes(graph, (ConvertOpset(self._config.conversion.opset),), inputs=[{"image": pixels}])
+        save_model(graph, folder / _FILE)
         self._opened = open_session(folder / _FILE, provider="cpu")
 
     def network(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
@@ -73,11 +84,9 @@ class ImageConversion:
     def examples(self, source: Source) -> "ImageExamples":
         return ImageExamples(self._preprocess, source, self._config.data.max_image_pixels)
 
-    def recipes(self, config: ConversionConfig) -> Sequence[quantize.Recipe]:
-        return quantize.recipes(config)
-
-    def to_int8(self, model: onnx.ModelProto, rows: Sequence[Array], recipe: quantize.Recipe) -> onnx.ModelProto:
-        return quantize.to_int8(model, self.batch(rows), recipe)
+    def calibration(self, rows: Sequence[Array]) -> list[Feed]:
+        starts = range(0, len(rows), _CALIBRATION_BATCH)
+        return [{"input": self.batch(rows[start : start + _CALIBRATION_BATCH])} for start in starts]
 
     def write_saved_model(self, folder: Path) -> None:
         export_saved_model(self._parts, folder)

@@ -10,18 +10,24 @@ from typing import Any
 
 import onnx
 
-from tfpipe.convert import half, measure, report, sealing
+from tfpipe.convert import backends, measure, report, sealing, sparsity, to_tensorrt
 from tfpipe.convert.candidate import Candidate, measure_candidate
-from tfpipe.convert.conversion import Conversion, Examples, open_conversion
+from tfpipe.convert.conversion import Comparison, Conversion, Examples, open_conversion
+from tfpipe.convert.examine import RememberedExamples, Yardstick
+from tfpipe.convert.islands import to_float16_within
+from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.phases import phase
 from tfpipe.convert.reference import KerasRows, SavedModelRows
 from tfpipe.convert.report_page import render_page
+from tfpipe.convert.search import Budget
 from tfpipe.convert.settings import PRECISIONS, read_settings
 from tfpipe.convert.trained import TrainedModel, fetch, open_trained
+from tfpipe.convert.variants import Found, Search, find_variants
 from tfpipe.core import atomic
 from tfpipe.core.bundle import MANIFEST, Bundle, open_bundle
 from tfpipe.core.errors import ConfigError, DataError, GateError
-from tfpipe.core.parity import max_abs_diff
+from tfpipe.core.parity import BOUNDS, max_abs_diff
+from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
 from tfpipe.provenance import library_versions, processor
 from tfpipe.registry import ModelVersion, Registry
@@ -30,6 +36,12 @@ logger = logging.getLogger(__name__)
 
 # Files compared with Keras hop by hop; generated pictures of other sizes are added.
 _COMPARED_SAMPLES = 32
+# Rows of which every tensor inside the graph is looked at together.
+_FEW = 4
+# So many of them are compared in every trial of a search, and beside each other.
+_LEAST_ROWS = 8
+# A trial's latency is timed for so long; without a search, which orders by it, just for the gate.
+_LATENCY_S, _GLANCE_S = 2.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -39,10 +51,16 @@ class Asked:
     Attributes:
         precision: "fp32", "fp16" or "int8": what is served by default, and judged.
         force: Whether a missed limit is recorded and overruled.
+        search: What to search for; None: no search.
+        backend: What it is converted for: "onnx", "tftrt" or "tensorrt"; "onnx" after a fallback.
+        fallback: What the backend asked for lacks; see `to_tensorrt.require`.
     """
 
     precision: str
     force: bool
+    search: Search | None = None
+    backend: str = "onnx"
+    fallback: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +83,15 @@ class ConversionResult:
 def convert(
     model: str | Path | None = None,
     *,
-    precision: str = "int8",
+    precision: str | None = None,
     output: str | Path | None = None,
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     registered_model: str | None = None,
     force: bool = False,
+    search: Budget | None = None,
+    backend: str = "onnx",
+    allow_fallback: bool = False,
 ) -> ConversionResult:
     """Convert a trained model, prove it against Keras, write its bundle, and attach that to the registered version.
 
@@ -84,25 +105,30 @@ def convert(
     Args:
         model: "models:/NAME/VERSION", "models:/NAME@ALIAS", or the path of a model.keras, an output_dir or a
             checkpoint; None: the newest version of `registered_model`.
-        precision: "fp32", "fp16" or "int8".
+        precision: "fp32", "fp16" or "int8"; None: "int8", and with a search whichever is fastest.
         output: The bundle's folder; None: bundles/NAME-VERSION, or bundles/NAME for a model from a path. An older
             bundle there is replaced.
         config: YAML file whose `conversion` section, `tracking.uri` and `tracking.registered_model` are used.
         overrides: Like "conversion.max_metric_drop=0.05" or "tracking.uri=..."; see `settings.OTHER_KEYS`.
         registered_model: Name in the registry where neither `model` nor the settings say it; None: the only one.
         force: Make the bundle although the gate's limits on score, classes, size and speed are missed; it says so.
+        search: Find the fastest variant, and way to run it, that passes the gate on this machine; None: no search.
+        backend: "onnx"; "tftrt", which adds a SavedModel converted by TF-TRT; "tensorrt", which has ONNX Runtime build
+            an engine.
+        allow_fallback: Go on with ONNX Runtime alone, and record it, where the backend cannot be used here.
 
     Raises:
-        ConfigError: Wrong precision, settings, model path or output folder.
+        ConfigError: Wrong precision, settings, model path or output folder; a backend that lacks something.
         RegistryError: No such model or version.
         DataError: Calibration samples or validation data are missing, changed or unreadable.
         ConversionError: The model holds something that cannot be converted.
         GateError: Accuracy, size or parity was missed; OUTPUT-report.md has the figures, and there is no bundle.
         TrackingError: The registry's server is away; the bundle lies in `output`.
     """
-    if precision not in PRECISIONS:
+    if precision not in (None, *PRECISIONS):
         raise ConfigError(f"--precision: expected {', '.join(PRECISIONS)}, received {precision!r}.")
     settings = read_settings(config, overrides)
+    fallback = to_tensorrt.require(backend, allow_fallback=allow_fallback)
     registry = Registry(settings.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="tfpipe-convert-") as scratch:
         with phase("trained model"):
@@ -110,10 +136,17 @@ def convert(
             folder, version = fetch(model, registry, name, Path(scratch) / "model")
             trained = open_trained(folder, version, settings.overrides)
         title = f"{trained.name} version {version.version}" if version else trained.name
-        logger.info("converting %s to %s", title, precision)
+        asked = Asked(
+            precision or "int8",
+            force,
+            Search(search, precision) if search else None,
+            "onnx" if fallback else backend,
+            fallback,
+        )
+        logger.info("converting %s to %s", title, asked.precision if asked.search is None else "the fastest variant")
         default = Path("bundles") / (f"{trained.name}-{version.version}" if version else trained.name)
         target = Path(output) if output is not None else default
-        _write(trained, Asked(precision, force), title, target)
+        _write(trained, asked, title, target)
     bundle = open_bundle(target)
     logger.info("bundle: %s (%s)", target, bundle.short_id)
     is_champion = registry.attach_bundle(version, target) if version else False
@@ -151,6 +184,8 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     if trained.trained_policy != "float32":
         findings.notes.append(f"Trained under {trained.trained_policy}; rebuilt in float32 with the same weights.")
 
+    backends.note_fallback(findings, asked.fallback)
+
     # 1. What the score is measured on: known to be there before anything slow.
     validation = _open_validation(trained, asked.precision, findings)
 
@@ -158,51 +193,74 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
     with phase("onnx fp32"):
         metadata = sealing.metadata(trained)
         conversion.write_preprocessing(staging, metadata)
-        fp32 = Candidate("fp32", "fp32", conversion.network(metadata), {"opset": config.opset})
         comparison = conversion.compare(trained.samples[: max(_COMPARED_SAMPLES, config.golden_samples)])
         findings.hops = comparison.hops
         rows = comparison.check_preprocessing()
+        few = [{"input": conversion.batch(rows[:1])}, *_batches(conversion, rows)[:1]]
+        graph, findings.passes = run_passes(conversion.network(metadata), standard_passes(config.opset), inputs=few)
+        fp32 = Candidate("fp32", "fp32", graph, {"opset": config.opset})
         answers = {"fp32": comparison.check_model("fp32", fp32.session(), rows)}
 
     # 3. Float16.
     with phase("onnx fp16"):
-        graph, kept = half.to_float16(fp32.graph)
-        recipe = {"weights": "float16", "float32": "inputs, outputs, Softmax"}
-        fp16 = Candidate("fp16", "fp16", graph, recipe, kept)
+        half = to_float16_within(fp32.graph, _batches(conversion, rows), BOUNDS["fp16"])
+        recipe = {"weights": "float16", "float32": "inputs, outputs, Softmax", "islands": half.islands}
+        fp16 = Candidate("fp16", "fp16", half.model, recipe, half.kept)
         answers["fp16"] = comparison.check_model("fp16", fp16.session(), rows)
     candidates = {"fp32": fp32, "fp16": fp16}
 
-    # 4. The task's score, and INT8 by the first recipe that keeps it.
-    examples = None if validation is None else conversion.examples(validation)
-    scores = None
-    if examples is not None:
-        keras: dict[str, measure.Answers] = {"keras": KerasRows(trained.parts, conversion.input)}
-        scores = _score(keras | {name: one.session() for name, one in candidates.items()}, examples, trained)
-        if asked.precision == "int8":
-            candidates["int8"], scores = _quantize(trained, conversion, fp32.graph, examples, scores, findings)
-            answers["int8"] = comparison.check_model("int8", candidates["int8"].session(), rows)
+    # 4. The task's score; INT8, and with a search the fastest way to run any of them.
+    golden = min(config.golden_samples, len(trained.samples), len(comparison.samples))
+    examples = None if validation is None else RememberedExamples(conversion.examples(validation))
+    keras: dict[str, measure.Answers] = {"keras": KerasRows(trained.parts, conversion.input)}
+    sessions = {name: candidate.session() for name, candidate in candidates.items()}
+    scores = _joined(None, keras | sessions, examples, trained)
+    found = None
+    if asked.precision == "int8" or asked.search is not None:
+        yardstick = Yardstick(
+            conversion,
+            rows[: max(golden, _LEAST_ROWS)],
+            comparison.probabilities[: max(golden, _LEAST_ROWS)],
+            examples,
+            trained.parts.task,
+            trained.config.data.max_corrupt_fraction,
+            latency_s=_GLANCE_S if asked.search is None else _LATENCY_S,
+        )
+        found = _find_variants(trained, asked, candidates, yardstick, findings)
+        for name, candidate in found.int8.items():
+            candidates[name] = candidate
+            answers[name] = comparison.check_model(name, candidate.session(), rows)
+            scores = _joined(scores, {name: candidate.session()}, examples, trained)
 
     # 5. SavedModel.
     with phase("SavedModel"):
         folder = staging / "saved_model" / (trained.version.version if trained.version else "1")
         conversion.write_saved_model(folder)
         comparison.check_saved_model(folder)
-    if examples is not None and scores is not None:
-        scores = scores.joined(_score({"saved_model": SavedModelRows(folder)}, examples, trained))
+    if examples is not None:
+        scores = _joined(scores, {"saved_model": SavedModelRows(folder)}, examples, trained)
+
+    if asked.backend == "tftrt":
+        scores = _add_tftrt(folder, asked, trained, conversion, comparison, rows, examples, scores)
 
     # 6. Size, latency and the rest of each variant.
-    golden = min(config.golden_samples, len(trained.samples), len(comparison.samples))
     with phase("latency"):
         for name, candidate in candidates.items():
-            onnx.helper.set_model_props(candidate.graph, metadata | {"graph": "model", "precision": name})
+            properties = {"graph": "model", "precision": candidate.precision}
+            onnx.helper.set_model_props(candidate.graph, metadata | properties)
             differences = zip(answers[name][:golden], comparison.probabilities[:golden], strict=True)
             farthest = max(max_abs_diff(answer, reference) for answer, reference in differences)
             findings.add(measure_candidate(candidate, conversion, rows, staging, config, scores, farthest))
+    if asked.backend == "tensorrt":
+        pairs = list(zip(rows, comparison.probabilities, strict=True))[:golden]
+        _add_engine(staging, candidates[asked.precision], trained, conversion, pairs, examples, findings)
+    if "pruning" in trained.card:
+        findings.sections.append(sparsity.section(trained.card["pruning"], staging, findings.measured))
     if scores is not None:
         findings.num_validation, findings.num_corrupt = scores.num_samples, scores.num_corrupt
 
     # 7. The gate.
-    missed = findings.judge()
+    missed = _missed(asked, found, findings)
     if missed and not asked.force:
         findings.missed = missed
         raise GateError(" ".join(missed))
@@ -210,6 +268,11 @@ def _build(trained: TrainedModel, asked: Asked, staging: Path, findings: report.
 
     # 8. Everything else that the bundle holds; the manifest last.
     sealing.seal_bundle(staging, trained, conversion, comparison, golden, scores, findings)
+
+
+def _batches(conversion: Conversion, rows: Sequence[Array]) -> list[dict[str, Array]]:
+    """Inputs of the model graph, a few rows each."""
+    return [{"input": conversion.batch(rows[start : start + _FEW])} for start in range(0, len(rows), _FEW)]
 
 
 def _open_validation(trained: TrainedModel, precision: str, findings: report.Findings) -> Source | None:
@@ -230,41 +293,88 @@ def _open_validation(trained: TrainedModel, precision: str, findings: report.Fin
         return None
 
 
-def _quantize(
+def _find_variants(
     trained: TrainedModel,
-    conversion: Conversion,
-    fp32: onnx.ModelProto,
-    examples: Examples,
-    scores: measure.Scores,
+    asked: Asked,
+    candidates: Mapping[str, Candidate],
+    yardstick: Yardstick,
     findings: report.Findings,
-) -> tuple[Candidate, measure.Scores]:
-    """The first recipe whose score the gate accepts, else the one that scores best; with the scores that include it."""
+) -> Found:
+    """INT8 by the recipes of the model's family, or whatever a search finds fastest."""
     config = trained.config.conversion
     count = min(config.calibration_samples, len(trained.samples))
-    rows = conversion.rows(trained.samples[:count])
-    attempts = []
-    for recipe in conversion.recipes(config):
-        described = recipe.describe()
-        with phase(f"onnx int8 ({described['calibration_method']}, {len(rows)} samples)"):
-            graph = conversion.to_int8(fp32, rows, recipe)
-        candidate = Candidate("int8", "int8", graph, described | {"calibration_samples": count})
-        both = scores.joined(_score({"int8": candidate.session()}, examples, trained))
-        attempts.append((candidate, both))
-        kept = ", depthwise convolutions kept in float32" if described.get("keep_depthwise") else ""
-        findings.attempts.append(
-            f"{described['calibration_method']}{kept}: {scores.task.headline} {both.headline('int8'):.2%}, "
-            f"fp32 {both.headline('fp32'):.2%}"
-        )
-        if both.headline("fp32") - both.headline("int8") <= config.max_metric_drop:
-            break
-    return max(attempts, key=lambda attempt: attempt[1].headline("int8"))
+    calibration = yardstick.conversion.rows(trained.samples[:count])
+    graphs = {name: candidate.graph for name, candidate in candidates.items()}
+    what = f"int8 ({count} samples)" if asked.search is None else "search"
+    with phase(what):
+        found = find_variants(graphs, calibration, yardstick, config, search=asked.search)
+    findings.trials, findings.search_ended = found.trials, found.ended
+    if found.default_variant is not None:
+        findings.precision = found.default_variant
+    return found
 
 
-def _score(models: Mapping[str, measure.Answers], examples: Examples, trained: TrainedModel) -> measure.Scores:
+def _add_tftrt(
+    saved_model: Path,
+    asked: Asked,
+    trained: TrainedModel,
+    conversion: Conversion,
+    comparison: Comparison,
+    rows: Sequence[Array],
+    examples: Examples | None,
+    scores: measure.Scores | None,
+) -> measure.Scores | None:
+    """A SavedModel converted by TF-TRT; the scores, with its own."""
+    config = trained.config.conversion
+    with phase("TF-TRT"):
+        calibration = trained.samples[: config.calibration_samples]
+        tftrt = backends.add_tftrt(saved_model, asked.precision, conversion, comparison, rows, calibration)
+    scores = _joined(scores, {"tftrt": tftrt}, examples, trained)
+    if scores is not None:
+        backends.check_score(scores, "tftrt", config.max_metric_drop)
+    return scores
+
+
+def _add_engine(
+    folder: Path,
+    candidate: Candidate,
+    trained: TrainedModel,
+    conversion: Conversion,
+    golden: Sequence[tuple[Array, Array]],
+    examples: Examples | None,
+    findings: report.Findings,
+) -> None:
+    """What was asked for, run by ONNX Runtime's TensorRT provider."""
+    with phase("TensorRT engine"):
+        engine = backends.open_engine(folder, candidate)
+        scores = _joined(None, {engine.provider: engine}, examples, trained)
+        variant = findings.measured[candidate.name]
+        findings.others.append(backends.measure_engine(engine, variant, conversion, golden, scores))
+
+
+def _joined(
+    scores: measure.Scores | None,
+    models: Mapping[str, measure.Answers],
+    examples: Examples | None,
+    trained: TrainedModel,
+) -> measure.Scores | None:
+    """Scores and those of further forms; None where there are no validation data."""
+    if examples is None:
+        return None
     with phase(f"score of {', '.join(models)} on {len(examples)} samples"):
-        return measure.score(
+        further = measure.score(
             models, examples, trained.parts.task, max_corrupt_fraction=trained.config.data.max_corrupt_fraction
         )
+    return further if scores is None else scores.joined(further)
+
+
+def _missed(asked: Asked, found: Found | None, findings: report.Findings) -> list[str]:
+    """Have every variant face the gate; what is to be served by default is judged as it is to be run."""
+    missed = findings.judge()
+    if asked.search is None or found is None or found.chosen is None:
+        return missed
+    findings.executions = found.with_others(findings.executions)
+    return []
 
 
 def measured_on() -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import missed_limits
+from tfpipe.convert.passes import PassResult
+from tfpipe.convert.trial import Trial
 from tfpipe.core.bundle import Execution
 from tfpipe.core.certificate import Certificate, Hop
 from tfpipe.settings import ConversionConfig
@@ -23,10 +25,14 @@ class Findings:
         config: The gate's limits.
         hops: Comparison with Keras.
         measured: By variant, fp32 first.
+        others: Variants run by another provider than ONNX Runtime's own for the CPU.
         executions: Ways to run the variants, best first.
         num_validation: Samples that the score was measured on.
         num_corrupt: Samples among the validation data that cannot be read.
-        attempts: INT8 recipes tried, with what became of them.
+        passes: Over the float32 graph, with what each changed.
+        trials: What was tried for INT8, or by a search, with the reason for which it was not chosen.
+        search_ended: Why a search ended; "" where there was nothing left to try.
+        sections: Further ones of the page, as Markdown.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
         missed: Limits missed; empty where the gate was passed.
@@ -39,10 +45,14 @@ class Findings:
     config: ConversionConfig
     hops: Sequence[Hop] = ()
     measured: dict[str, Measured] = field(default_factory=dict)
+    others: list[Measured] = field(default_factory=list)
     executions: tuple[Execution, ...] = ()
     num_validation: int = 0
     num_corrupt: int = 0
-    attempts: list[str] = field(default_factory=list)
+    passes: Sequence[PassResult] = ()
+    trials: Sequence[tuple[Trial, str]] = ()
+    search_ended: str = ""
+    sections: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     measured_on: dict[str, Any] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
@@ -66,7 +76,10 @@ class Findings:
         """
         fp32 = self.measured["fp32"].figures
         judged = {name: missed_limits(one.figures, fp32, self.config) for name, one in self.measured.items()}
-        executions = [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
+        executions = [
+            replace(one.execution, missed=tuple(missed_limits(one.figures, fp32, self.config))) for one in self.others
+        ]
+        executions += [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
         self.executions = tuple(sorted(executions, key=lambda one: (one.variant != self.precision, not one.passed)))
         return judged[self.precision]
 
@@ -82,9 +95,11 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
         f"# Conversion of {findings.title}",
         _verdict(findings),
         _variants(findings),
+        *findings.sections,
         _hops(findings),
         _weights(findings.measured),
-        _bullets("INT8 recipes tried", findings.attempts),
+        _bullets("Graph passes", [result.describe() for result in findings.passes]),
+        _trials(findings),
         _bullets("Notes", findings.notes),
         _bullets("Use", usage),
         _bullets("Measured on", [f"{name}: {_plain(value)}" for name, value in findings.measured_on.items()]),
@@ -224,6 +239,34 @@ def _weights(measured: dict[str, Measured]) -> str:
             names = ", ".join(f"`{weight}`" for weight in same[:_SHOWN_WEIGHTS])
             lines.append(f"  - {reason}: {names}{more}")
     return "## Weights kept in a higher precision\n\n" + "\n".join(lines) if lines else ""
+
+
+def _trials(findings: Findings) -> str:
+    if not findings.trials:
+        return ""
+    reference = findings.trials[0][0].figures
+    metric = reference.metric.replace("_", " ") if reference else "score"
+    lines = [
+        "## What was tried",
+        "",
+        f"| variant, provider | {metric} | ms, one row: p50 | p95 | eight: p50 | file | why not |",
+        "|---" * 7 + "|",
+        *(f"| {' | '.join(_trial_cells(trial, reason))} |" for trial, reason in findings.trials),
+    ]
+    if findings.search_ended:
+        lines += ["", f"The search ended {findings.search_ended}."]
+    return "\n".join(lines)
+
+
+def _trial_cells(trial: Trial, reason: str) -> tuple[str, ...]:
+    times = (trial.latency_ms.get(size, {}).get(at) for size, at in (("1", "p50"), ("1", "p95"), ("8", "p50")))
+    return (
+        trial.contender.title,
+        _share(trial.figures.score if trial.figures else None),
+        *("–" if time is None else f"{time:.3f}" for time in times),
+        f"{trial.figures.size_bytes / 1e6:.3f} MB" if trial.figures else "–",
+        reason or "**chosen**",
+    )
 
 
 def _bullets(title: str, lines: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ Each row of a table, and each output channel of a kernel, has a scale of its own
 round(value / scale), scale = max|values| / 127. What is used is float32, and the same whatever the batch holds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx
@@ -38,13 +38,18 @@ def quantize_embeddings(model: onnx.ModelProto) -> None:
         _replace_weight(graph, stored[name], {"quantized": rounded, "scale": scale})
 
 
-def store_kernels(model: onnx.ModelProto) -> None:
-    """Store the float32 kernels of recurrent layers, convolutions and Gemm as int8, a scale a channel; in place."""
+def store_kernels(model: onnx.ModelProto, kept: Collection[str] = ()) -> None:
+    """Store the float32 kernels of recurrent layers, convolutions and Gemm as int8, a scale a channel; in place.
+
+    Args:
+        model: The graph.
+        kept: Names of nodes whose kernels stay.
+    """
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     axes: dict[str, int] = {}
     for node in graph.node:
-        for position in _KERNELS.get(node.op_type, ()):
+        for position in _KERNELS.get(node.op_type, ()) if node.name not in kept else ():
             name = node.input[position]
             if name in stored and stored[name].data_type == TensorProto.FLOAT and _is_large(stored[name]):
                 axes[name] = _channel_axis(node)

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tfpipe.convert import to_onnx
 from tfpipe.convert.hops import Hops, asked
-from tfpipe.convert.quantize_text import TextRecipe, text_recipes, text_to_int8
+from tfpipe.convert.quantize import Feed
+from tfpipe.convert.recipe import Operators
 from tfpipe.convert.trained import RawSample
 from tfpipe.core.certificate import compare
 from tfpipe.core.parity import BOUNDS, EQUAL, Bound
@@ -24,7 +25,7 @@ from tfpipe.distributed import World
 from tfpipe.export_text import LIMITS, export_text_saved_model, has_string_signature
 from tfpipe.models.assembly import TextParts
 from tfpipe.ort import OnnxModel
-from tfpipe.settings import Config, ConversionConfig
+from tfpipe.settings import Config
 from tfpipe.text import tokenizer as tokenizers
 from tfpipe.text.golden import AWKWARD_TEXTS
 from tfpipe.text.keras_side import keras_ids
@@ -47,6 +48,7 @@ class TextConversion:
     """
 
     preprocess_inputs = (TEXT,)
+    int8_operators: Operators = "products"
     files = "`tokenizer/` makes token ids of a text; `model.*.onnx` takes batches of them, padded at the end."
 
     def __init__(self, parts: TextParts, config: Config) -> None:
@@ -102,14 +104,11 @@ class TextConversion:
             raise TypeError(f"source: expected texts, received {type(source).__name__}.")
         return TextExamples(source, self._parts)
 
-    def recipes(self, config: ConversionConfig) -> Sequence[TextRecipe]:
-        return text_recipes(config)
-
-    def to_int8(self, model: onnx.ModelProto, rows: Sequence[Array], recipe: TextRecipe) -> onnx.ModelProto:
+    def calibration(self, rows: Sequence[Array]) -> list[Feed]:
         # Of like lengths, as they are served together.
         ordered = sorted(rows, key=len)
         starts = range(0, len(ordered), _CALIBRATION_BATCH)
-        return text_to_int8(model, [self.batch(ordered[i : i + _CALIBRATION_BATCH]) for i in starts], recipe)
+        return [{"input": self.batch(ordered[start : start + _CALIBRATION_BATCH])} for start in starts]
 
     def write_saved_model(self, folder: Path) -> None:
         export_text_saved_model(self._parts, folder)
