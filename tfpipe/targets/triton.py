@@ -13,7 +13,7 @@ from tfpipe.targets.carried import copy_bundle, copy_code, labels_text, requirem
 from tfpipe.targets.job import Job
 from tfpipe.targets.pbtxt import Name, render
 from tfpipe.targets.readme import render as render_readme
-from tfpipe.targets.tfserving import golden_samples
+from tfpipe.targets.tfserving import golden_requests
 
 # Triton's names of NumPy's types.
 _TYPES = {
@@ -89,8 +89,8 @@ def _write_onnxruntime(job: Job, model: Path, common: Mapping[str, Any], answers
     manifest = job.bundle.manifest
     shutil.copyfile(job.bundle.path(job.variant.file), model / job.version / "model.onnx")
     (model / _LABELS).write_text(labels_text(job.bundle), encoding="utf-8")
-    rows = [sample.row for sample in golden_samples(job.bundle)[:_WARMUP_SAMPLES]]
     spec = manifest.inputs[0]
+    rows = [request[spec.name][0] for request in golden_requests(job.bundle)[:_WARMUP_SAMPLES]]
     warmup = _write_warmup(model, spec.name, _type(spec), [(_little_endian(row), row.shape) for row in rows])
     config = {
         **common,
