@@ -24,7 +24,8 @@ class TensorEngine:
 
     def __init__(self, served: ServedBundle, model: TensorModel) -> None:
         self.name, self.version, self.aliases = served.name, served.version, served.aliases
-        self.precision, self.provider, self.arithmetic = model.precision, model.provider, model.arithmetic
+        self.variant = self.precision = model.precision
+        self.provider, self.arithmetic = model.provider, model.arithmetic
         self.why = ""
         self.passed_over: tuple[str, ...] = ()
         self.golden_max_abs_diff = math.nan
