@@ -211,8 +211,8 @@ def _figures(reference: Trial) -> Figures:
 
 
 def _log(trial: Trial) -> None:
-    outcome = trial.problem or " ".join(trial.missed) or "passed"
+    outcome = "passed" if trial.passed else "missed the gate" if trial.figures else "failed"
     logger.info(
-        "trial %s: %.3g ms, score %.4f, %s (%.1f s)",
-        trial.contender.title, trial.p50_ms, trial.score, outcome, trial.took_s,
+        "trial %s, score %.4f, %.3g ms, %s: %.1f s",
+        trial.contender.title, trial.score, trial.p50_ms, outcome, trial.took_s,
     )  # fmt: skip

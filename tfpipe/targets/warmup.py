@@ -80,6 +80,8 @@ def signatures_of(saved_model_dir: Path) -> dict[str, tuple[str, ...]]:
         }
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: expected a SavedModel, received none ({error}).") from error
+    if not found:
+        raise BundleError(f"{path}: expected a SavedModel with signatures, received none.")
     # TensorFlow keeps its initializer among them, which takes nothing.
     return {name: inputs for name, inputs in found.items() if inputs}
 
