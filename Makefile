@@ -17,6 +17,7 @@ demo: setup  ## the whole pipeline on embedded data, ending in an answered reque
 	@$(VENV)/python examples/demo.py $(or $(TASK),image)
 
 test: setup  ## every test
+	@scripts/triton_env.sh || echo "[triton] no environment for it: tests that ask Triton are left out"
 	@$(VENV)/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 
 test-fast: setup  ## the tests that take seconds

@@ -3,12 +3,16 @@
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from serving.engine import Engine
+from serving.tensor_engine import TensorEngine
 from tfpipe.core.bundle import Bundle, Execution
 from tfpipe.core.errors import BundleError, GateError, TfpipeError
 from tfpipe.ort_providers import installed_providers
 from tfpipe.tuned import Choice
+
+AnyEngine = TypeVar("AnyEngine", Engine, TensorEngine)
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ def candidates(
     precision: str,
     provider: str,
     choice: Choice | None = None,
+    untuned: str = "",
     installed: Collection[str] | None = None,
 ) -> list[Candidate]:
     """Ways to run a bundle, the one to be tried first in front; at least one.
@@ -41,6 +46,7 @@ def candidates(
         precision: A variant's name, of which none but that is taken; or "auto".
         provider: Likewise.
         choice: What `tfpipe tune` measured on this machine.
+        untuned: Why there is none, for /health.
         installed: Providers; None: those of this ONNX Runtime.
 
     Raises:
@@ -50,11 +56,8 @@ def candidates(
     if precision != "auto":
         bundle.variant(precision)
     tuned = [Candidate(execution, "tuned on this machine") for execution in (choice.passed if choice else ())]
-    recorded = [
-        Candidate(execution, "in the order of conversion")
-        for execution in bundle.executions()
-        if execution.provider in offered
-    ]
+    in_order = "in the order of conversion" + (f": {untuned}" if untuned else "")
+    recorded = [Candidate(execution, in_order) for execution in bundle.executions() if execution.provider in offered]
     found = [
         one
         for one in [*tuned, *_on_gpu(bundle, offered, tuned), *recorded]
@@ -67,7 +70,7 @@ def candidates(
     return _once(found)
 
 
-def open_first(listed: Sequence[Candidate], open_engine: Callable[[Candidate], Engine]) -> Engine:
+def open_first(listed: Sequence[Candidate], open_engine: Callable[[Candidate], AnyEngine]) -> AnyEngine:
     """The first engine that opens and gives training's golden answers.
 
     Args:
@@ -87,7 +90,8 @@ def open_first(listed: Sequence[Candidate], open_engine: Callable[[Candidate], E
         except (TfpipeError, MemoryError) as error:
             failures.append(error)
             passed_over.append(f"{title}: {error}")
-            logger.warning("passed over", extra={"fields": {"way": title, "reason": str(error)}})
+            if len(listed) > 1:
+                logger.warning("passed over", extra={"fields": {"way": title, "reason": str(error)}})
         else:
             engine.why, engine.passed_over = candidate.why, tuple(passed_over)
             return engine

@@ -14,6 +14,7 @@ from tfpipe.convert.measure import open_validation
 from tfpipe.convert.pipeline import convert
 from tfpipe.convert.trained import open_trained
 from tfpipe.core.bundle import read_golden
+from tfpipe.core.certificate import Certificate
 from tfpipe.core.errors import BundleError, DataError
 from tfpipe.core.parity import BOUNDS
 from tfpipe.inference.opening import open_inference
@@ -140,6 +141,16 @@ def test_a_bundle_of_every_precision_passes_the_gate_with_all_its_hops(finished,
     assert ("SavedModel serving_default" in report) == (kind != "tags")
     assert manifest.variants["fp32"].golden_max_abs_diff < 1e-4
     assert manifest.variants["fp32"].batch_invariant
+
+
+def test_the_certificate_reaches_from_strings_to_the_http_answer(converted):
+    certificate = Certificate.from_json(converted.path("certificate.json").read_text(), where="here")
+
+    assert certificate.broken is None
+    assert certificate.hop("preprocess").compares == "token ids"
+    assert certificate.hop("http").agreement == 1.0
+    score = certificate.hop("keras").score
+    assert 0 <= score.low <= score.value <= score.high <= 1
 
 
 def test_the_scores_of_the_float_graph_are_those_of_the_run(finished, converted):

@@ -210,7 +210,7 @@ def test_a_bundle_runs_and_its_choice_is_found_again_on_this_machine_alone(bundl
     assert all(one.peak_memory_bytes > 10e6 for one in tuned.choice.passed)
     assert find_choice(tmp_path, opened, this_machine()) == (tuned.choice, "")
     elsewhere = replace(this_machine(), processor="another")
-    assert find_choice(tmp_path, opened, elsewhere)[1].startswith("tuned on another machine or with other libraries")
+    assert find_choice(tmp_path, opened, elsewhere) == (None, "tuned on another machine or with other libraries")
 
 
 @pytest.mark.skipif("openvino" not in installed_providers(), reason="OpenVINO's plugin takes no processor here")
@@ -228,11 +228,8 @@ def test_texts_are_tuned_too(task, tmp_path):
     assert tuned.choice.passed[0].golden_max_abs_diff < 1e-5
 
 
-def test_without_a_choice_the_reason_says_what_to_run(bundle, tmp_path):
-    found, reason = find_choice(tmp_path, open_bundle(bundle), TWO_CORES)
-
-    assert found is None
-    assert reason == f"not tuned on this machine. Run: tfpipe tune {bundle}"
+def test_without_a_choice_the_reason_says_so(bundle, tmp_path):
+    assert find_choice(tmp_path, open_bundle(bundle), TWO_CORES) == (None, "not tuned on this machine")
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"machine": {"gpus": 1}}', "\x00"])
@@ -240,17 +237,17 @@ def test_a_damaged_choice_counts_as_none(bundle, tmp_path, content):
     tuned = tuned_with(bundle, tmp_path, Laboratory({"int8 cpu": 1.0}))
     tuned.file.write_text(content)
 
-    found, reason = find_choice(tmp_path, open_bundle(bundle), TWO_CORES)
-
-    assert found is None
-    assert "expected what `tfpipe tune` writes" in reason
+    assert find_choice(tmp_path, open_bundle(bundle), TWO_CORES) == (None, "what was tuned cannot be read; tune again")
 
 
 def test_a_choice_of_another_bundle_under_this_ones_name_counts_as_none(bundle, tmp_path):
     tuned = tuned_with(bundle, tmp_path, Laboratory({"int8 cpu": 1.0}))
     write_choice(tmp_path, open_bundle(bundle), replace(tuned.choice, bundle_sha256="0" * 64))
 
-    assert "expected a choice for this bundle" in find_choice(tmp_path, open_bundle(bundle), TWO_CORES)[1]
+    found, reason = find_choice(tmp_path, open_bundle(bundle), TWO_CORES)
+
+    assert found is None
+    assert reason == "what was tuned is not of this bundle on this machine; tune again"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ _COMMANDS = {
     "verify": ("tfpipe.verify.__main__", "measure every hop of a bundle, or of a running service, again"),
     "tune": ("tfpipe.tune", "find the fastest way to run a bundle on this machine"),
     "predict": ("tfpipe.predict", "score image files in bulk"),
+    "export": ("tfpipe.targets.command", "write a bundle for TensorFlow Serving, Triton, MLflow or plain ONNX"),
     "data": ("tfpipe.data.__main__", "validate or pack a data set"),
     "serve": ("serving.__main__", "answer over HTTP"),
     "doctor": ("tfpipe.doctor.__main__", "check what is installed, and say what mends what is missing"),

@@ -19,6 +19,13 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 # 64 megapixels: above any camera in common use, and 192 MB decoded. A 20,000 x 20,000 PNG may be 1 MB on disk.
 MAX_IMAGE_PIXELS = 64_000_000
 
+# What TensorFlow's decoders read as this one does, by format and Pillow mode.
+_PLAIN = {
+    "JPEG": ("RGB", "L"),
+    "PNG": ("RGB", "RGBA", "L", "LA", "P", "1"),
+    "BMP": ("RGB",),
+    "GIF": ("RGB", "L", "P"),
+}
 # MPO: a JPEG followed by further pictures (depth, previews), as many telephones write; the first one counts.
 _JPEG_FORMATS = ("JPEG", "MPO")
 _EXIF_ORIENTATION = 0x0112
@@ -51,6 +58,11 @@ class DecodedImage(NamedTuple):
     format: str  # "JPEG", "PNG", "BMP", "GIF" or "WEBP"
     mode: str  # Pillow's name of the colour mode, e.g. "RGB", "L", "P", "CMYK"
     orientation: int  # how the stored rows were turned, by EXIF: 1 (upright) to 8
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether TensorFlow's decoders, which are all that a SavedModel has, read the file as this one does."""
+        return self.mode in _PLAIN.get(self.format, ()) and self.orientation == 1
 
 
 def decode_image(content: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:

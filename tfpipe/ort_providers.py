@@ -4,6 +4,9 @@ A `Way` is a provider with its arithmetic. What one file gains from a way differ
 that ways are measured (`tfpipe tune`), never assumed.
 """
 
+import contextlib
+import importlib
+import io
 import json
 import threading
 from collections.abc import Collection
@@ -126,9 +129,24 @@ def configure(options: onnxruntime.SessionOptions, way: Way, *, threads: int | N
         # As `providers`, or with other options than load_config, it is left out without a word, or falls back.
         options.add_provider_for_devices(_openvino_devices(), {"load_config": json.dumps(_openvino(way, threads))})
         return None
+    preload(way.provider)
     own = _tensorrt(way, engines_dir) if way.provider == "tensorrt" else _CUDA
     behind = [(PROVIDERS[name], _CUDA if name == "cuda" else {}) for name in _BEHIND[way.provider]]
     return [(PROVIDERS[way.provider], own), *behind]
+
+
+def preload(provider: str) -> None:
+    """Load the libraries of NVIDIA's Python packages, which lie where no loader looks; nothing where there are none.
+
+    Args:
+        provider: "cuda" or "tensorrt".
+    """
+    # It prints what it does not find; a provider that then cannot be loaded is told by `left_to_cpu`.
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
+    if provider == "tensorrt":
+        with contextlib.suppress(ImportError):
+            importlib.import_module("tensorrt_libs")
 
 
 def left_to_cpu(session: onnxruntime.InferenceSession, way: Way) -> tuple[str, ...]:

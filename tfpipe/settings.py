@@ -168,6 +168,23 @@ class ModelConfig(_Section):
     )
 
 
+class PruningConfig(_Section):
+    """Magnitude pruning while the model trains."""
+
+    sparsity: float = Field(
+        0.0, ge=0, lt=1, description="Share of each kernel's weights that are 0 in the end; 0: no pruning."
+    )
+    start: float = Field(0.2, ge=0, lt=1, description="Share of the run's updates before the first weight is pruned.")
+    end: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="Share of the run's updates after which all are; in the rest the others make up for them, and the "
+        "best weights are chosen.",
+    )
+    every_steps: int = Field(20, ge=1, description="Updates between two rises of the sparsity.")
+
+
 class TrainingConfig(_Section):
     """The optimisation."""
 
@@ -247,6 +264,7 @@ class TrainingConfig(_Section):
         description="Keep an exponential moving average of the weights, of about 1 / (1 - ema_momentum) updates; it is "
         "what is validated and saved as the model.",
     )
+    pruning: PruningConfig = PruningConfig()
     rematerialization: Literal["none", "segments"] = Field(
         "none",
         description="segments: keep the activations at a few cuts through the network only and compute the others "
@@ -332,7 +350,12 @@ class TrackingConfig(_Section):
 class ConversionConfig(_Section):
     """`python -m tfpipe.convert`."""
 
-    opset: int = Field(18, ge=17, le=18, description="ONNX operator set.")
+    opset: int = Field(
+        18,
+        ge=17,
+        le=23,
+        description="ONNX operator set; beyond 18, the newest that is written, the graph is converted.",
+    )
     max_metric_drop: float = Field(
         0.02,
         ge=0,
@@ -360,6 +383,14 @@ class ConversionConfig(_Section):
         "auto",
         description="How INT8 ranges are set; auto: minmax, and where that misses max_metric_drop, percentile with "
         "depthwise convolutions kept in float32, of texts percentile and then dynamic; dynamic: by each batch.",
+    )
+    calibration_path: str | None = Field(
+        None,
+        description="Samples that set INT8 ranges, in any form of data.path, in place of those that training kept; of "
+        "task tensor, an .npz file with an array of samples for each input.",
+    )
+    features: bool = Field(
+        False, description="Add the vector before the head as a second output, `features` (batch, units)."
     )
     per_channel: bool = Field(True, description="One INT8 scale per output channel of a weight.")
     activations: Literal["uint8", "int8"] = Field(
@@ -486,6 +517,16 @@ COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...] 
         ("training.class_weights",),
         lambda c: bool(c.training.class_weights) and not any(c.training.class_weights.values()),
         "at least one weight is above 0",
+    ),
+    (
+        ("training.pruning.start", "training.pruning.end"),
+        lambda c: c.training.pruning.start >= c.training.pruning.end,
+        "start is below end",
+    ),
+    (
+        ("training.pruning.sparsity", "model.freeze_backbone"),
+        lambda c: c.training.pruning.sparsity > 0 and c.model.freeze_backbone,
+        "pruning goes with freeze_backbone=false: weights that do not train cannot make up for those that are pruned",
     ),
     (
         ("model.freeze_backbone", "model.unfreeze_epochs"),

@@ -10,14 +10,13 @@ from typing import Any
 
 from tfpipe.core import atomic
 from tfpipe.core.bundle import Bundle, Execution
-from tfpipe.provenance import processor
+from tfpipe.provenance import gpus, processor
 
 CACHE_VARIABLE = "TFPIPE_SERVING_CACHE_DIR"
 DEFAULT_CACHE_DIR = Path("~/.cache/tfpipe")
 FORMAT_VERSION = 1
 # Another version of one of these may be faster in another way.
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino", "tensorrt")
-_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def this_machine() -> Machine:
     """The machine of this process."""
     # A container may be given fewer than the machine has; only Linux can tell.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(processor(), cores, _gpus(), _versions())
+    return Machine(processor(), cores, gpus(), _versions())
 
 
 def path_of(cache_dir: Path, bundle: Bundle, machine: Machine) -> Path:
@@ -106,17 +105,15 @@ def find_choice(cache_dir: Path, bundle: Bundle, machine: Machine) -> tuple[Choi
         It and "", or None and why there is none.
     """
     path = path_of(cache_dir, bundle, machine)
-    again = f"Run: tfpipe tune {bundle.folder}"
     if not path.is_file():
-        others = sorted(path.parent.glob(f"{bundle.sha256}.*.json")) if path.parent.is_dir() else []
-        where = "tuned on another machine or with other libraries" if others else "not tuned on this machine"
-        return None, f"{where}. {again}"
+        others = any(path.parent.glob(f"{bundle.sha256}.*.json")) if path.parent.is_dir() else False
+        return None, "tuned on another machine or with other libraries" if others else "not tuned on this machine"
     try:
         choice = _choice(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return None, f"{path}: expected what `tfpipe tune` writes; {error!r}. {again}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, "what was tuned cannot be read; tune again"
     if choice.format_version != FORMAT_VERSION or choice.bundle_sha256 != bundle.sha256 or choice.machine != machine:
-        return None, f"{path}: expected a choice for this bundle on this machine. {again}"
+        return None, "what was tuned is not of this bundle on this machine; tune again"
     return choice, ""
 
 
@@ -129,14 +126,6 @@ def _choice(values: dict[str, Any]) -> Choice:
         ),
         **values,
     )
-
-
-def _gpus() -> tuple[str, ...]:
-    names = []
-    for path in sorted(_GPUS.glob("*/information")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return tuple(names)
 
 
 def _versions() -> dict[str, str]:

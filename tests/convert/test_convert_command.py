@@ -12,6 +12,7 @@ import pytest
 
 from tests.full_disk import files_of_at_most
 from tfpipe.convert.__main__ import main
+from tfpipe.convert.to_tensorrt import look_around, missing
 from tfpipe.core.bundle import open_bundle
 from tfpipe.registry import Registry
 
@@ -129,13 +130,29 @@ def test_a_missed_gate_is_exit_code_3_with_the_numbers(run, run_copy, tmp_path):
     assert left_in(tmp_path) == ["copied-run", "out-report.html", "out-report.md"]
 
 
+@pytest.mark.skipif(not missing("tftrt", look_around()), reason="TF-TRT can be used here")
+def test_a_backend_that_is_missing_may_be_stood_in_for_and_the_bundle_says_so(run, run_copy, tmp_path):
+    fast = ["conversion.latency_runs=1", "conversion.http_hop=false"]
+
+    code, _ = run(
+        "--model", run_copy, "--output", "out", "--precision", "fp32", "--backend", "tftrt", "--allow-fallback", *fast
+    )
+
+    assert code == 0
+    fallback = open_bundle(tmp_path / "out").manifest.measured_on["fallback"]
+    assert fallback == {"backend": "tftrt", "missing": missing("tftrt", look_around())}
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "--backend tftrt was asked for; ONNX Runtime stands in, as it lacks: " in report
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "gone"], "error: --model: expected models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, "),
         (["training.epochs=3"], "error: training.epochs: conversion takes conversion.opset, "),
         (["--config", "gone.yaml"], "error: --config: expected a YAML file, found none at 'gone.yaml'."),
-        (["--backend", "tensorrt"], "error: --backend tensorrt: TensorRT cannot be loaded here, and this version of "),
+        (["--backend", "tensorrt"], "error: --backend tensorrt: expected what it needs, but it lacks: "),
+        (["--backend", "tftrt"], "error: --backend tftrt: expected what it needs, but it lacks: "),
         (["--model", "models:/gone/1", "tracking.uri=sqlite:///gone.db"], "error: expected a registry at sqlite:///"),
     ],
 )

@@ -11,7 +11,7 @@ from tests.image_files import jpeg, png
 from tfpipe.core.errors import DataError, DecodeError
 from tfpipe.data import tfrecord
 from tfpipe.data.sources import open_source
-from tfpipe.data.tfrecord import Span
+from tfpipe.data.wire import Span
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

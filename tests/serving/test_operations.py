@@ -39,7 +39,7 @@ def test_health_names_the_model(client, bundle, path):
                 "precision": "int8",
                 "provider": "cpu",
                 "arithmetic": "float32",
-                "why": "in the order of conversion",
+                "why": "in the order of conversion: not tuned on this machine",
                 "passed_over": [],
                 "bundle": open_bundle(bundle).short_id,
                 "task": "image_classification",

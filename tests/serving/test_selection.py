@@ -177,7 +177,7 @@ def test_health_says_what_was_passed_over_and_answers_come_from_the_next(tmp_pat
         answer = server.client.post("/predict", content=RED).json()
 
     assert (model["precision"], model["provider"], model["arithmetic"]) == ("int8", "cpu", "float32")
-    assert model["why"] == "in the order of conversion"
+    assert model["why"] == "in the order of conversion: not tuned on this machine"
     assert len(model["passed_over"]) == 1
     assert model["passed_over"][0].startswith("fp32, cpu: golden samples of 'colours', fp32 on cpu")
     assert answer["precision"] == "int8"

@@ -10,11 +10,12 @@ import onnx
 from tfpipe.convert import measure
 from tfpipe.convert.conversion import Conversion
 from tfpipe.convert.gate import Figures
+from tfpipe.convert.onnx_file import file_bytes, open_graph, save_model
 from tfpipe.convert.recipe import DYNAMIC
 from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core.bundle import Execution, Variant
 from tfpipe.core.signature import Array
-from tfpipe.ort import OnnxModel, open_session
+from tfpipe.ort import OnnxModel
 from tfpipe.settings import ConversionConfig
 
 _INVARIANCE_ROWS = 8
@@ -46,9 +47,7 @@ class Candidate:
     def session(self, *, threads: int | None = None) -> OnnxModel:
         """The graph on the CPU as the service would open it."""
         disabled = self.recipe.get("disabled_optimizers", ())
-        return open_session(
-            self.graph.SerializeToString(), provider="cpu", threads=threads, disabled_optimizers=disabled
-        )
+        return open_graph(self.graph, threads=threads, disabled_optimizers=disabled)
 
 
 @dataclass(frozen=True)
@@ -88,14 +87,14 @@ def measure_candidate(
         scores: Which include the candidate's; None where there are no validation data.
         golden_max_abs_diff: Largest difference from Keras's golden answers.
     """
-    (folder / candidate.file).write_bytes(candidate.graph.SerializeToString())
+    save_model(candidate.graph, folder / candidate.file)
     session = candidate.session(threads=measure.LATENCY_THREADS)
     apart = measure.neighbours_difference(session, conversion, rows[:_INVARIANCE_ROWS])
     latency = measure.latency(session, conversion.batch, rows, config.latency_runs)
     metrics: dict[str, float] = {}
     if scores is not None:
         metrics = scores.metrics(candidate.name) | {"top1_agreement": scores.agreement(candidate.name)}
-    size = (folder / candidate.file).stat().st_size
+    size = file_bytes(folder / candidate.file)
     variant = Variant(
         precision=candidate.precision,
         file=candidate.file,

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import onnx
 
+from tfpipe.convert.finite import assert_finite_weights
 from tfpipe.convert.quantize import Feed
 from tfpipe.convert.recipe import Operators
 from tfpipe.convert.trained import RawSample, TrainedModel
@@ -67,6 +68,10 @@ class Comparison(Protocol):
     @property
     def hops(self) -> Sequence[Hop]: ...
 
+    def note(self, hop: Hop) -> None:
+        """Record a hop; GateError where it is beyond its bound."""
+        ...
+
     def check_preprocessing(self) -> Sequence[Array]:
         """Raw samples -> the rows that the bundle's preprocessing makes, one a sample."""
         ...
@@ -99,6 +104,14 @@ class Conversion(Protocol):
     def output(self) -> TensorSpec: ...
 
     @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Of the model graph, `features` too where they are asked for.
+
+        Raises:
+            ConfigError: They are, and the model has none.
+        """
+
+    @property
     def preprocess_inputs(self) -> tuple[TensorSpec, ...]: ...
 
     @property
@@ -124,6 +137,10 @@ class Conversion(Protocol):
 
     def compare(self, samples: Sequence[RawSample]) -> Comparison:
         """A comparison on these samples, and on awkward ones of our own."""
+        ...
+
+    def feature_hops(self, name: str, precision: str, model: OnnxModel, rows: Sequence[Array]) -> Iterator[Hop]:
+        """The features of a variant against Keras's, of Keras's own rows; none where it gives none."""
         ...
 
     def rows(self, samples: Sequence[RawSample]) -> list[Array]:
@@ -159,12 +176,13 @@ def open_conversion(trained: TrainedModel) -> Conversion:
     """The conversion of a trained model.
 
     Raises:
-        ConversionError: It is of no kind that can be converted.
+        ConversionError: It is of no kind that can be converted, or has weights that are no numbers.
     """
     from tfpipe.convert.images import ImageConversion
     from tfpipe.convert.texts import TextConversion
 
     parts = trained.parts
+    assert_finite_weights(parts.model)
     if isinstance(parts, ImageParts):
         return ImageConversion(parts, trained.config)
     if isinstance(parts, TextParts):

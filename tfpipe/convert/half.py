@@ -1,11 +1,14 @@
 """FP16: a model graph whose weights and activations are float16, with float32 inputs and outputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
+from tfpipe.convert.onnx_file import with_types
+from tfpipe.convert.rewrites.opset import opset_of
 from tfpipe.core.errors import ConversionError
 
 # Small probabilities vanish in half precision: below 6e-8 they are 0.
@@ -13,20 +16,24 @@ _ANSWERS = ("Softmax", "LogSoftmax")
 # ONNX gives them a float16 form, ONNX Runtime's CPU provider none.
 _RECURRENT = ("LSTM", "GRU", "RNN")
 _LARGEST = float(np.finfo(np.float16).max)
+_SMALLEST = float(np.finfo(np.float16).smallest_normal)
 # Smaller weights of operators that compute in float32 are not worth a cast.
 _LEAST_NUMBERS = 1024
 _TYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 
 
-def to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+def to_float16(
+    model: onnx.ModelProto, islands: Mapping[str, str] = MappingProxyType({})
+) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Store weights, and compute, in float16.
 
     Computed in float32: the graph's inputs and outputs; Softmax; operators to which ONNX or ONNX Runtime gives no
     float16 form, or that hold graphs of their own, whose large weights are stored in float16 all the same; and those
-    with a weight beyond float16's range, which stays.
+    with a weight beyond float16's range at either end, which stays. What else is to be: `islands.to_float16_within`.
 
     Args:
-        model: Float32 model graph.
+        model: Float32 model graph; left as it is.
+        islands: Nodes that compute in float32 too: the reason by the name of a node's first output.
 
     Returns:
         The new model, and the reason by name of each weight that stays float32.
@@ -34,17 +41,19 @@ def to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]
     Raises:
         ConversionError: The types of some tensors cannot be inferred.
     """
-    return _HalfPass(model).run()
+    return _HalfPass(model, islands).run()
 
 
 class _HalfPass:
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-        self._opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    def __init__(self, model: onnx.ModelProto, islands: Mapping[str, str]) -> None:
+        self._model = with_types(model)
+        self._islands, self._opset = islands, opset_of(model)
         graph = self._model.graph
         self._weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
         self._floats = {value.name for value in _values(graph) if value.type.tensor_type.elem_type == TensorProto.FLOAT}
         self._floats |= set(self._weights)
+        problems = {name: _problem(tensor) for name, tensor in self._weights.items()}
+        self._unfit = {name: problem for name, problem in problems.items() if problem}
         self._reasons = [self._reason(node) for node in graph.node]
         # What each tensor is stored as, and the casts made so far.
         self._stored = {value.name: TensorProto.FLOAT for value in graph.input if value.name in self._floats}
@@ -65,6 +74,8 @@ class _HalfPass:
 
     def _reason(self, node: NodeProto) -> str | None:
         """Why a node computes in float32; None where it computes in float16."""
+        if node.output[0] in self._islands:
+            return self._islands[node.output[0]]
         if node.op_type in _ANSWERS:
             return f"{node.op_type} is computed in float32: small probabilities vanish in float16"
         if any(attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for attribute in node.attribute):
@@ -73,15 +84,7 @@ class _HalfPass:
             return f"{node.op_type} takes no float16"
         if node.op_type in _RECURRENT:
             return f"ONNX Runtime computes {node.op_type} in float32 alone"
-        for name in node.input:
-            if name in self._weights:
-                largest = self._largest(name)
-                if not largest <= _LARGEST:
-                    return f"its largest value, {largest:g}, is beyond float16"
-        return None
-
-    def _largest(self, name: str) -> float:
-        return float(np.abs(numpy_helper.to_array(self._weights[name])).max(initial=0.0))
+        return next((self._unfit[name] for name in node.input if name in self._unfit), None)
 
     def _takes_half(self, node: NodeProto) -> bool:
         schema = onnx.defs.get_schema(node.op_type, self._opset, node.domain)
@@ -110,13 +113,14 @@ class _HalfPass:
                 users[name].append(reason)
         for name, reasons in users.items():
             tensor = self._weights[name]
-            is_large = np.prod(tensor.dims) >= _LEAST_NUMBERS and reasons and self._largest(name) <= _LARGEST
+            is_large = np.prod(tensor.dims) >= _LEAST_NUMBERS and reasons and name not in self._unfit
             if None in reasons or is_large:
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), name))
                 self._stored[name] = TensorProto.FLOAT16
             else:
                 self._stored[name] = TensorProto.FLOAT
-                kept[name] = next((reason for reason in reasons if reason), "no operator uses it")
+                reason = self._unfit.get(name) or next((reason for reason in reasons if reason), None)
+                kept[name] = reason or "no operator uses it"
         return kept
 
     def _take(self, node: NodeProto, wanted: int) -> None:
@@ -150,6 +154,17 @@ class _HalfPass:
                 if output == name:
                     node.output[position] = inner
         self._nodes.append(helper.make_node("Cast", [inner], [name], name=f"{name}/float32", to=TensorProto.FLOAT))
+
+
+def _problem(weight: TensorProto) -> str | None:
+    """Why a weight cannot be stored in float16."""
+    largest = float(np.abs(numpy_helper.to_array(weight)).max(initial=0.0))
+    if not largest <= _LARGEST:
+        return f"its largest value, {largest:g}, is beyond float16"
+    # Such as the small number that keeps a division from one by 0: 1e-12 would become 0.
+    if 0 < largest < _SMALLEST:
+        return f"its largest value, {largest:g}, is too small for float16"
+    return None
 
 
 def _values(graph: GraphProto) -> Iterator[onnx.ValueInfoProto]:

@@ -1,11 +1,12 @@
 """report.md of a bundle: what was measured, in one page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import missed_limits
+from tfpipe.convert.passes import PassResult
 from tfpipe.convert.trial import Trial
 from tfpipe.core.bundle import Execution
 from tfpipe.core.certificate import Certificate, Hop
@@ -24,11 +25,14 @@ class Findings:
         config: The gate's limits.
         hops: Comparison with Keras.
         measured: By variant, fp32 first.
+        others: Variants run by another provider than ONNX Runtime's own for the CPU.
         executions: Ways to run the variants, best first.
         num_validation: Samples that the score was measured on.
         num_corrupt: Samples among the validation data that cannot be read.
+        passes: Over the float32 graph, with what each changed.
         trials: What was tried for INT8, or by a search, with the reason for which it was not chosen.
         search_ended: Why a search ended; "" where there was nothing left to try.
+        sections: Further ones of the page, as Markdown.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
         missed: Limits missed; empty where the gate was passed.
@@ -41,11 +45,14 @@ class Findings:
     config: ConversionConfig
     hops: Sequence[Hop] = ()
     measured: dict[str, Measured] = field(default_factory=dict)
+    others: list[Measured] = field(default_factory=list)
     executions: tuple[Execution, ...] = ()
     num_validation: int = 0
     num_corrupt: int = 0
+    passes: Sequence[PassResult] = ()
     trials: Sequence[tuple[Trial, str]] = ()
     search_ended: str = ""
+    sections: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     measured_on: dict[str, Any] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
@@ -69,7 +76,10 @@ class Findings:
         """
         fp32 = self.measured["fp32"].figures
         judged = {name: missed_limits(one.figures, fp32, self.config) for name, one in self.measured.items()}
-        executions = [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
+        executions = [
+            replace(one.execution, missed=tuple(missed_limits(one.figures, fp32, self.config))) for one in self.others
+        ]
+        executions += [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
         self.executions = tuple(sorted(executions, key=lambda one: (one.variant != self.precision, not one.passed)))
         return judged[self.precision]
 
@@ -85,8 +95,10 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
         f"# Conversion of {findings.title}",
         _verdict(findings),
         _variants(findings),
+        *findings.sections,
         _hops(findings),
         _weights(findings.measured),
+        _bullets("Graph passes", [result.describe() for result in findings.passes]),
         _trials(findings),
         _bullets("Notes", findings.notes),
         _bullets("Use", usage),
@@ -128,8 +140,8 @@ def _variants(findings: Findings) -> str:
             f"{figures.weight_bytes / fp32.weight_bytes:.1%}",
             _share(figures.score),
             _share(measured.variant.metrics.get("top1_agreement")),
-            *(f"{latency[size][at]:.3f}" for size in ("1", "8") for at in ("p50", "p95", "p99")),
-            f"{measured.execution.rows_per_second['8']:.0f}",
+            *(_ms(latency.get(size, {}), at) for size in ("1", "8") for at in ("p50", "p95", "p99")),
+            f"{measured.execution.rows_per_second.get('8', 0):.0f}",
             f"{speed:.2f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
@@ -259,6 +271,11 @@ def _trial_cells(trial: Trial, reason: str) -> tuple[str, ...]:
 
 def _bullets(title: str, lines: Sequence[str]) -> str:
     return f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+
+
+def _ms(figures: Mapping[str, float], at: str) -> str:
+    # A model of named tensors may take one request at a time.
+    return f"{figures[at]:.3f}" if at in figures else "–"
 
 
 def _share(value: float | None) -> str:

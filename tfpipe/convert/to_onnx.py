@@ -16,16 +16,22 @@ from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 from tf2onnx.tfonnx import process_tf_graph
 
 import tfpipe
-from tfpipe.convert import native_layers, resize
+from tfpipe.convert import native_layers, resize, signs
+from tfpipe.convert.features import FEATURES, features_spec, with_features
+from tfpipe.convert.onnx_file import all_nodes, open_graph
+from tfpipe.convert.rewrites.axes import NameAxes
+from tfpipe.convert.rewrites.opset import NEWEST_WRITTEN
+from tfpipe.convert.tensor_function import TensorFunction
+from tfpipe.convert.unsupported import Operation, all_layers, explain_failure, explain_operations
 from tfpipe.core.errors import BundleError, ConversionError
 from tfpipe.core.signature import TensorSpec
 from tfpipe.models.assembly import ImageParts
-from tfpipe.ort import open_session
 
 _NOISE = (b"before absl::InitializeLog()", b"Number of eligible GPUs")
 _DOCUMENTATION = {
     "preprocessing": "One decoded image, upright 8-bit RGB of any size, to one row of the model's input.",
     "model": "A batch of preprocessed rows to class probabilities; the metadata `labels` names the classes in order.",
+    "tensors": "Named tensors to named tensors.",
     "text model": "A batch of rows of token ids, padded at their end, to probabilities of the metadata's `labels`.",
 }
 
@@ -49,7 +55,7 @@ def preprocessing_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[st
 
     Args:
         parts: The trained model.
-        opset: ONNX operator set, 17 or 18; antialiased resizing needs 18.
+        opset: ONNX operator set, from 17 on, written as 18 at most; antialiased resizing needs 18.
         metadata: Written into the file.
 
     Raises:
@@ -63,30 +69,37 @@ def preprocessing_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[st
         opset=opset,
         handlers=resize.EXACT,
         metadata={**metadata, "graph": "preprocessing"},
+        layers=all_layers(parts.model),
     )
 
 
-def network_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def network_to_onnx(
+    parts: ImageParts, *, opset: int, metadata: Mapping[str, str], features: bool = False
+) -> onnx.ModelProto:
     """The graph from rows to answers: `input` float32 (batch, h, w, 3) -> `probabilities` float32 (batch, classes).
 
     Args:
         parts: The trained model, under float32 policies.
-        opset: ONNX operator set, 17 or 18.
+        opset: ONNX operator set, from 17 on; written as 18 at most, see `ConvertOpset`.
         metadata: Written into the file.
+        features: Whether it gives `features` too; see `tfpipe.convert.features`.
 
     Raises:
+        ConfigError: It has no features.
         ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
     """
     probabilities = parts.model.get_layer("probabilities")
-    return _to_onnx(
-        # training=False: never left to a default, see FINDINGS of Keras 3: training mode leaks through some layers.
-        lambda input: {"probabilities": probabilities(parts.network(input, training=False))},
-        inputs=(rows_spec(parts),),
-        outputs=(probabilities_spec(parts),),
-        opset=opset,
-        handlers=resize.ANTIALIASED,
-        metadata={**metadata, "graph": "model"},
-    )
+    with native_layers.native_layers() as weights:
+        return _to_onnx(
+            _answers(parts.network, probabilities, features),
+            inputs=(rows_spec(parts),),
+            outputs=(probabilities_spec(parts), *([features_spec(parts.network)] if features else [])),
+            opset=opset,
+            handlers={**resize.ANTIALIASED, **native_layers.HANDLERS},
+            metadata={**metadata, "graph": "model"},
+            complete=weights.store,
+            layers=all_layers(parts.network),
+        )
 
 
 def text_network_to_onnx(
@@ -97,6 +110,7 @@ def text_network_to_onnx(
     per_token: bool,
     opset: int,
     metadata: Mapping[str, str],
+    features: bool = False,
 ) -> onnx.ModelProto:
     """The graph from token ids to answers: `input` int32 (batch, sequence) -> `probabilities` float32.
 
@@ -105,8 +119,9 @@ def text_network_to_onnx(
         probabilities_layer: From logits to probabilities.
         num_outputs: Classes, or tags.
         per_token: Whether each token is answered, (batch, sequence, num_outputs), or each row, (batch, num_outputs).
-        opset: ONNX operator set, 17 or 18.
+        opset: ONNX operator set, from 17 on; written as 18 at most, see `ConvertOpset`.
         metadata: Written into the file.
+        features: Whether it gives `features` too; not of tokens.
 
     Raises:
         ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
@@ -114,14 +129,49 @@ def text_network_to_onnx(
     shape = ("batch", "sequence", num_outputs) if per_token else ("batch", num_outputs)
     with native_layers.native_layers() as weights:
         return _to_onnx(
-            lambda input: {"probabilities": probabilities_layer(network(input, training=False))},
+            _answers(network, probabilities_layer, features),
             inputs=(TOKENS,),
-            outputs=(TensorSpec("probabilities", "float32", shape),),
+            outputs=(TensorSpec("probabilities", "float32", shape), *([features_spec(network)] if features else [])),
             opset=opset,
             handlers=native_layers.HANDLERS,
             metadata={**metadata, "graph": "text model"},
             complete=weights.store,
+            layers=all_layers(network),
         )
+
+
+def _answers(network: keras.Model, probabilities: keras.layers.Layer, features: bool) -> Callable[..., dict[str, Any]]:
+    # training=False: never left to a default, as training mode leaks through some layers of Keras 3.
+    if not features:
+        return lambda input: {"probabilities": probabilities(network(input, training=False))}
+    double = with_features(network)
+
+    def both(input: Any) -> dict[str, Any]:
+        vectors, logits = double(input, training=False)
+        return {"probabilities": probabilities(logits), FEATURES: tf.cast(vectors, tf.float32)}
+
+    return both
+
+
+def tensors_to_onnx(function: TensorFunction, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """The graph of a function of named tensors.
+
+    Args:
+        function: The model, under float32 policies.
+        opset: ONNX operator set, from 17 on; written as 18 at most, see `ConvertOpset`.
+        metadata: Written into the file.
+
+    Raises:
+        ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
+    """
+    return _to_onnx(
+        function.call,
+        inputs=function.inputs,
+        outputs=function.outputs,
+        opset=opset,
+        handlers={**resize.EXACT, **signs.HANDLERS},
+        metadata=metadata,
+    )
 
 
 def _to_onnx(
@@ -133,8 +183,12 @@ def _to_onnx(
     handlers: Mapping[str, resize.Handler],
     metadata: Mapping[str, str],
     complete: Callable[[onnx.ModelProto], None] = lambda model: None,
+    layers: Sequence[keras.layers.Layer] = (),
 ) -> onnx.ModelProto:
-    """Convert a function of tensors that returns a dict; the acceptance test is that ONNX Runtime loads the result."""
+    """Convert a function of tensors that returns a dict; the acceptance test is that ONNX Runtime loads the result.
+
+    `layers` are those that the function calls, for errors.
+    """
     concrete = _trace(function, inputs)
     captured = {placeholder.name for _, placeholder in concrete.graph.captures}
     # Captured constants (a Normalization's mean) stay constants: tf2onnx's own entry points make inputs of them.
@@ -144,19 +198,17 @@ def _to_onnx(
     try:
         with _quiet(), tf.device("/cpu:0"):
             frozen = tf_loader.from_function(concrete, given, [tensor.name for tensor in concrete.outputs])
-            model = _convert(frozen, names, given, [t.name for t in concrete.outputs], opset, handlers)
+            written = min(opset, NEWEST_WRITTEN)
+            model = _convert(frozen, names, given, [t.name for t in concrete.outputs], written, handlers)
     # Our own handlers say what was expected; the rest of tf2onnx raises whatever it hits.
     except ConversionError:
         raise
     except Exception as error:
-        raise ConversionError(
-            f"{inputs[0].name} -> {outputs[0].name}: expected operations that tf2onnx can convert; {error}"
-        ) from error
+        raise ConversionError(explain_failure(error, _operations(concrete.graph), layers)) from error
     complete(model)
-    _name_axes(model.graph.input, inputs)
-    _name_axes(model.graph.output, outputs)
+    NameAxes((*inputs, *outputs))(model)
     _describe(model, metadata)
-    _check(model)
+    _check(model, layers)
     return model
 
 
@@ -207,17 +259,6 @@ class _TransposePass(TransposeOptimizer):
         return super()._add_handler(transpose, node)
 
 
-def _name_axes(values: Any, specs: Sequence[TensorSpec]) -> None:
-    by_name = {spec.name: spec for spec in specs}
-    for value in values:
-        shape = value.type.tensor_type.shape
-        for dim, length in zip(shape.dim, by_name[value.name].shape, strict=True):
-            if isinstance(length, str):
-                dim.dim_param = length
-            else:
-                dim.dim_value = length
-
-
 def _describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     model.producer_name, model.producer_version = "tfpipe", tfpipe.__version__
     model.graph.name, model.graph.doc_string = metadata["graph"], ""
@@ -225,15 +266,23 @@ def _describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     onnx.helper.set_model_props(model, dict(metadata))
 
 
-def _check(model: onnx.ModelProto) -> None:
+def _operations(graph: Any) -> list[Operation]:
+    return [Operation(operation.name, operation.type) for operation in graph.get_operations()]
+
+
+def _check(model: onnx.ModelProto, layers: Sequence[keras.layers.Layer]) -> None:
     """Refuse operators that ONNX does not know, which tf2onnx leaves in the file, and files that do not load."""
-    unknown = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, node.domain)})
+    unknown = [Operation(node.name, node.op_type) for node in all_nodes(model.graph) if not _is_known(node)]
     if unknown:
-        raise ConversionError(f"model: expected operations that ONNX has, received {', '.join(unknown)}.")
+        raise ConversionError(explain_operations(unknown, layers))
     try:
-        open_session(model.SerializeToString(), provider="cpu")
+        open_graph(model)
     except BundleError as error:
         raise ConversionError(f"model: the converted graph does not load: {error}") from error
+
+
+def _is_known(node: onnx.NodeProto) -> bool:
+    return bool(onnx.defs.has(node.op_type, node.domain))
 
 
 @contextlib.contextmanager

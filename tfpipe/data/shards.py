@@ -17,7 +17,8 @@ from tqdm import tqdm
 from tfpipe.core.errors import DataError, DecodeError
 from tfpipe.data import tfrecord
 from tfpipe.data.labels import class_order
-from tfpipe.data.tfrecord import Frame, Span
+from tfpipe.data.tfrecord import Frame
+from tfpipe.data.wire import Span
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = "tfpipe-pack"

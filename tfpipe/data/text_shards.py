@@ -12,7 +12,8 @@ from tfpipe.data import tfrecord
 from tfpipe.data.labels import class_order
 from tfpipe.data.shards import MANIFEST_FILE, open_whole, shards_manifest
 from tfpipe.data.text import UNTAGGED, Kind, TaggedText, TextRow, TextSource, check_tag, tag_names
-from tfpipe.data.tfrecord import Frame, Span
+from tfpipe.data.tfrecord import Frame
+from tfpipe.data.wire import Span
 
 IDENTIFIER, TEXT = "id", "text"
 # Class names, and their indices for programs that want numbers; shards of others may have the numbers alone.

@@ -5,7 +5,6 @@ record headers alone. Source: tensorflow/core/lib/io/record_writer.h, tensorflow
 Protocol Buffers encoding specification.
 """
 
-import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,19 +13,11 @@ from typing import NamedTuple, TypeAlias
 import google_crc32c
 
 from tfpipe.core.errors import DataError
+from tfpipe.data.wire import Buffer, Span, fields, message, messages, read_varint, varint
 
 _HEADER = struct.Struct("<QI")  # length of the data, masked CRC-32C of the length
 _FOOTER = struct.Struct("<I")  # masked CRC-32C of the data
 _MASK_DELTA = 0xA282EAD8
-
-Buffer: TypeAlias = bytes | mmap.mmap
-
-
-class Span(NamedTuple):
-    """Bytes `start` to `stop` of a buffer."""
-
-    start: int
-    stop: int
 
 
 class Frame(NamedTuple):
@@ -106,13 +97,13 @@ def parse_example(buffer: Buffer, record: Span, names: frozenset[str]) -> dict[s
         ValueError: Not a serialized tf.train.Example.
     """
     found: dict[str, Feature] = {}
-    for features in _messages(buffer, record, 1):
-        for entry in _messages(buffer, features, 1):
-            key = next(_messages(buffer, entry, 1), Span(0, 0))
+    for features in messages(buffer, record, 1):
+        for entry in messages(buffer, features, 1):
+            key = next(messages(buffer, entry, 1), Span(0, 0))
             name = buffer[key.start : key.stop].decode("utf-8", "replace")
             if name not in names:
                 continue
-            for value in _messages(buffer, entry, 2):
+            for value in messages(buffer, entry, 2):
                 feature = _feature(buffer, value)
                 if feature is not None:
                     found[name] = feature
@@ -127,37 +118,25 @@ def serialize_example(features: Mapping[str, bytes | int | Sequence[bytes] | Seq
             a sequence, of several.
     """
     entries = (
-        _message(1, _message(1, name.encode()) + _message(2, _serialized_feature(features[name])))
+        message(1, message(1, name.encode()) + message(2, _serialized_feature(features[name])))
         for name in sorted(features)
     )
-    return _message(1, b"".join(entries))
+    return message(1, b"".join(entries))
 
 
 def _serialized_feature(value: bytes | int | Sequence[bytes] | Sequence[int]) -> bytes:
     values = [value] if isinstance(value, bytes | int) else value
     strings = [item for item in values if isinstance(item, bytes)]
     if strings:
-        return _message(1, b"".join(_message(1, item) for item in strings))
+        return message(1, b"".join(message(1, item) for item in strings))
     integers = [item for item in values if isinstance(item, int)]
-    return _message(3, _message(1, b"".join(_serialized_varint(item % (1 << 64)) for item in integers)))
-
-
-def _message(number: int, content: bytes) -> bytes:
-    return _serialized_varint(number << 3 | 2) + _serialized_varint(len(content)) + content
-
-
-def _serialized_varint(value: int) -> bytes:
-    digits = bytearray()
-    while value >= 0x80:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*digits, value])
+    return message(3, message(1, b"".join(varint(item % (1 << 64)) for item in integers)))
 
 
 def _feature(buffer: Buffer, value: Span) -> Feature | None:
-    for number, wire_type, content in _fields(buffer, value):
+    for number, wire_type, content in fields(buffer, value):
         if number == 1 and wire_type == 2:
-            return list(_messages(buffer, content, 1))
+            return list(messages(buffer, content, 1))
         if number == 3 and wire_type == 2:
             return _integers(buffer, content)
     return None
@@ -165,59 +144,14 @@ def _feature(buffer: Buffer, value: Span) -> Feature | None:
 
 def _integers(buffer: Buffer, span: Span) -> list[int]:
     values: list[int] = []
-    for number, wire_type, content in _fields(buffer, span):
+    for number, wire_type, content in fields(buffer, span):
         if number != 1:
             continue
         # Packed (as TensorFlow writes it) or one by one; both are valid.
         position = content.start
         while position < content.stop:
-            value, position = _varint(buffer, position, content.stop)
+            value, position = read_varint(buffer, position, content.stop)
             values.append(value - (1 << 64) if value >> 63 else value)
         if wire_type not in (0, 2):
             raise ValueError(f"wire type {wire_type} in an integer list")
     return values
-
-
-def _messages(buffer: Buffer, span: Span, wanted: int) -> Iterator[Span]:
-    for number, wire_type, content in _fields(buffer, span):
-        if number == wanted and wire_type == 2:
-            yield content
-
-
-def _fields(buffer: Buffer, span: Span) -> Iterator[tuple[int, int, Span]]:
-    """(field number, wire type, where its value is) of each field of a message."""
-    position = span.start
-    while position < span.stop:
-        tag, start = _varint(buffer, position, span.stop)
-        wire_type = tag & 7
-        if wire_type == 0:
-            _, stop = _varint(buffer, start, span.stop)
-        elif wire_type == 1:
-            stop = start + 8
-        elif wire_type == 2:
-            length, start = _varint(buffer, start, span.stop)
-            stop = start + length
-        elif wire_type == 5:
-            stop = start + 4
-        else:
-            raise ValueError(f"wire type {wire_type}")
-        if stop > span.stop or tag >> 3 == 0:
-            raise ValueError("a field that does not fit")
-        yield tag >> 3, wire_type, Span(start, stop)
-        position = stop
-
-
-def _varint(buffer: Buffer, position: int, stop: int) -> tuple[int, int]:
-    # Most are tags and lengths of one byte; opening a large data set spends its time here.
-    if position < stop and (value := buffer[position]) < 0x80:
-        return value, position + 1
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= stop:
-            break
-        byte = buffer[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, position
-    raise ValueError("an integer that does not end")

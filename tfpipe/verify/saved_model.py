@@ -12,15 +12,6 @@ from tfpipe.core.parity import BOUNDS
 from tfpipe.core.signature import Array
 from tfpipe.decode import decode_with_header
 
-# What TensorFlow's decoders, which are all that a SavedModel has, read as the reference decoder does: by format and
-# Pillow mode.
-_PLAIN = {
-    "JPEG": ("RGB", "L"),
-    "PNG": ("RGB", "RGBA", "L", "LA", "P", "1"),
-    "BMP": ("RGB",),
-    "GIF": ("RGB", "L", "P"),
-}
-
 
 class Asked(NamedTuple):
     """One raw file, and what Keras makes of it.
@@ -66,14 +57,9 @@ def saved_model_hops(folder: Path, files: Sequence[Asked]) -> list[Hop]:
 
 def _hop(name: str, signature: Any, files: Sequence[Asked]) -> Hop:
     (taken,) = signature.structured_input_signature[1]
-    asked = [file for file in files if taken != "image_bytes" or _is_plain(file.content)]
+    asked = [file for file in files if taken != "image_bytes" or decode_with_header(file.content).is_plain]
     answers = [
         np.asarray(signature(**{taken: tf.constant(_INPUTS[taken](file))})["probabilities"][0]) for file in asked
     ]
     expected = [file.probabilities for file in asked]
     return compare(f"saved_model.{name}", f"{taken} -> SavedModel {name}", answers, expected, BOUNDS["fp32"])
-
-
-def _is_plain(content: bytes) -> bool:
-    image = decode_with_header(content)
-    return image.mode in _PLAIN.get(image.format, ()) and image.orientation == 1
