@@ -107,6 +107,14 @@ def _training() -> st.SearchStrategy[dict[str, Any]]:
             "restart_epochs": _POSITIVE,
             "final_learning_rate_fraction": st.floats(0, 1),
             "label_smoothing": _FRACTIONS,
+            "pruning": st.fixed_dictionaries(
+                {
+                    "sparsity": st.floats(0, 1, exclude_max=True),
+                    "start": st.floats(0, 0.5, exclude_max=True),
+                    "end": st.floats(0.5, 1),
+                    "every_steps": _COUNTS,
+                }
+            ),
             "gradient_clip_norm": st.none() | _POSITIVE,
             "precision": st.sampled_from(["float32", "mixed_bfloat16", "mixed_float16", "auto"]),
             "allow_slow_precision": st.booleans(),
@@ -157,6 +165,12 @@ def configs(tracking_uri: str = "sqlite:///mlflow.db") -> st.SearchStrategy[Conf
     Args:
         tracking_uri: Their `tracking.uri`, the one key that is not drawn.
     """
+
+    def consistent(values: dict[str, Any]) -> dict[str, Any]:
+        if values["model"]["freeze_backbone"]:
+            values["training"]["pruning"] = {"sparsity": 0.0}
+        return values
+
     return st.fixed_dictionaries(
         {
             "task": st.just("image_classification"),
@@ -168,4 +182,4 @@ def configs(tracking_uri: str = "sqlite:///mlflow.db") -> st.SearchStrategy[Conf
             "conversion": _conversion(),
             "output_dir": _WORDS,
         }
-    ).map(lambda values: parse_config(values, where="drawn"))
+    ).map(lambda values: parse_config(consistent(values), where="drawn"))

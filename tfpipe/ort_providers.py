@@ -4,6 +4,9 @@ A `Way` is a provider with its arithmetic. What one file gains from a way differ
 that ways are measured (`tfpipe tune`), never assumed.
 """
 
+import contextlib
+import importlib
+import io
 import json
 import threading
 from collections.abc import Collection
@@ -63,19 +66,22 @@ def ways(
     A provider that is installed may still fail to open a graph, or take none of its operators: `open_session` says so.
 
     Args:
-        precision: "fp32", "fp16" or "int8"; a variant in float16 gains nothing from another half arithmetic on top.
+        precision: "fp32", "fp16" or "int8".
         features: Flags of the processor; None: this one's.
         installed: Providers; None: those of this ONNX Runtime.
     """
     has_bfloat16 = bool(_BFLOAT16_FLAGS.intersection(cpu_features() if features is None else features))
     offered = installed_providers() if installed is None else installed
-    found = []
-    for provider in (name for name in PROVIDERS if name in offered):
-        for arithmetic in ARITHMETIC[provider]:
-            if arithmetic == "bfloat16" and (precision == "fp16" or not has_bfloat16):
-                continue
-            found.append(Way(provider, arithmetic))
-    return tuple(found)
+    every = [Way(provider, arithmetic) for provider in PROVIDERS for arithmetic in ARITHMETIC[provider]]
+    return tuple(way for way in every if way.provider in offered and _fits(precision, way, has_bfloat16=has_bfloat16))
+
+
+def _fits(precision: str, way: Way, *, has_bfloat16: bool) -> bool:
+    if way.arithmetic == "bfloat16":
+        # A variant in float16 gains nothing from another half arithmetic on top.
+        return has_bfloat16 and precision != "fp16"
+    # TensorRT takes tensors in float16 only where it may compute in it.
+    return (precision, way) != ("fp16", Way("tensorrt"))
 
 
 def installed_providers() -> tuple[str, ...]:
@@ -106,7 +112,14 @@ def check(way: Way) -> None:
         )
 
 
-def configure(options: onnxruntime.SessionOptions, way: Way, *, threads: int | None, engines_dir: Path | None) -> Any:
+def configure(
+    options: onnxruntime.SessionOptions,
+    way: Way,
+    *,
+    threads: int | None,
+    engines_dir: Path | None,
+    is_quantised: bool = False,
+) -> Any:
     """Set the options of a session for a way.
 
     Args:
@@ -114,6 +127,7 @@ def configure(options: onnxruntime.SessionOptions, way: Way, *, threads: int | N
         way: One that `check` lets pass.
         threads: Threads inside an operator; None leaves the provider's choice.
         engines_dir: Where TensorRT keeps the engines that it builds; None: nowhere.
+        is_quantised: Whether the graph quantises, which TensorRT must be told.
 
     Returns:
         What `InferenceSession` takes as `providers`: None where the options say it all.
@@ -126,9 +140,24 @@ def configure(options: onnxruntime.SessionOptions, way: Way, *, threads: int | N
         # As `providers`, or with other options than load_config, it is left out without a word, or falls back.
         options.add_provider_for_devices(_openvino_devices(), {"load_config": json.dumps(_openvino(way, threads))})
         return None
-    own = _tensorrt(way, engines_dir) if way.provider == "tensorrt" else _CUDA
+    preload(way.provider)
+    own = _tensorrt(way, engines_dir, is_quantised=is_quantised) if way.provider == "tensorrt" else _CUDA
     behind = [(PROVIDERS[name], _CUDA if name == "cuda" else {}) for name in _BEHIND[way.provider]]
     return [(PROVIDERS[way.provider], own), *behind]
+
+
+def preload(provider: str) -> None:
+    """Load the libraries of NVIDIA's Python packages, which lie where no loader looks; nothing where there are none.
+
+    Args:
+        provider: "cuda" or "tensorrt".
+    """
+    # It prints what it does not find; a provider that then cannot be loaded is told by `left_to_cpu`.
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
+    if provider == "tensorrt":
+        with contextlib.suppress(ImportError):
+            importlib.import_module("tensorrt_libs")
 
 
 def left_to_cpu(session: onnxruntime.InferenceSession, way: Way) -> tuple[str, ...]:
@@ -173,8 +202,12 @@ def _openvino(way: Way, threads: int | None) -> dict[str, Any]:
     return {"CPU": values}
 
 
-def _tensorrt(way: Way, engines_dir: Path | None) -> dict[str, str]:
-    values = {"trt_fp16_enable": str(int(way.arithmetic == "float16")), "trt_int8_enable": "1"}
+def _tensorrt(way: Way, engines_dir: Path | None, *, is_quantised: bool) -> dict[str, str]:
+    values = {
+        "trt_fp16_enable": str(int(way.arithmetic == "float16")),
+        # Of a graph that does not quantise it would want a table of ranges.
+        "trt_int8_enable": str(int(is_quantised)),
+    }
     if engines_dir is not None:
         engines_dir.mkdir(parents=True, exist_ok=True)
         # An engine takes minutes to build; the cache is keyed by graph, GPU and TensorRT version.

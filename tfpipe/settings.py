@@ -168,6 +168,23 @@ class ModelConfig(_Section):
     )
 
 
+class PruningConfig(_Section):
+    """Magnitude pruning while the model trains."""
+
+    sparsity: float = Field(
+        0.0, ge=0, lt=1, description="Share of each kernel's weights that are 0 in the end; 0: no pruning."
+    )
+    start: float = Field(0.2, ge=0, lt=1, description="Share of the run's updates before the first weight is pruned.")
+    end: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="Share of the run's updates after which all are; in the rest the others make up for them, and the "
+        "best weights are chosen.",
+    )
+    every_steps: int = Field(20, ge=1, description="Updates between two rises of the sparsity.")
+
+
 class TrainingConfig(_Section):
     """The optimisation."""
 
@@ -247,6 +264,7 @@ class TrainingConfig(_Section):
         description="Keep an exponential moving average of the weights, of about 1 / (1 - ema_momentum) updates; it is "
         "what is validated and saved as the model.",
     )
+    pruning: PruningConfig = PruningConfig()
     rematerialization: Literal["none", "segments"] = Field(
         "none",
         description="segments: keep the activations at a few cuts through the network only and compute the others "
@@ -499,6 +517,16 @@ COMBINATIONS: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...] 
         ("training.class_weights",),
         lambda c: bool(c.training.class_weights) and not any(c.training.class_weights.values()),
         "at least one weight is above 0",
+    ),
+    (
+        ("training.pruning.start", "training.pruning.end"),
+        lambda c: c.training.pruning.start >= c.training.pruning.end,
+        "start is below end",
+    ),
+    (
+        ("training.pruning.sparsity", "model.freeze_backbone"),
+        lambda c: c.training.pruning.sparsity > 0 and c.model.freeze_backbone,
+        "pruning goes with freeze_backbone=false: weights that do not train cannot make up for those that are pruned",
     ),
     (
         ("model.freeze_backbone", "model.unfreeze_epochs"),

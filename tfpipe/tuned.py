@@ -10,14 +10,13 @@ from typing import Any
 
 from tfpipe.core import atomic
 from tfpipe.core.bundle import Bundle, Execution
-from tfpipe.provenance import processor
+from tfpipe.provenance import gpus, processor
 
 CACHE_VARIABLE = "TFPIPE_SERVING_CACHE_DIR"
 DEFAULT_CACHE_DIR = Path("~/.cache/tfpipe")
 FORMAT_VERSION = 1
 # Another version of one of these may be faster in another way.
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino", "tensorrt")
-_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def this_machine() -> Machine:
     """The machine of this process."""
     # A container may be given fewer than the machine has; only Linux can tell.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(processor(), cores, _gpus(), _versions())
+    return Machine(processor(), cores, gpus(), _versions())
 
 
 def path_of(cache_dir: Path, bundle: Bundle, machine: Machine) -> Path:
@@ -127,14 +126,6 @@ def _choice(values: dict[str, Any]) -> Choice:
         ),
         **values,
     )
-
-
-def _gpus() -> tuple[str, ...]:
-    names = []
-    for path in sorted(_GPUS.glob("*/information")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return tuple(names)
 
 
 def _versions() -> dict[str, str]:

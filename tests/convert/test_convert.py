@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -11,8 +12,9 @@ from mlflow import MlflowClient
 
 from tests.training.small_runs import write_class_folders
 from tfpipe.convert.pipeline import convert
+from tfpipe.convert.rewrites.opset import opset_of
 from tfpipe.core.bundle import open_bundle, read_golden
-from tfpipe.core.errors import ConfigError, DataError, GateError, RegistryError
+from tfpipe.core.errors import ConfigError, ConversionError, DataError, GateError, RegistryError
 from tfpipe.core.parity import BOUNDS, assert_parity
 from tfpipe.decode import decode_image
 from tfpipe.export import KerasReference, preprocessing_from_json
@@ -362,3 +364,26 @@ def test_without_a_store_there_is_no_model_to_convert(tmp_path):
 def test_an_unknown_version_is_refused_with_those_that_there_are(trained):
     with pytest.raises(RegistryError, match=r"models:/small/99: expected one of the versions of 'small' \(.*1\)"):
         convert("models:/small/99", overrides=[f"tracking.uri={trained[0].tracking.uri}"])
+
+
+def test_a_model_with_weights_that_are_no_numbers_is_refused_before_anything_is_written(run_copy, tmp_path):
+    model = keras.models.load_model(run_copy / "model.keras")
+    kernel = model.get_layer("network").get_layer("logits").kernel
+    kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+    model.save(run_copy / "model.keras")
+
+    with pytest.raises(ConversionError, match=r"weight 'logits/kernel': expected finite numbers, received \d+ of \d+"):
+        convert(run_copy, output=tmp_path / "bundles" / "bundle", overrides=QUICK)
+
+    assert left_in(tmp_path / "bundles") == []
+
+
+def test_a_newer_operator_set_is_that_of_every_file(run_copy, tmp_path):
+    output = tmp_path / "bundle"
+
+    result = convert(run_copy, precision="fp32", output=output, overrides=["conversion.opset=21", *QUICK])
+
+    versions = {path.name: opset_of(onnx.load(path)) for path in output.glob("*.onnx")}
+    assert versions == dict.fromkeys(("preprocess.onnx", "model.fp32.onnx", "model.fp16.onnx"), 21)
+    assert result.bundle.manifest.variants["fp32"].recipe["opset"] == 21
+    assert "convert_opset: " in (output / "report.md").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.search import Budget, explore, search_plan, short_plan
 from tfpipe.convert.sensitivity import Block
 from tfpipe.convert.trial import PLAIN_WAY, Contender, Trial
-from tfpipe.core.errors import BundleError, ConversionError, DataError
+from tfpipe.core.errors import BundleError, ConfigError, ConversionError, DataError
 from tfpipe.ort_providers import Way
 
 MINMAX, PERCENTILE, ENTROPY = (Recipe("all", method) for method in ("minmax", "percentile", "entropy"))
@@ -152,7 +152,7 @@ def test_no_trial_begins_after_so_many_minutes():
 
 
 def test_a_search_without_time_still_measures_the_reference():
-    found, _ = searched(Machine(), budget=Budget(max_s=0))
+    found, _ = searched(Machine(), budget=Budget(max_s=1e-9))
 
     assert [trial.contender for trial in found.trials] == [Contender("fp32")]
 
@@ -192,3 +192,18 @@ def test_without_a_search_ctrl_c_ends_the_command():
 
     with pytest.raises(KeyboardInterrupt):
         explore(short_plan((MINMAX,)), machine.examine, judge, budget=Budget(), ends_on_interrupt=False)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_trials": 0}, "--max-trials: expected at least 1, received 0."),
+        ({"max_s": 0.0}, "--max-minutes: expected more than 0, received 0."),
+        ({"max_s": float("nan")}, "--max-minutes: expected more than 0, received nan."),
+    ],
+)
+def test_a_budget_that_allows_nothing_is_refused(values, message):
+    with pytest.raises(ConfigError) as refusal:
+        Budget(**values)
+
+    assert str(refusal.value) == message

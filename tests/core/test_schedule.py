@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfpipe.core.schedule import LearningRateSchedule, scaled_learning_rate
+from tfpipe.core.schedule import LearningRateSchedule, SparsitySchedule, scaled_learning_rate
 
 
 def schedule(shape, **changes):
@@ -51,3 +51,31 @@ def test_the_rate_lies_between_zero_and_the_peak(shape, step, warmup, restart, f
 def test_the_rate_scales_with_the_batch_only_where_a_reference_is_given():
     assert scaled_learning_rate(0.1, batch_size=512, reference_batch_size=256) == 0.2
     assert scaled_learning_rate(0.1, batch_size=512, reference_batch_size=None) == 0.1
+
+
+# Sparsity -------------------------------------------------------------------------------------------------------------
+
+
+def test_sparsity_rises_by_the_cubic_of_zhu_and_gupta_and_stays():
+    cubic = SparsitySchedule(target=0.8, start_step=10, end_step=110, every_steps=25)
+
+    # 1 - (3/4)**3, 1 - (2/4)**3 and 1 - (1/4)**3 of the target.
+    levels = [0.0, 0.4625, 0.7, 0.7875, 0.8]
+    assert [cubic.at(step) for step in (10, 35, 60, 85, 110)] == pytest.approx(levels)
+    assert [cubic.at(step) for step in (0, 34, 59, 109, 10**6)] == pytest.approx([0.0, 0.0, 0.4625, 0.7875, 0.8])
+
+
+@given(
+    target=st.floats(0, 1),
+    start=st.integers(0, 1000),
+    length=st.integers(0, 1000),
+    every=st.integers(1, 1000),
+    steps=st.tuples(st.integers(0, 3000), st.integers(0, 3000)),
+)
+def test_sparsity_never_falls_and_is_the_target_from_the_end_on(target, start, length, every, steps):
+    schedule = SparsitySchedule(target, start, start + length, every)
+    first, second = sorted(steps)
+
+    assert 0.0 <= schedule.at(first) <= schedule.at(second) <= target
+    assert schedule.at(start + length) == target
+    assert length == 0 or schedule.at(start) == 0.0

@@ -65,6 +65,23 @@ def test_all_features_at_once_give_on_several_workers_what_they_give_on_one(worl
     agreed(assertions)
 
 
+def test_several_workers_prune_the_weights_that_one_prunes(world, agreed, tmp_path):
+    pruning = {"sparsity": 0.8, "start": 0.1, "end": 0.67, "every_steps": 2}
+    weights = []
+    for group in (World(), world):
+        loop = small_loop(group, pruning=pruning, momentum=0.9, sentinel_steps=1)
+        trained(loop, tmp_path / str(group.size), observers=watched(loop))
+        weights.append(weights_of(loop))
+
+    def assertions():
+        for alone, together in zip(*weights, strict=True):
+            assert np.array_equal(alone == 0, together == 0)
+            assert alone.ndim == 1 or abs(np.mean(alone == 0) - 0.8) < 1 / alone.size
+            np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-5)
+
+    agreed(assertions)
+
+
 class StopsOnOneWorker(keras.callbacks.Callback):
     every_worker = True
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from tfpipe.config import documented_keys
 from tfpipe.convert.foreign_settings import described_keys, is_foreign, read_foreign_config
 from tfpipe.convert.settings import PRECISIONS, read_settings
+from tfpipe.core.errors import ConfigError
 from tfpipe.inference.tensors import TENSOR_TASK
 from tfpipe.startup import run_command
 
 if TYPE_CHECKING:
-    from tfpipe.convert.pipeline import ConversionResult
+    from tfpipe.convert.asked import ConversionResult
+    from tfpipe.convert.search import Budget
 
 _BACKENDS = ("onnx", "tftrt", "tensorrt")
 
@@ -27,12 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace) -> int:
     # TensorFlow takes seconds to import: neither --help nor a mistyped key waits for it.
     (read_foreign_config if is_foreign(options.model) else read_settings)(options.config, options.overrides)
-    if options.backend != "onnx":
-        from tfpipe.convert.to_tensorrt import refuse
-
-        refuse(options.backend)
     from tfpipe.convert.pipeline import convert
-    from tfpipe.convert.search import Budget
 
     result = convert(
         options.model,
@@ -44,13 +41,25 @@ def _command(options: argparse.Namespace) -> int:
         force=options.force,
         allow_code=options.allow_code,
         imports=options.imports,
-        search=Budget(options.max_trials, options.max_minutes * 60) if options.search else None,
+        search=_budget(options),
+        backend=options.backend,
+        allow_fallback=options.allow_fallback,
     )
-    sys.stderr.write(_closing_lines(result))
+    sys.stderr.write(_closing_lines(result, is_searched=options.search))
     return 0
 
 
-def _closing_lines(result: "ConversionResult") -> str:
+def _budget(options: argparse.Namespace) -> "Budget | None":
+    from tfpipe.convert.search import Budget
+
+    given = {"max_trials": options.max_trials, "max_s": options.max_minutes and options.max_minutes * 60}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not options.search:
+        raise ConfigError("--max-trials, --max-minutes: expected --search beside them, received none.")
+    return Budget(**given) if options.search else None
+
+
+def _closing_lines(result: "ConversionResult", *, is_searched: bool) -> str:
     # TensorFlow is there: it was converted with.
     from tfpipe.tasks.find import find_task
 
@@ -60,15 +69,18 @@ def _closing_lines(result: "ConversionResult") -> str:
     if manifest.task != TENSOR_TASK:
         metric = find_task(manifest.task, manifest.labels, multi_label=manifest.multi_label).headline
     reference = variants["fp32"].size_bytes
-    lines = [f"{'':6}{'size':>12}{'of fp32':>9}{metric:>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
-    for name in (precision for precision in PRECISIONS if precision in variants):
+    lines = [f"{'':14}{'size':>12}{'of fp32':>9}{metric:>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
+    for name in sorted(variants, key=lambda name: (PRECISIONS.index(variants[name].precision), name)):
         variant = variants[name]
         score = variant.metrics.get(metric)
         shown = "–" if score is None else f"{score:.2%}"
         lines.append(
-            f"{name:6}{variant.size_bytes / 1e6:9.3f} MB{variant.size_bytes / reference:9.1%}{shown:>10}"
+            f"{name:14}{variant.size_bytes / 1e6:9.3f} MB{variant.size_bytes / reference:9.1%}{shown:>10}"
             + "".join(f"{ms:14.3f}" for ms in variant.latency_ms.values())
         )
+    if is_searched:
+        best = result.bundle.executions()[0]
+        lines.append(f"fastest that passed: {best.title}: {best.latency_ms['1']['p50']:.3f} ms for one row")
     folder = result.bundle.folder
     lines += [f"bundle: {folder}", f"report: {folder / 'report.html'}", *_serving_lines(result)]
     return "\n".join(lines) + "\n"
@@ -111,9 +123,13 @@ def _parser() -> argparse.ArgumentParser:
         "--search", action="store_true",
         help="find the fastest variant, and way to run it, that passes the gate on this machine",
     )  # fmt: skip
-    parser.add_argument("--max-trials", type=int, default=12, metavar="N", help="of --search (default: 12)")
-    parser.add_argument("--max-minutes", type=float, default=5.0, metavar="M", help="of --search (default: 5)")
+    parser.add_argument("--max-trials", type=int, metavar="N", help="of --search (default: 12)")
+    parser.add_argument("--max-minutes", type=float, metavar="M", help="of --search (default: 5)")
     parser.add_argument("--backend", choices=_BACKENDS, default="onnx", help="what the model is converted for")
+    parser.add_argument(
+        "--allow-fallback", action="store_true",
+        help="go on with ONNX Runtime, and record it, where the backend cannot be used here",
+    )  # fmt: skip
     parser.add_argument(
         "--model", metavar="MODEL",
         help="models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir, a checkpoint, or a model that "

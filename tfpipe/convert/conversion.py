@@ -10,6 +10,7 @@ from typing import Protocol
 
 import onnx
 
+from tfpipe.convert.finite import assert_finite_weights
 from tfpipe.convert.quantize import Feed
 from tfpipe.convert.recipe import Operators
 from tfpipe.convert.trained import RawSample, TrainedModel
@@ -175,12 +176,13 @@ def open_conversion(trained: TrainedModel) -> Conversion:
     """The conversion of a trained model.
 
     Raises:
-        ConversionError: It is of no kind that can be converted.
+        ConversionError: It is of no kind that can be converted, or has weights that are no numbers.
     """
     from tfpipe.convert.images import ImageConversion
     from tfpipe.convert.texts import TextConversion
 
     parts = trained.parts
+    assert_finite_weights(parts.model)
     if isinstance(parts, ImageParts):
         return ImageConversion(parts, trained.config)
     if isinstance(parts, TextParts):

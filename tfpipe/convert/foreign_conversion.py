@@ -9,9 +9,11 @@ from pathlib import Path
 import keras
 
 from tfpipe.convert import foreign, keras_files, report
+from tfpipe.convert.asked import Asked, ConversionResult
+from tfpipe.convert.building import write_bundle
 from tfpipe.convert.foreign_settings import read_foreign_config
 from tfpipe.convert.phases import phase
-from tfpipe.convert.pipeline import Asked, ConversionResult, check_target, measured_on, stage, write_bundle
+from tfpipe.convert.staging import check_target, measured_on, stage
 from tfpipe.convert.tensor_function import TensorFunction, of_keras, of_saved_model
 from tfpipe.convert.tensors import TensorConversion
 from tfpipe.core.bundle import open_bundle

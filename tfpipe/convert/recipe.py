@@ -60,7 +60,7 @@ class Recipe:
             "int8 activations" if self.activations == "int8" else "",
             "weights of 7 bits" if self.reduce_range else "",
             "depthwise convolutions kept in float32" if self.keep_depthwise else "",
-            f"{len(self.keep)} operators kept in float32" if self.keep else "",
+            f"{len(self.keep)} operator{'s' * (len(self.keep) > 1)} kept in float32" if self.keep else "",
         ]
         return ", ".join(part for part in parts if part)
 

@@ -25,12 +25,14 @@ class Findings:
         config: The gate's limits.
         hops: Comparison with Keras.
         measured: By variant, fp32 first.
+        others: Variants run by another provider than ONNX Runtime's own for the CPU.
         executions: Ways to run the variants, best first.
         num_validation: Samples that the score was measured on.
         num_corrupt: Samples among the validation data that cannot be read.
         passes: Over the float32 graph, with what each changed.
         trials: What was tried for INT8, or by a search, with the reason for which it was not chosen.
         search_ended: Why a search ended; "" where there was nothing left to try.
+        sections: Further ones of the page, as Markdown.
         notes: Sentences on how the model was trained or converted.
         measured_on: Machine and libraries.
         missed: Limits missed; empty where the gate was passed.
@@ -43,12 +45,14 @@ class Findings:
     config: ConversionConfig
     hops: Sequence[Hop] = ()
     measured: dict[str, Measured] = field(default_factory=dict)
+    others: list[Measured] = field(default_factory=list)
     executions: tuple[Execution, ...] = ()
     num_validation: int = 0
     num_corrupt: int = 0
     passes: Sequence[PassResult] = ()
     trials: Sequence[tuple[Trial, str]] = ()
     search_ended: str = ""
+    sections: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     measured_on: dict[str, Any] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
@@ -72,7 +76,10 @@ class Findings:
         """
         fp32 = self.measured["fp32"].figures
         judged = {name: missed_limits(one.figures, fp32, self.config) for name, one in self.measured.items()}
-        executions = [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
+        executions = [
+            replace(one.execution, missed=tuple(missed_limits(one.figures, fp32, self.config))) for one in self.others
+        ]
+        executions += [replace(one.execution, missed=tuple(judged[name])) for name, one in self.measured.items()]
         self.executions = tuple(sorted(executions, key=lambda one: (one.variant != self.precision, not one.passed)))
         return judged[self.precision]
 
@@ -88,6 +95,7 @@ def render(findings: Findings, *, usage: Sequence[str]) -> str:
         f"# Conversion of {findings.title}",
         _verdict(findings),
         _variants(findings),
+        *findings.sections,
         _hops(findings),
         _weights(findings.measured),
         _bullets("Graph passes", [result.describe() for result in findings.passes]),

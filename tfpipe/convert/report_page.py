@@ -9,7 +9,11 @@ from matplotlib.figure import Figure
 
 from tfpipe.convert.report import Findings
 from tfpipe.convert.report_figures import variants_figure, waterfall_figure
+from tfpipe.convert.search_figure import search_figure
 from tfpipe.figure_style import svg_uri
+
+# A few recipes need no picture.
+_PICTURED_TRIALS = 3
 
 
 def render_page(findings: Findings, text: str, more: Mapping[str, Figure] | None = None) -> str:
@@ -24,6 +28,8 @@ def render_page(findings: Findings, text: str, more: Mapping[str, Figure] | None
     figures: dict[str, Figure] = {}
     if findings.measured:
         figures["Size, score and speed of each variant"] = variants_figure(findings.measured)
+    if len(findings.trials) > _PICTURED_TRIALS:
+        figures["What was tried: how fast, and how accurate"] = search_figure(findings.trials)
     if hops:
         figures["Parity: what each hop between a raw file and an answer costs in exactness"] = waterfall_figure(hops)
     figures |= more or {}

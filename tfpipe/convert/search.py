@@ -36,10 +36,20 @@ class Budget:
     Attributes:
         max_trials: Trials at most, the float32 reference included.
         max_s: No trial is begun after so many seconds.
+
+    Raises:
+        ConfigError: It allows nothing.
     """
 
     max_trials: int = 12
     max_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.max_trials < 1:
+            raise ConfigError(f"--max-trials: expected at least 1, received {self.max_trials}.")
+        # `not >` rather than `<=`: a NaN is refused too.
+        if not self.max_s > 0:
+            raise ConfigError(f"--max-minutes: expected more than 0, received {self.max_s / 60:g}.")
 
 
 @dataclass(frozen=True)
@@ -211,8 +221,8 @@ def _figures(reference: Trial) -> Figures:
 
 
 def _log(trial: Trial) -> None:
-    outcome = trial.problem or " ".join(trial.missed) or "passed"
+    outcome = "passed" if trial.passed else "missed the gate" if trial.figures else "failed"
     logger.info(
-        "trial %s: %.3g ms, score %.4f, %s (%.1f s)",
-        trial.contender.title, trial.p50_ms, trial.score, outcome, trial.took_s,
+        "trial %s, score %.4f, %.3g ms, %s: %.1f s",
+        trial.contender.title, trial.score, trial.p50_ms, outcome, trial.took_s,
     )  # fmt: skip

@@ -18,13 +18,14 @@ from tf2onnx.tfonnx import process_tf_graph
 import tfpipe
 from tfpipe.convert import native_layers, resize, signs
 from tfpipe.convert.features import FEATURES, features_spec, with_features
+from tfpipe.convert.onnx_file import all_nodes, open_graph
 from tfpipe.convert.rewrites.axes import NameAxes
 from tfpipe.convert.rewrites.opset import NEWEST_WRITTEN
 from tfpipe.convert.tensor_function import TensorFunction
+from tfpipe.convert.unsupported import Operation, all_layers, explain_failure, explain_operations
 from tfpipe.core.errors import BundleError, ConversionError
 from tfpipe.core.signature import TensorSpec
 from tfpipe.models.assembly import ImageParts
-from tfpipe.ort import open_session
 
 _NOISE = (b"before absl::InitializeLog()", b"Number of eligible GPUs")
 _DOCUMENTATION = {
@@ -68,6 +69,7 @@ def preprocessing_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[st
         opset=opset,
         handlers=resize.EXACT,
         metadata={**metadata, "graph": "preprocessing"},
+        layers=all_layers(parts.model),
     )
 
 
@@ -96,6 +98,7 @@ def network_to_onnx(
             handlers={**resize.ANTIALIASED, **native_layers.HANDLERS},
             metadata={**metadata, "graph": "model"},
             complete=weights.store,
+            layers=all_layers(parts.network),
         )
 
 
@@ -133,6 +136,7 @@ def text_network_to_onnx(
             handlers=native_layers.HANDLERS,
             metadata={**metadata, "graph": "text model"},
             complete=weights.store,
+            layers=all_layers(network),
         )
 
 
@@ -179,8 +183,12 @@ def _to_onnx(
     handlers: Mapping[str, resize.Handler],
     metadata: Mapping[str, str],
     complete: Callable[[onnx.ModelProto], None] = lambda model: None,
+    layers: Sequence[keras.layers.Layer] = (),
 ) -> onnx.ModelProto:
-    """Convert a function of tensors that returns a dict; the acceptance test is that ONNX Runtime loads the result."""
+    """Convert a function of tensors that returns a dict; the acceptance test is that ONNX Runtime loads the result.
+
+    `layers` are those that the function calls, for errors.
+    """
     concrete = _trace(function, inputs)
     captured = {placeholder.name for _, placeholder in concrete.graph.captures}
     # Captured constants (a Normalization's mean) stay constants: tf2onnx's own entry points make inputs of them.
@@ -196,13 +204,11 @@ def _to_onnx(
     except ConversionError:
         raise
     except Exception as error:
-        raise ConversionError(
-            f"{inputs[0].name} -> {outputs[0].name}: expected operations that tf2onnx can convert; {error}"
-        ) from error
+        raise ConversionError(explain_failure(error, _operations(concrete.graph), layers)) from error
     complete(model)
     NameAxes((*inputs, *outputs))(model)
     _describe(model, metadata)
-    _check(model)
+    _check(model, layers)
     return model
 
 
@@ -260,15 +266,23 @@ def _describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     onnx.helper.set_model_props(model, dict(metadata))
 
 
-def _check(model: onnx.ModelProto) -> None:
+def _operations(graph: Any) -> list[Operation]:
+    return [Operation(operation.name, operation.type) for operation in graph.get_operations()]
+
+
+def _check(model: onnx.ModelProto, layers: Sequence[keras.layers.Layer]) -> None:
     """Refuse operators that ONNX does not know, which tf2onnx leaves in the file, and files that do not load."""
-    unknown = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, node.domain)})
+    unknown = [Operation(node.name, node.op_type) for node in all_nodes(model.graph) if not _is_known(node)]
     if unknown:
-        raise ConversionError(f"model: expected operations that ONNX has, received {', '.join(unknown)}.")
+        raise ConversionError(explain_operations(unknown, layers))
     try:
-        open_session(model.SerializeToString(), provider="cpu")
+        open_graph(model)
     except BundleError as error:
         raise ConversionError(f"model: the converted graph does not load: {error}") from error
+
+
+def _is_known(node: onnx.NodeProto) -> bool:
+    return bool(onnx.defs.has(node.op_type, node.domain))
 
 
 @contextlib.contextmanager

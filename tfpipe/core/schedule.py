@@ -1,4 +1,4 @@
-"""Learning-rate arithmetic: plain functions of the number of updates done."""
+"""Learning rate and sparsity over a run: plain functions of the number of updates done."""
 
 import math
 from dataclasses import dataclass
@@ -42,6 +42,34 @@ class LearningRateSchedule:
             progress = _cycle_progress(done, max(1, self.restart_steps))
         low = self.peak * self.final_fraction
         return low + 0.5 * (self.peak - low) * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class SparsitySchedule:
+    """A rising share of weights that are 0: fast at first, while there are many that nobody misses, then slower.
+
+    Attributes:
+        target: Share in the end, 0..1.
+        start_step: Updates before the first weight is pruned.
+        end_step: Updates before the last one is; at least `start_step`.
+        every_steps: Updates between two rises.
+    """
+
+    target: float
+    start_step: int
+    end_step: int
+    every_steps: int
+
+    def at(self, step: int) -> float:
+        """Share that is 0 during the update after `step` updates.
+
+        Source: Zhu & Gupta 2017, arXiv:1710.01878, equation 1, with an initial sparsity of 0.
+        """
+        if step >= self.end_step:
+            return self.target
+        rises = max(0, step - self.start_step) // self.every_steps
+        progress = rises * self.every_steps / (self.end_step - self.start_step) if rises else 0.0
+        return self.target * (1.0 - (1.0 - progress) ** 3)
 
 
 def scaled_learning_rate(base: float, *, batch_size: int, reference_batch_size: int | None) -> float:

@@ -16,6 +16,7 @@ from tfpipe.tasks.task import Task
 from tfpipe.training import artifacts, report
 from tfpipe.training.checkpoints import TrainingState
 from tfpipe.training.evaluation import Evaluation
+from tfpipe.training.pruning import pruning_card
 
 
 def final_metrics(state: TrainingState, task: Task, evaluations: dict[str, Evaluation | None]) -> dict[str, float]:
@@ -55,6 +56,8 @@ def finish(
         "library_versions": library_versions(),
         "samples": {"train": len(splits.train), "validation": len(splits.validation or ())},
     }
+    if config.training.pruning.sparsity:
+        card["pruning"] = pruning_card(config.training, parts.network, state.history)
     artifacts.save_model(parts, folder / "model.keras")
     artifacts.save_model_card(folder / "model.json", card)
     artifacts.save_validation_index(folder / "validation.json", splits)

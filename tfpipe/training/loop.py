@@ -24,6 +24,7 @@ from tfpipe.training.evaluation import Evaluation, Evaluator
 from tfpipe.training.limits import steps_of_epoch
 from tfpipe.training.observers import Observer, StepRecord
 from tfpipe.training.progress import Progress
+from tfpipe.training.pruning import MagnitudePruning
 from tfpipe.training.recipe import build_optimizer, build_schedule
 from tfpipe.training.sentinel import check_shares
 from tfpipe.training.signals import StopRequest
@@ -63,9 +64,10 @@ class TrainingLoop:
         self.steps_per_epoch = steps_of_epoch(len(train.source), config)
         self.schedule = build_schedule(config.training, self.steps_per_epoch)
         self.optimizer = build_optimizer(config.training, parts.network, world)
+        self.pruning = MagnitudePruning(config.training, parts.network, self.optimizer, self.steps_per_epoch)
         weights = class_weights(config.training, parts.labels, parts.task.occurrences(train.source))
         specs = batch_specs(train)
-        self.training_step = TrainingStep(parts, config, self.optimizer, specs, weights)
+        self.training_step = TrainingStep(parts, config, self.optimizer, self.pruning, specs, weights)
         self._since = time.monotonic()
         self._ended: str | None = None
         self._evaluator = Evaluator(parts, config.training, world, specs, stop)
@@ -103,7 +105,7 @@ class TrainingLoop:
             StoppedError: A signal came; a checkpoint was saved.
             TrainingError: The loss is not finite, or too many samples are corrupt.
         """
-        epochs = self.config.training.epochs
+        epochs, observers = self.config.training.epochs, (self.pruning, *observers)
         progress = Progress(epochs=epochs, steps_per_epoch=self.steps_per_epoch, shown=self.world.is_chief)
         if self.world.is_chief:
             checkpoints.prepare(self.variables())
@@ -290,6 +292,9 @@ class TrainingLoop:
         return metrics | {f"val_{name}": value for name, value in evaluation.metrics.items()}
 
     def _note_best(self, state: TrainingState, metrics: dict[str, float]) -> bool:
+        if not self.pruning.is_complete(state.step):
+            # Denser weights score better, and are not what was asked for.
+            return False
         name = self.config.training.monitor
         # A val_* monitor without validation data: the training loss has to do.
         value = metrics.get(name, metrics["loss"])

@@ -23,6 +23,7 @@ from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
 from tfpipe.settings import Config, TrainingConfig
 from tfpipe.tasks.task import LOSS
+from tfpipe.training.pruning import MagnitudePruning
 from tfpipe.training.recipe import build_optimizer
 from tfpipe.training.step import TrainingStep
 
@@ -180,7 +181,9 @@ def _trial(config: Config, build: Callable[[Config], Parts], train: Reader, batc
     """Steps of a model that is thrown away, alone, on samples of the run; batch_size is one worker's."""
     keras.mixed_precision.set_global_policy(config.training.precision)
     parts = build(config)
-    step = TrainingStep(parts, config, build_optimizer(config.training, parts.network, World()), batch_specs(train))
+    optimizer = build_optimizer(config.training, parts.network, World())
+    pruning = MagnitudePruning(config.training, parts.network, optimizer, steps_per_epoch=1)
+    step = TrainingStep(parts, config, optimizer, pruning, batch_specs(train))
     return _timed_steps(step, example_batch(train, batch_size), config.training.learning_rate)
 
 

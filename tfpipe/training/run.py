@@ -248,6 +248,7 @@ def _run(
             loop.run(state, held.enter_context(CheckpointWriter(saved)), observers)
         # 6. The best weights are the model.
         state.best_epoch = world.on_chief(lambda: restore_best(loop, saved, state))
+        world.on_chief(loop.pruning.complete)
         world.broadcast_variables(parts.model.variables)
         readers = {"val": prepared.validation, "test": prepared.test}
         evaluations = {name: loop.evaluate(r) for name, r in readers.items() if r is not None}
@@ -320,6 +321,10 @@ def _restore(loop: TrainingLoop, saved: CheckpointFolder, commit: Commit) -> Tra
 
 def restore_best(loop: TrainingLoop, saved: CheckpointFolder, state: TrainingState) -> int | None:
     """Bring the best weights back; gives their epoch."""
+    if state.best_epoch is None:
+        # The run ended before its pruning did, and no epoch counts but the last.
+        adopt_average(loop.optimizer)
+        return len(state.history) - 1
     best = saved.load_best()
     if best is None:
         logger.warning("the best checkpoint cannot be read; the last weights are saved instead.")

@@ -13,6 +13,7 @@ from tfpipe.settings import Config
 from tfpipe.tasks.task import NUM_COUNTS
 from tfpipe.training.batch_norm import SynchronizedStatistics
 from tfpipe.training.optimizer import DataParallelOptimizer
+from tfpipe.training.pruning import MagnitudePruning
 from tfpipe.training.recipe import build_losses
 from tfpipe.training.rematerialization import recomputing
 from tfpipe.training.unfreezing import freeze, stage
@@ -28,6 +29,7 @@ class TrainingStep:
         parts: The model; its network is changed in place.
         config: The run.
         optimizer: Reduces over the workers and updates.
+        pruning: Keeps at 0 what it has pruned.
         specs: What the tensors of a batch are.
         class_weights: (classes,) float32, how much an example of each class counts in the gradient; None: alike.
     """
@@ -37,13 +39,14 @@ class TrainingStep:
         parts: Parts,
         config: Config,
         optimizer: DataParallelOptimizer,
+        pruning: MagnitudePruning,
         specs: Batch,
         class_weights: np.ndarray | None = None,
     ) -> None:
         self.parts, self.config, self.optimizer = parts, config, optimizer
         synchronized = config.training.sync_batch_norm and optimizer.world.size > 1
         self._statistics = SynchronizedStatistics(parts.network, optimizer.world) if synchronized else None
-        self._specs, self._class_weights = specs, class_weights
+        self._pruning, self._specs, self._class_weights = pruning, specs, class_weights
         self._losses = build_losses(config.training, parts.task, smoothing=config.training.label_smoothing)
         network = parts.network
         self._forward: Callable[[Any], Any] = partial(network, training=True)
@@ -90,7 +93,9 @@ class TrainingStep:
         sums = tf.concat([counts, [batch.num_corrupt], wishes], axis=0)
         ready = moment_after(tf.nest.flatten(gradients, expand_composites=True)) if self._timed else tf.zeros(2)
         self.optimizer.learning_rate.assign(learning_rate)
+        masks = self._pruning.masks()
         total, norm = self.optimizer.apply_sums(gradients, variables, sums, alone=alone)
+        self._pruning.keep(masks)
         return total[1:], norm, ready
 
     def _gradients(self, variables: list[Any], batch: Batch) -> tuple[list[Any], Any]:
