@@ -18,6 +18,7 @@ from tfpipe.convert.reference import KerasRows, SavedModelRows
 from tfpipe.convert.staging import measured_on, stage
 from tfpipe.convert.trained import TrainedModel
 from tfpipe.convert.variants import Found, find_variants
+from tfpipe.convert.weight_only import open_environment, weight_only_variants
 from tfpipe.core.errors import DataError, GateError
 from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
@@ -78,11 +79,12 @@ class Building:
             GateError: A hop beyond its bound, or a limit missed.
         """
         self._note_origin()
-        # What the score is measured on: known to be there before anything slow.
-        validation = self._open_validation()
+        # What the score is measured on, and a second environment: known to be there before anything slow.
+        validation, self._environment = self._open_validation(), open_environment(self._config)
         self._prepare(validation)
         self._make_floats()
         self._find_variants()
+        self._store_weights()
         self._write_saved_model()
         self._measure()
         self._judge()
@@ -146,6 +148,12 @@ class Building:
             self._take(candidate)
             self._score({name: candidate.session()})
 
+    def _store_weights(self) -> None:
+        """Weights of 4 or 8 bits alone, where they are asked for."""
+        for candidate in weight_only_variants(self._environment, self._candidates["fp32"], self._config):
+            self._take(candidate)
+            self._score({candidate.name: candidate.session()})
+
     def _yardstick(self) -> Yardstick:
         count = max(self._num_golden, _LEAST_ROWS)
         return Yardstick(
@@ -193,8 +201,7 @@ class Building:
                 )
         if self._asked.backend == "tensorrt":
             self._add_engine()
-        if "pruning" in self._trained.card:
-            findings.sections.append(sparsity.section(self._trained.card["pruning"], self._folder, findings.measured))
+        findings.sections += sparsity.sections(self._trained.card, self._folder, findings.measured)
         if self._scores is not None:
             findings.num_validation, findings.num_corrupt = self._scores.num_samples, self._scores.num_corrupt
 
