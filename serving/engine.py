@@ -66,7 +66,8 @@ class Engine:
         name: Model name, as requests and answers give it.
         version: Registered version; None for a model that is not registered.
         aliases: Aliases of the version when it was loaded.
-        precision: Variant that runs, e.g. "int8".
+        variant: Name of the variant that runs, e.g. "int8".
+        precision: Its precision, e.g. "int8".
         provider: What runs it, e.g. "cpu".
         arithmetic: What that computes float32 operators in.
         why: It runs in this way.
@@ -95,6 +96,9 @@ class Engine:
         self.task = served.bundle.manifest.task
         self.takes: Takes = inference.takes
         self._served, self._variant = served, variant
+        # Several variants may share a precision.
+        variants = served.bundle.manifest.variants
+        self.variant = next(name for name, one in variants.items() if one.file == variant.file)
         self._inference, self._model = inference, model
         self._max_batch_size = max_batch_size
         self._check_graph()
@@ -238,7 +242,7 @@ class Engine:
         bundle = self._served.bundle
         golden = golden_rows(bundle, self._inference)
         rows = [one.row for one in golden]
-        bound = bound_of(bundle, Execution(self.precision, self.provider, self.arithmetic))
+        bound = bound_of(bundle, Execution(self.variant, self.provider, self.arithmetic))
         where = f"golden samples of {self.name!r}, {self.precision} on {self.provider}"
         largest = 0.0
         for size, how in ((self._max_batch_size, ", in batches"), (1, "")):

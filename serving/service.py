@@ -98,6 +98,7 @@ class Service:
             {
                 "name": engine.name,
                 "version": engine.version,
+                "variant": engine.variant,
                 "precision": engine.precision,
                 "provider": engine.provider,
                 "arithmetic": engine.arithmetic,

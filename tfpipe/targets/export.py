@@ -64,6 +64,7 @@ def export(
     options: ExportOptions | None = None,
     overwrite: bool = False,
     tracking_uri: str | None = None,
+    cache_dir: Path = CACHE_DIR,
 ) -> ExportResult:
     """Write a bundle for another server. No TensorFlow.
 
@@ -77,6 +78,7 @@ def export(
         options: What may be chosen; None: the defaults.
         overwrite: Replace what an earlier export wrote there.
         tracking_uri: Of the registry; None: MLFLOW_TRACKING_URI, then sqlite:///mlflow.db.
+        cache_dir: Where downloads are kept.
 
     Raises:
         ConfigError: An unknown target or option, or `output` holds other files.
@@ -90,7 +92,7 @@ def export(
     _check_choice("--device", chosen.device, DEVICES)
     folder = Path(output).resolve()
     _check_output(folder, overwrite=overwrite)
-    job = _job(model, tracking_uri, chosen)
+    job = _job(*_open(model, tracking_uri, cache_dir.expanduser()), chosen)
     with atomic.staged_folder(folder, replace=True) as staging:
         _writer(target)(job, staging)
         (staging / CARD).write_text(_card(job, target), encoding="utf-8")
@@ -134,8 +136,7 @@ def _check_output(folder: Path, *, overwrite: bool) -> None:
     atomic.writable_folder(folder.parent, where="--output")
 
 
-def _job(model: str | Path, tracking_uri: str | None, chosen: ExportOptions) -> Job:
-    bundle, name, version = _open(model, tracking_uri)
+def _job(bundle: Bundle, name: str, version: str | None, chosen: ExportOptions) -> Job:
     name, version = chosen.name or name, version or "1"
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -144,7 +145,7 @@ def _job(model: str | Path, tracking_uri: str | None, chosen: ExportOptions) -> 
     return Job(bundle, name, version, bundle.variant(chosen.precision), chosen.triton_backend, chosen.device)
 
 
-def _open(model: str | Path, tracking_uri: str | None) -> tuple[Bundle, str, str | None]:
+def _open(model: str | Path, tracking_uri: str | None, cache_dir: Path) -> tuple[Bundle, str, str | None]:
     """The bundle with its name and version: the registry's, where it came from there."""
     if str(model).startswith(_SCHEME):
         # Only here: a folder is exported without asking MLflow, which takes seconds to import.
@@ -152,7 +153,7 @@ def _open(model: str | Path, tracking_uri: str | None) -> tuple[Bundle, str, str
 
         registry = Registry(tracking_uri)
         found = registry.resolve(str(model))
-        bundle = open_bundle(registry.download_bundle(found, CACHE_DIR.expanduser()))
+        bundle = open_bundle(registry.download_bundle(found, cache_dir))
         return bundle, found.name, found.version
     folder = Path(model)
     if not (folder / MANIFEST).is_file():

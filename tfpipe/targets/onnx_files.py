@@ -23,6 +23,8 @@ from tfpipe.text import tokenizer as tokenizers
 
 WHOLE = "whole.onnx"
 MODEL = "model.onnx"
+# Of names in the model's graph, which Keras would not give.
+_PREFIX = "whole/rows_to_answers/"
 _AXIS = "whole/first_axis"
 _BATCH = "whole/batch"
 
@@ -60,8 +62,8 @@ def compose_whole(preprocess: onnx.ModelProto, model: onnx.ModelProto) -> onnx.M
     try:
         opset, ir_version = max(_opset(preprocess), _opset(model)), max(preprocess.ir_version, model.ir_version)
         first, second = (_brought_to(graph, opset, ir_version) for graph in (preprocess, model))
-        first = compose.add_prefix(first, "preprocess/", rename_inputs=False)
-        second = compose.add_prefix(second, "model/")
+        # The second alone: a prefix would take the first one's input with it, whose name clients give.
+        second = compose.add_prefix(second, _PREFIX)
         _add_batch_axis(first)
         whole = compose.merge_models(first, second, io_map=[(_BATCH, second.graph.input[0].name)])
         _drop_batch_axis(whole, [output.name for output in model.graph.output])

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from tfpipe.core.bundle import Bundle, read_golden
 from tfpipe.core.errors import BundleError
+from tfpipe.core.signature import Array
 from tfpipe.inference.opening import open_inference
 from tfpipe.inference.texts import TEXT_TASKS
 from tfpipe.targets.job import Job
 from tfpipe.targets.readme import render
-from tfpipe.targets.warmup import WARMUP_FILE, WarmupSample, signatures_of, write_warmup
+from tfpipe.targets.warmup import WARMUP_FILE, image_request, signatures_of, text_request, write_warmup
 
 _MEANING = {
     "image_bytes": "string (batch): image files, upright 8-bit JPEG, PNG, BMP of 24 bits or GIF",
@@ -28,15 +29,16 @@ def write_tfserving(job: Job, folder: Path) -> None:
     target = folder / job.name / job.version
     shutil.copytree(_saved_model(job.bundle), target)
     if not (target / WARMUP_FILE).is_file():
-        write_warmup(target, golden_samples(job.bundle))
+        write_warmup(target, golden_requests(job.bundle))
     (folder / "README.md").write_text(_readme(job, target), encoding="utf-8")
 
 
-def golden_samples(bundle: Bundle) -> list[WarmupSample]:
-    """The golden samples of a bundle, as what signatures take; of a text longer than a row, the first row."""
+def golden_requests(bundle: Bundle) -> list[dict[str, Array]]:
+    """What signatures take, of each golden sample; of a text longer than a row, the first row."""
     inference = open_inference(bundle, threads=1)
+    request_of = image_request if inference.takes == "image" else text_request
     contents = [bundle.path(sample.file).read_bytes() for sample in read_golden(bundle)]
-    return [WarmupSample(content, inference.prepare(inference.decode(content)).rows[0]) for content in contents]
+    return [request_of(content, inference.prepare(inference.decode(content)).rows[0]) for content in contents]
 
 
 def _saved_model(bundle: Bundle) -> Path:

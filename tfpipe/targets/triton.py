@@ -13,7 +13,7 @@ from tfpipe.targets.carried import copy_bundle, copy_code, labels_text, requirem
 from tfpipe.targets.job import Job
 from tfpipe.targets.pbtxt import Name, render
 from tfpipe.targets.readme import render as render_readme
-from tfpipe.targets.tfserving import golden_samples
+from tfpipe.targets.tfserving import golden_requests
 
 # Triton's names of NumPy's types.
 _TYPES = {
@@ -25,6 +25,7 @@ _MAX_BATCH_SIZE = 32
 # How long a lone request waits for others: less than a person notices, and than most models take.
 _QUEUE_DELAY_US = 2000
 _WARMUP_SAMPLES = 4
+_LABELS = "labels.txt"
 _BATCHED = "Requests are batched."
 _NOT_BATCHED = "Requests are not batched, as this variant's answer to a row depends on the rows beside it."
 # Triton imports it from the folder of the version.
@@ -87,15 +88,15 @@ def _write_python(job: Job, model: Path, common: Mapping[str, Any], answers: Bun
 def _write_onnxruntime(job: Job, model: Path, common: Mapping[str, Any], answers: BundleAnswers) -> str:
     manifest = job.bundle.manifest
     shutil.copyfile(job.bundle.path(job.variant.file), model / job.version / "model.onnx")
-    (model / "labels.txt").write_text(labels_text(job.bundle), encoding="utf-8")
-    rows = [sample.row for sample in golden_samples(job.bundle)[:_WARMUP_SAMPLES]]
+    (model / _LABELS).write_text(labels_text(job.bundle), encoding="utf-8")
     spec = manifest.inputs[0]
+    rows = [request[spec.name][0] for request in golden_requests(job.bundle)[:_WARMUP_SAMPLES]]
     warmup = _write_warmup(model, spec.name, _type(spec), [(_little_endian(row), row.shape) for row in rows])
     config = {
         **common,
         "max_batch_size": _MAX_BATCH_SIZE,
         "input": [_tensor(spec)],
-        "output": [{**_tensor(one), "label_filename": "labels.txt"} for one in manifest.outputs],
+        "output": [_output(one) for one in manifest.outputs],
         # Strangers' requests share a batch only where a row's answer does not depend on the rows beside it.
         "dynamic_batching": [{"max_queue_delay_microseconds": _QUEUE_DELAY_US}] if job.variant.batch_invariant else [],
         "model_warmup": warmup,
@@ -127,6 +128,11 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     """An input or output without the batch's axis, which Triton adds."""
     dims = [-1 if isinstance(length, str) else length for length in spec.shape[1:]]
     return {"name": spec.name, "data_type": Name(_type(spec)), "dims": dims}
+
+
+def _output(spec: TensorSpec) -> dict[str, Any]:
+    # With the labels' names Triton's classification extension answers by label.
+    return {**_tensor(spec), **({"label_filename": _LABELS} if spec.name == "probabilities" else {})}
 
 
 def _type(spec: TensorSpec) -> str:

@@ -7,7 +7,6 @@ tensorflow_serving/apis/{model,predict,prediction_log}.proto, and TensorFlow Ser
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from tfpipe.decode import decode_with_header
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 # TensorFlow Serving takes 1000 at most; a few show it every shape that it will meet.
-_MAX_SAMPLES = 8
+_MAX_REQUESTS = 8
 _STRING = 7
 _DATA_TYPES = {
     "float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int16": 5, "int8": 6, "int64": 9, "bool": 10,
@@ -28,40 +27,52 @@ _DATA_TYPES = {
 }  # fmt: skip
 
 
-class WarmupSample(NamedTuple):
-    """One input in the forms that signatures take.
+def image_request(content: bytes, row: Array) -> dict[str, Array]:
+    """What the signatures of images take, of one image.
 
-    Attributes:
-        content: The file or UTF-8 text, as a client would send it.
-        row: What preprocessing makes of it, without the batch's axis.
+    Args:
+        content: The file. Left out where TensorFlow's decoders, which are all that a SavedModel has, read it otherwise:
+            a logged request that fails would keep the server from loading the model.
+        row: (height, width, channels) float32, what preprocessing makes of it.
     """
+    image = decode_with_header(content)
+    request = {"pixels": image.pixels[None], "input": row[None]}
+    return {**request, "image_bytes": np.array([content], object)} if image.is_plain else request
 
-    content: bytes
-    row: Array
+
+def text_request(content: bytes, row: Array) -> dict[str, Array]:
+    """What the signatures of texts take, of one text.
+
+    Args:
+        content: UTF-8.
+        row: (tokens,) int32, what the tokenizer makes of it.
+    """
+    return {"text": np.array([content], object), "input": row[None]}
 
 
-def write_warmup(saved_model_dir: Path, samples: Sequence[WarmupSample]) -> int:
-    """Write the warm-up file of a SavedModel that `tfpipe.export` or `tfpipe.export_text` wrote.
+def write_warmup(saved_model_dir: Path, requests: Sequence[Mapping[str, Array]]) -> int:
+    """Write the warm-up file of a SavedModel: each signature is asked whatever a request holds all inputs of.
 
     Args:
         saved_model_dir: Holds saved_model.pb.
-        samples: Golden samples; a signature of image files gets those that TensorFlow's decoders can read, as one that
-            fails would keep the server from loading the model.
+        requests: Array by name of an input, batch axis included; see `image_request` and `text_request`. The first
+            few are taken.
 
     Returns:
-        How many requests it holds.
+        How many requests the file holds.
 
     Raises:
         BundleError: No SavedModel there.
     """
-    requests = [
-        prediction_log(signature, inputs)
+    logs = [
+        prediction_log(signature, {name: request[name] for name in names})
         for signature, names in sorted(signatures_of(saved_model_dir).items())
-        for inputs in _inputs(names, samples[:_MAX_SAMPLES])
+        for request in requests[:_MAX_REQUESTS]
+        if request.keys() >= set(names)
     ]
     (saved_model_dir / WARMUP_FILE).parent.mkdir(exist_ok=True)
-    atomic.write_file(saved_model_dir / WARMUP_FILE, b"".join(map(frame, requests)))
-    return len(requests)
+    atomic.write_file(saved_model_dir / WARMUP_FILE, b"".join(map(frame, logs)))
+    return len(logs)
 
 
 def signatures_of(saved_model_dir: Path) -> dict[str, tuple[str, ...]]:
@@ -84,19 +95,6 @@ def signatures_of(saved_model_dir: Path) -> dict[str, tuple[str, ...]]:
         raise BundleError(f"{path}: expected a SavedModel with signatures, received none.")
     # TensorFlow keeps its initializer among them, which takes nothing.
     return {name: inputs for name, inputs in found.items() if inputs}
-
-
-def _inputs(names: Sequence[str], samples: Sequence[WarmupSample]) -> Iterator[dict[str, Array]]:
-    for sample in samples:
-        if names == ("image_bytes",):
-            if decode_with_header(sample.content).is_plain:
-                yield {"image_bytes": np.array([sample.content], object)}
-        elif names == ("text",):
-            yield {"text": np.array([sample.content], object)}
-        elif names == ("pixels",):
-            yield {"pixels": decode_with_header(sample.content).pixels[None]}
-        elif names == ("input",):
-            yield {"input": sample.row[None]}
 
 
 def prediction_log(signature: str, inputs: Mapping[str, Array]) -> bytes:
