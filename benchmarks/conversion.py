@@ -9,7 +9,6 @@ nor the choice of the best epoch has seen.
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.measure import alternate, conclude, ratios
+from benchmarks.measure import alternate, conclude, median_of, ratios
 from tfpipe.config import load_config
 from tfpipe.convert.half import to_float16
 from tfpipe.convert.pipeline import convert
@@ -26,7 +25,7 @@ from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.to_onnx import network_to_onnx
 from tfpipe.data.arrays import open_digits
 from tfpipe.data.sources import Subset, to_pixels
-from tfpipe.models.assembly import assemble, build_network, build_preprocessing
+from tfpipe.models.assembly import ImageParts, assemble, build_network, build_preprocessing
 from tfpipe.models.zoo import CAFFE
 from tfpipe.ort import open_session
 from tfpipe.scoring import BundleScorer
@@ -61,15 +60,7 @@ def main() -> None:
 
 def resnet_margins() -> dict[str, list[float]]:
     """What each figure of ResNet-50 is of its goal; above 1 it is reached."""
-    config = load_config(
-        None, ["model.name=resnet50", f"preprocessing.image_size=[{SIDE},{SIDE}]", "preprocessing.normalization=auto"]
-    )
-    labels = tuple(map(str, range(10)))
-    parts = assemble(build_preprocessing(config.preprocessing, CAFFE), build_network(config, len(labels)), labels)
-    source = open_digits()
-    rows = np.concatenate(
-        [np.asarray(parts.preprocessing.rows(to_pixels(source.read(i)[0])[None])) for i in range(CALIBRATION_SAMPLES)]
-    )
+    parts, rows = resnet50(num_classes=10)
     graphs = {"fp32": network_to_onnx(parts, opset=18, metadata={})}
     graphs["int8"] = to_int8(graphs["fp32"], [{"input": rows}], Recipe("all", "minmax"))
     files = {name: graph.SerializeToString() for name, graph in graphs.items()}
@@ -89,21 +80,24 @@ def resnet_margins() -> dict[str, list[float]]:
     }
 
 
+def resnet50(num_classes: int) -> tuple[ImageParts, np.ndarray]:
+    """The model at 224 x 224 with random weights, and preprocessed digits."""
+    config = load_config(
+        None, ["model.name=resnet50", f"preprocessing.image_size=[{SIDE},{SIDE}]", "preprocessing.normalization=auto"]
+    )
+    labels = tuple(map(str, range(num_classes)))
+    parts = assemble(build_preprocessing(config.preprocessing, CAFFE), build_network(config, len(labels)), labels)
+    source = open_digits()
+    rows = [
+        np.asarray(parts.preprocessing.rows(to_pixels(source.read(i)[0])[None])) for i in range(CALIBRATION_SAMPLES)
+    ]
+    return parts, np.concatenate(rows)
+
+
 def _batch_of_one(model: bytes, row: np.ndarray) -> Callable[[], float]:
     """A contender: the median milliseconds of some runs."""
     session = open_session(model, provider="cpu", threads=1)
-
-    def run() -> float:
-        durations = []
-        for _ in range(RUNS):
-            started = time.perf_counter()
-            session.run({"input": row})
-            durations.append((time.perf_counter() - started) * 1e3)
-        return statistics.median(durations)
-
-    # Allocation and packing of weights are not what is compared.
-    run()
-    return run
+    return median_of(lambda: session.run({"input": row}), runs=RUNS)
 
 
 def digits_margins() -> dict[str, list[float]]:

@@ -13,14 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import tensorflow as tf
 
-from benchmarks.measure import alternate, conclude, ratios
+from benchmarks.measure import alternate, conclude, median_of, ratios
 from benchmarks.processes import ROOT
 from tfpipe.config import load_config
 from tfpipe.convert.half import to_float16
@@ -32,7 +32,7 @@ from tfpipe.ort import OnnxModel, open_session
 from tfpipe.preprocessing.layers import Probabilities
 
 VOCABULARY, LENGTH, CLASSES = 30_522, 128, 2
-TURNS, RUNS = 5, 5
+TURNS = 5
 PATIENCE_S = 900
 # Figures may reach: times as fast, and shares of FP32's file.
 LEAST_INT8, LEAST_FP32, LARGEST_INT8, LARGEST_FP16 = 2.6, 1.2, 0.45, 0.51
@@ -42,9 +42,13 @@ RECIPES = {"int8": Recipe("products", "minmax"), "dynamic": Recipe("products", "
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        margins = convert(folder)
+        shares = convert(folder)
+        margins = {"int8 file": [LARGEST_INT8 / shares["int8"]], "fp16 file": [LARGEST_FP16 / shares["fp16"]]}
         for threads in (1, 2):
-            margins |= timed_in_a_process(folder, threads)
+            figures = timed_in_a_process(folder, threads)
+            for name, base, goal in (("int8", "fp32", LEAST_INT8), ("fp32", "keras", LEAST_FP32)):
+                speeds = ratios(figures, base, name)
+                margins[f"{name} speed, {threads} threads"] = [value / goal for value in speeds]
     print()
     for figure, values in margins.items():
         print(f"{figure}: {statistics.median(values):.3f} of what its goal asks")
@@ -53,19 +57,30 @@ def main() -> None:
     conclude("text_conversion", margins[nearest], goal=1.0, unit="worst figure over its goal")
 
 
-def convert(folder: Path) -> dict[str, list[float]]:
-    """Write all variants; what each share is of its goal."""
+def bert_base() -> keras.Model:
+    """The network, random weights."""
     config = load_config(
         None,
         ["task=text_classification", "data.path=texts", "model.name=bert", "model.num_layers=12", "model.width=768",
          "model.num_heads=12", "model.feed_forward_width=3072"],
     )  # fmt: skip
-    network = build_text_network(config, Tokens(VOCABULARY, 0, 512), CLASSES, per_token=False)
-    network.save(folder / "network.keras")
+    return build_text_network(config, Tokens(VOCABULARY, 0, 512), CLASSES, per_token=False)
+
+
+def graph_of(network: keras.Model) -> onnx.ModelProto:
+    """The float32 graph."""
     answers = Probabilities([str(label) for label in range(CLASSES)], name="probabilities")
     started = time.perf_counter()
     graph = text_network_to_onnx(network, answers, num_outputs=CLASSES, per_token=False, opset=18, metadata={})
     print(f"fp32: {time.perf_counter() - started:.0f} s to convert, {len(graph.graph.node)} operators")
+    return graph
+
+
+def convert(folder: Path) -> dict[str, float]:
+    """Write all variants; the share of each of float32's file."""
+    network = bert_base()
+    network.save(folder / "network.keras")
+    graph = graph_of(network)
     del network
     size = write(folder, "fp32", graph.SerializeToString())
     shares = {}
@@ -75,7 +90,7 @@ def convert(folder: Path) -> dict[str, list[float]]:
         print_dependence(variant, open_session(content, provider="cpu", disabled_optimizers=recipe.disabled_optimizers))
     shares["fp16"] = write(folder, "fp16", to_float16(graph)[0].SerializeToString()) / size
     print(f"fp32 file: {size / 1e6:.1f} MB; shares of it: {shares}")
-    return {"int8 file": [LARGEST_INT8 / shares["int8"]], "fp16 file": [LARGEST_FP16 / shares["fp16"]]}
+    return shares
 
 
 def print_dependence(variant: str, session: OnnxModel) -> None:
@@ -88,20 +103,16 @@ def print_dependence(variant: str, session: OnnxModel) -> None:
 
 
 def timed_in_a_process(folder: Path, threads: int) -> dict[str, list[float]]:
-    """What each speed is of its goal, by a process with so many threads."""
+    """Milliseconds of each contender and turn, by a process with so many threads."""
     command = [sys.executable, "-m", "benchmarks.text_conversion", str(folder), str(threads)]
     printed = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE_S)
     *lines, result = printed.stdout.splitlines()
     print(f"\n{threads} threads", *lines, sep="\n")
-    figures = json.loads(result)
-    speeds = {"int8": ratios(figures, "fp32", "int8"), "fp32": ratios(figures, "keras", "fp32")}
+    figures: dict[str, list[float]] = json.loads(result)
     for name, base in (("int8", "fp32"), ("dynamic", "fp32"), ("fp32", "keras")):
         values = ratios(figures, base, name)
         print(f"{name} is {statistics.median(values):.2f} times as fast as {base}, {min(values):.2f}-{max(values):.2f}")
-    return {
-        f"int8 speed, {threads} threads": [value / LEAST_INT8 for value in speeds["int8"]],
-        f"fp32 speed, {threads} threads": [value / LEAST_FP32 for value in speeds["fp32"]],
-    }
+    return figures
 
 
 def time_with(folder: Path, threads: int) -> None:
@@ -120,22 +131,6 @@ def time_with(folder: Path, threads: int) -> None:
         )
         contenders[variant] = median_of(lambda session=session: session.run({"input": row}))
     print(json.dumps(alternate(contenders, repeats=TURNS)))
-
-
-def median_of(run: Callable[[], object]) -> Callable[[], float]:
-    """A contender: the median milliseconds of some runs."""
-
-    def durations() -> float:
-        measured = []
-        for _ in range(RUNS):
-            started = time.perf_counter()
-            run()
-            measured.append((time.perf_counter() - started) * 1e3)
-        return statistics.median(measured)
-
-    # Tracing, allocation and packing of weights are not what is compared.
-    durations()
-    return durations
 
 
 def some_rows(count: int, seed: int) -> np.ndarray:

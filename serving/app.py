@@ -23,9 +23,10 @@ from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
 from serving.schemas import components, inference_paths
 from serving.selection import Candidate, candidates, open_first
-from serving.service import Service
+from serving.service import AnyEngine, Service
 from serving.settings import ServingSettings
 from serving.source import fetch_bundle
+from serving.tensor_engine import TensorEngine
 from tfpipe.tuned import engines_dir, find_choice, this_machine
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 def create_app(
     settings: ServingSettings,
     *,
-    open_engine: Callable[[], Engine] | None = None,
+    open_engine: Callable[[], AnyEngine] | None = None,
     metrics: Metrics | None = None,
     on_load_error: Callable[[Exception], None] | None = None,
 ) -> Admission:
@@ -75,7 +76,7 @@ def create_app(
     return Admission(service, dict.fromkeys(FORM_FIELDS, predict), api)
 
 
-def engine_of_settings(settings: ServingSettings) -> Engine:
+def engine_of_settings(settings: ServingSettings) -> AnyEngine:
     """Fetch the bundle that the settings name, and open it in the first way that gives training's golden answers.
 
     Raises:
@@ -86,6 +87,10 @@ def engine_of_settings(settings: ServingSettings) -> Engine:
     listed = candidates(
         served.bundle, precision=settings.precision, provider=settings.provider, choice=choice, untuned=untuned
     )
+
+    def open_tensors(candidate: Candidate) -> TensorEngine:
+        cache = engines_dir(settings.cache_dir)
+        return TensorEngine.open(served, candidate.execution, threads=settings.threads, engines_dir=cache)
 
     def open_one(candidate: Candidate) -> Engine:
         return Engine.open(
@@ -100,6 +105,8 @@ def engine_of_settings(settings: ServingSettings) -> Engine:
             engines_dir=engines_dir(settings.cache_dir),
         )
 
+    if served.bundle.manifest.task == TensorEngine.task:
+        return open_first(listed, open_tensors)
     return open_first(listed, open_one)
 
 

@@ -29,7 +29,7 @@ from tfpipe.inference.interface import Inference, Prepared, Takes, answer_of, in
 from tfpipe.inference.opening import open_inference, open_model
 from tfpipe.ort import OnnxModel
 
-_OUTPUT = "probabilities"
+_OUTPUT, _FEATURES = "probabilities", "features"
 
 Input: TypeAlias = bytes | str | RequestError
 """A file as a client sends it, a text, or what is wrong with an input already."""
@@ -66,7 +66,8 @@ class Engine:
         name: Model name, as requests and answers give it.
         version: Registered version; None for a model that is not registered.
         aliases: Aliases of the version when it was loaded.
-        precision: Variant that runs, e.g. "int8".
+        variant: Name of the variant that runs, e.g. "int8".
+        precision: Its precision, e.g. "int8".
         provider: What runs it, e.g. "cpu".
         arithmetic: What that computes float32 operators in.
         why: It runs in this way.
@@ -95,6 +96,9 @@ class Engine:
         self.task = served.bundle.manifest.task
         self.takes: Takes = inference.takes
         self._served, self._variant = served, variant
+        # Several variants may share a precision.
+        variants = served.bundle.manifest.variants
+        self.variant = next(name for name, one in variants.items() if one.file == variant.file)
         self._inference, self._model = inference, model
         self._max_batch_size = max_batch_size
         self._check_graph()
@@ -139,12 +143,18 @@ class Engine:
         )
         return cls(served, variant, inference=inference, model=model, max_batch_size=max_batch_size)
 
-    def predict(self, inputs: Sequence[Input], *, deadline_s: float = float("inf")) -> Outcome:
+    @property
+    def gives_features(self) -> bool:
+        """Whether the bundle was converted with conversion.features."""
+        return _FEATURES in (spec.name for spec in self._served.bundle.manifest.outputs)
+
+    def predict(self, inputs: Sequence[Input], *, deadline_s: float = float("inf"), features: bool = False) -> Outcome:
         """Answer inputs, each on its own: one that fails leaves the others be.
 
         Args:
             inputs: What a request holds; an error stays the answer in its place.
             deadline_s: `time.monotonic()` after which nobody waits for the answer.
+            features: Whether each answer is to hold the vector before the model's head as "features".
 
         Raises:
             DeadlineError: The deadline passed before the last row was answered.
@@ -158,9 +168,14 @@ class Engine:
             except (TfpipeError, MemoryError) as error:
                 outcome.rows[index] = error
         # Several of one input, where it is a text that is longer than a row.
-        answered = iter(self._run_all([row for one in prepared.values() for row in one.rows], outcome, deadline_s))
+        rows = [row for one in prepared.values() for row in one.rows]
+        vectors: dict[int, Array] | None = {} if features else None
+        answered = enumerate(self._run_all(rows, outcome, deadline_s, vectors))
         for index, one in prepared.items():
-            outcome.rows[index] = _answer(one, list(islice(answered, len(one.rows))))
+            those = list(islice(answered, len(one.rows)))
+            outcome.rows[index] = _answer(one, [row for _, row in those])
+            if vectors is not None:
+                outcome.rows[index] = _with_features(outcome.rows[index], vectors.get(those[0][0]))
         return outcome
 
     def prepare(self, given: Input, outcome: Outcome) -> Prepared:
@@ -193,8 +208,13 @@ class Engine:
             raise InferenceError(f"preprocessing: {error}") from error
         return prepared
 
-    def run(self, rows: Sequence[Array], outcome: Outcome) -> list[Array]:
+    def run(self, rows: Sequence[Array], outcome: Outcome, vectors: list[Array] | None = None) -> list[Array]:
         """Rows -> the probabilities of each, in one run of the model.
+
+        Args:
+            rows: At least one.
+            outcome: What is measured goes there.
+            vectors: Features of each row are added to it, (units,) float32; None: they are not computed.
 
         Raises:
             InferenceError: The model failed.
@@ -203,8 +223,11 @@ class Engine:
         outcome.batches.append(len(rows))
         with outcome.timed("model"):
             batch = self._inference.batch(rows)
-            probabilities = self._model.run({self._model.input_names[0]: batch}, [_OUTPUT])[_OUTPUT]
-        return self._inference.cut(probabilities, rows)
+            wanted = [_OUTPUT] if vectors is None else [_OUTPUT, _FEATURES]
+            given = self._model.run({self._model.input_names[0]: batch}, wanted)
+        if vectors is not None:
+            vectors += list(given[_FEATURES])
+        return self._inference.cut(given[_OUTPUT], rows)
 
     def replay_golden(self) -> float:
         """Answer the bundle's golden samples and compare with training's answers, alone and in batches.
@@ -219,7 +242,7 @@ class Engine:
         bundle = self._served.bundle
         golden = golden_rows(bundle, self._inference)
         rows = [one.row for one in golden]
-        bound = bound_of(bundle, Execution(self.precision, self.provider, self.arithmetic))
+        bound = bound_of(bundle, Execution(self.variant, self.provider, self.arithmetic))
         where = f"golden samples of {self.name!r}, {self.precision} on {self.provider}"
         largest = 0.0
         for size, how in ((self._max_batch_size, ", in batches"), (1, "")):
@@ -238,16 +261,21 @@ class Engine:
             shape = [length if isinstance(axis, str) else axis for axis in spec.shape[1:]]
             self.run([np.zeros(shape, spec.dtype)] * self._max_batch_size, Outcome())
 
-    def _run_all(self, rows: Sequence[Array], outcome: Outcome, deadline_s: float) -> list[Array | Exception]:
+    def _run_all(
+        self, rows: Sequence[Array], outcome: Outcome, deadline_s: float, vectors: dict[int, Array] | None
+    ) -> list[Array | Exception]:
         results: dict[int, Array | Exception] = {}
         for positions in in_runs(self._inference, rows, self._max_batch_size):
             _check_deadline(deadline_s)
+            features: list[Array] | None = None if vectors is None else []
             try:
-                answered = self.run([rows[position] for position in positions], outcome)
+                answered = self.run([rows[position] for position in positions], outcome, features)
             except (InferenceError, MemoryError) as error:
                 results |= dict.fromkeys(positions, error)
             else:
                 results |= zip(positions, answered, strict=True)
+                if vectors is not None and features is not None:
+                    vectors |= zip(positions, features, strict=True)
         return [results[position] for position in range(len(rows))]
 
     def _check_graph(self) -> None:
@@ -272,6 +300,14 @@ def _answer(prepared: Prepared, answered: Sequence[Array | Exception]) -> dict[s
         return answer_of(prepared, rows)
     except InferenceError as error:
         return error
+
+
+def _with_features(answer: dict[str, Any] | Exception, vector: Array | None) -> dict[str, Any] | Exception:
+    if isinstance(answer, Exception) or vector is None:
+        return answer
+    if not np.isfinite(vector).all():
+        return InferenceError("model: expected finite features, received NaN or infinity for this input.")
+    return {**answer, _FEATURES: vector.tolist()}
 
 
 def _check_deadline(deadline_s: float) -> None:

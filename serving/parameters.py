@@ -5,9 +5,9 @@ import math
 import urllib.parse
 from collections.abc import Mapping
 
-from serving.engine import Engine
 from serving.errors import InvalidRequestError, UnknownModelError
 from serving.request import Request
+from serving.service import AnyEngine
 
 PARAMETERS = ("model_name", "model_version", "alias", "timeout_ms", "features")
 
@@ -34,12 +34,12 @@ def read_parameters(query: bytes) -> dict[str, str]:
     return parameters
 
 
-def check_model(engine: Engine, parameters: Mapping[str, str]) -> None:
+def check_model(engine: AnyEngine, parameters: Mapping[str, str]) -> None:
     """Refuse what this model is not: a request is answered by what it names, or not at all.
 
     Raises:
         UnknownModelError: Another name, version or alias.
-        InvalidRequestError: Features are asked for.
+        InvalidRequestError: Features are asked for, and its bundle has none.
     """
     name = parameters.get("model_name", engine.name)
     version = parameters.get("model_version", engine.version)
@@ -75,12 +75,14 @@ def timeout_s(request: Request, parameters: Mapping[str, str], *, longest_s: flo
     return min([longest_s, *(_milliseconds(name, text) / 1000 for name, text in given.items() if text is not None)])
 
 
-def _check_features(engine: Engine, features: str) -> None:
+def _check_features(engine: AnyEngine, features: str) -> None:
     if features not in ("true", "false"):
         raise InvalidRequestError(f"features: expected true or false, received {features!r}.", parameter="features")
-    if features == "true":
+    if features == "true" and not engine.gives_features:
         raise InvalidRequestError(
-            f"features: expected false, as the bundle of model {engine.name!r} gives no features.", parameter="features"
+            f"features: expected false, as the bundle of model {engine.name!r} gives no features. Convert it with "
+            "conversion.features=true.",
+            parameter="features",
         )
 
 

@@ -30,7 +30,7 @@ _PARAMETER_TEXTS = {
     "model_version": "Refuse to answer (404) unless this is the version.",
     "alias": "Refuse to answer (404) unless the version has this alias.",
     "timeout_ms": "Answer 504 after so many milliseconds; X-Timeout-Ms means the same.",
-    "features": "Embeddings beside the answer; false unless the bundle gives them.",
+    "features": "The vector before the model's head beside each answer; for bundles of conversion.features=true.",
 }
 _FAILURES = {
     "400": "Malformed, undecodable, or an unknown parameter",
@@ -69,6 +69,7 @@ class Prediction(_Body):
     label: str = Field(description="The most probable class.")
     score: float = Field(description="Its probability.")
     probabilities: dict[str, float] = Field(description="Of every class, most probable first.")
+    features: list[float] | None = Field(None, description="Only with features=true: the vector before the head.")
 
 
 class Label(_Body):
@@ -83,6 +84,7 @@ class Labels(_Body):
 
     labels: list[Label] = Field(description="Those of at least 0.5, most probable first.")
     probabilities: dict[str, float] = Field(description="Of every class, most probable first.")
+    features: list[float] | None = Field(None, description="Only with features=true: the vector before the head.")
 
 
 class Entity(_Body):

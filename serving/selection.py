@@ -3,12 +3,16 @@
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from serving.engine import Engine
+from serving.tensor_engine import TensorEngine
 from tfpipe.core.bundle import Bundle, Execution
 from tfpipe.core.errors import BundleError, GateError, TfpipeError
 from tfpipe.ort_providers import installed_providers
 from tfpipe.tuned import Choice
+
+AnyEngine = TypeVar("AnyEngine", Engine, TensorEngine)
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +70,7 @@ def candidates(
     return _once(found)
 
 
-def open_first(listed: Sequence[Candidate], open_engine: Callable[[Candidate], Engine]) -> Engine:
+def open_first(listed: Sequence[Candidate], open_engine: Callable[[Candidate], AnyEngine]) -> AnyEngine:
     """The first engine that opens and gives training's golden answers.
 
     Args:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from serving.engine import Engine
 from serving.errors import NotReadyError
 from serving.metrics import Metrics
 from serving.settings import ServingSettings
+from serving.tensor_engine import TensorEngine
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ Status = Literal["loading", "ready", "draining"]
 # After the drain's end: for the answers that say so to leave.
 _LAST_WORDS_S = 1.0
 
+AnyEngine: TypeAlias = Engine | TensorEngine
 T = TypeVar("T")
 
 
@@ -36,7 +38,7 @@ class Service:
         engine: None while loading.
     """
 
-    def __init__(self, settings: ServingSettings, metrics: Metrics, open_engine: Callable[[], Engine]) -> None:
+    def __init__(self, settings: ServingSettings, metrics: Metrics, open_engine: Callable[[], AnyEngine]) -> None:
         """Start nothing.
 
         Args:
@@ -47,7 +49,7 @@ class Service:
         """
         self.settings, self.metrics = settings, metrics
         self.status: Status = "loading"
-        self.engine: Engine | None = None
+        self.engine: AnyEngine | None = None
         self._open_engine = open_engine
         self._active: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -96,6 +98,7 @@ class Service:
             {
                 "name": engine.name,
                 "version": engine.version,
+                "variant": engine.variant,
                 "precision": engine.precision,
                 "provider": engine.provider,
                 "arithmetic": engine.arithmetic,
@@ -106,7 +109,7 @@ class Service:
             }
         ]
 
-    def require_engine(self) -> Engine:
+    def require_engine(self) -> AnyEngine:
         """The engine, if requests are taken.
 
         Raises:
@@ -166,7 +169,7 @@ class Service:
         work.add_done_callback(self._work.discard)
         return await asyncio.wrap_future(work)
 
-    def _load(self) -> Engine:
+    def _load(self) -> AnyEngine:
         started_s = time.perf_counter()
         engine = self._open_engine()
         engine.warm_up()

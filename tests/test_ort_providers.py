@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import SessionOptions
 
 from tfpipe.core.errors import BundleError, ConfigError
 from tfpipe.ort import open_session
-from tfpipe.ort_providers import PROVIDERS, Way, check, installed_providers, left_to_cpu, ways
+from tfpipe.ort_providers import PROVIDERS, Way, check, configure, installed_providers, left_to_cpu, ways
 
 HAS_OPENVINO = "openvino" in installed_providers()
 on_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="OpenVINO's plugin takes no processor of this machine")
@@ -57,6 +58,39 @@ def test_a_gpu_adds_its_providers():
     found = ways("fp32", features=(), installed=EVERY)
 
     assert [way.title for way in found] == ["cpu", "openvino", "cuda", "tensorrt", "tensorrt (float16)"]
+
+
+def test_tensorrt_computes_half_a_variant_in_float16_alone():
+    found = ways("fp16", features=(), installed=("tensorrt",))
+
+    assert found == (Way("tensorrt", "float16"),)
+
+
+@pytest.mark.parametrize("is_quantised", [False, True])
+@pytest.mark.parametrize("arithmetic", ["float32", "float16"])
+def test_tensorrt_is_told_its_arithmetic_and_where_engines_are_kept(tmp_path, arithmetic, is_quantised):
+    engines = tmp_path / "engines"
+
+    first, *behind = configure(
+        SessionOptions(),
+        Way("tensorrt", arithmetic),
+        threads=None,
+        engines_dir=engines,
+        is_quantised=is_quantised,
+    )
+
+    assert first[0] == "TensorrtExecutionProvider"
+    assert first[1]["trt_fp16_enable"] == ("1" if arithmetic == "float16" else "0")
+    assert first[1]["trt_int8_enable"] == ("1" if is_quantised else "0")
+    assert (first[1]["trt_engine_cache_enable"], first[1]["trt_engine_cache_path"]) == ("1", str(engines))
+    assert engines.is_dir()
+    assert [name for name, _ in behind] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_float32_on_a_gpu_is_no_tensorfloat32():
+    (first, options), _ = configure(SessionOptions(), Way("cuda"), threads=None, engines_dir=None)
+
+    assert (first, options["use_tf32"]) == ("CUDAExecutionProvider", "0")
 
 
 def test_every_way_that_is_offered_passes_the_check():

@@ -88,7 +88,7 @@ def parse_config(values: dict[str, Any], *, where: str) -> Config:
         problems: list[str] = []
         refused: list[str] = []
     except ValidationError as error:
-        problems = [_describe(entry) for entry in error.errors()]
+        problems = described_problems(error, Config)
         refused = [".".join(str(part) for part in entry["loc"]) for entry in error.errors()]
         # The combinations of what is left are still worth telling: refused values give way to their defaults.
         config = Config.model_validate(_without(values, error))
@@ -202,10 +202,20 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _describe(entry: Any) -> str:
+def described_problems(error: ValidationError, section: type[BaseModel]) -> list[str]:
+    """One sentence for each problem that a validation found, with the nearest key for an unknown one.
+
+    Args:
+        error: Of `section.model_validate`.
+        section: What was validated.
+    """
+    return [_describe(entry, section) for entry in error.errors()]
+
+
+def _describe(entry: Any, section: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
-        return f"{key}: unknown key. {_nearest_key(key)}"
+        return f"{key}: unknown key. {_nearest_key(key, section)}"
     if entry["type"] == "missing":
         return f"{key}: expected a value, received none."
     if entry["type"] in ("too_long", "too_short"):
@@ -217,8 +227,8 @@ def _describe(entry: Any) -> str:
     return f"{key}: expected {expected}, received {entry['input']!r}."
 
 
-def _nearest_key(key: str) -> str:
-    known = [name for name, *_ in _fields(Config)]
+def _nearest_key(key: str, section: type[BaseModel]) -> str:
+    known = [name for name, *_ in _fields(section)]
     sections = sorted({name.rpartition(".")[0] for name in known} - {""})
     close = difflib.get_close_matches(key, known + sections, n=1, cutoff=0.6)
     if not close:

@@ -89,7 +89,7 @@ def load_float32(path: Path) -> tuple[Parts, str]:
     policies = {layer.dtype_policy.name for layer in parts.network.layers} & set(_HALF)
     if not policies:
         return parts, "float32"
-    policy, model = policies.pop(), _under_float32(parts.model)
+    policy, model = policies.pop(), under_float32(parts.model)
     rebuilt: Parts
     if isinstance(parts, TextParts):
         rebuilt = text_parts_of(model, parts.saved, where=str(path))
@@ -191,7 +191,12 @@ def _decode(content: Any) -> Any:
     return tf.ensure_shape(pixels, (None, None, 3))
 
 
-def _under_float32(model: keras.Model) -> keras.Model:
+def under_float32(model: keras.Model) -> keras.Model:
+    """A model of mixed precision rebuilt under float32 policies, with the same weights.
+
+    Raises:
+        ConversionError: The weights do not fit the rebuilt model.
+    """
     config = _with_float32(copy.deepcopy(model.get_config()))
     rebuilt = type(model).from_config(config)
     try:

@@ -96,7 +96,13 @@ def open_session(
         options.intra_op_num_threads = threads
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    providers = ort_providers.configure(options, way, threads=threads, engines_dir=engines_dir)
+    providers = ort_providers.configure(
+        options,
+        way,
+        threads=threads,
+        engines_dir=engines_dir,
+        is_quantised=way.provider == "tensorrt" and _is_quantised(model),
+    )
     source = model if isinstance(model, bytes) else str(model)
     try:
         session = onnxruntime.InferenceSession(
@@ -119,3 +125,10 @@ def _choose(provider: str) -> str:
     if provider != "auto":
         return provider
     return "cuda" if PROVIDERS["cuda"] in onnxruntime.get_available_providers() else "cpu"
+
+
+def _is_quantised(model: Path | bytes) -> bool:
+    # A session says what is in a graph only once it is open.
+    if isinstance(model, bytes):
+        return b"QuantizeLinear" in model
+    return model.is_file() and b"QuantizeLinear" in model.read_bytes()

@@ -66,19 +66,22 @@ def ways(
     A provider that is installed may still fail to open a graph, or take none of its operators: `open_session` says so.
 
     Args:
-        precision: "fp32", "fp16" or "int8"; a variant in float16 gains nothing from another half arithmetic on top.
+        precision: "fp32", "fp16" or "int8".
         features: Flags of the processor; None: this one's.
         installed: Providers; None: those of this ONNX Runtime.
     """
     has_bfloat16 = bool(_BFLOAT16_FLAGS.intersection(cpu_features() if features is None else features))
     offered = installed_providers() if installed is None else installed
-    found = []
-    for provider in (name for name in PROVIDERS if name in offered):
-        for arithmetic in ARITHMETIC[provider]:
-            if arithmetic == "bfloat16" and (precision == "fp16" or not has_bfloat16):
-                continue
-            found.append(Way(provider, arithmetic))
-    return tuple(found)
+    every = [Way(provider, arithmetic) for provider in PROVIDERS for arithmetic in ARITHMETIC[provider]]
+    return tuple(way for way in every if way.provider in offered and _fits(precision, way, has_bfloat16=has_bfloat16))
+
+
+def _fits(precision: str, way: Way, *, has_bfloat16: bool) -> bool:
+    if way.arithmetic == "bfloat16":
+        # A variant in float16 gains nothing from another half arithmetic on top.
+        return has_bfloat16 and precision != "fp16"
+    # TensorRT takes tensors in float16 only where it may compute in it.
+    return (precision, way) != ("fp16", Way("tensorrt"))
 
 
 def installed_providers() -> tuple[str, ...]:
@@ -109,7 +112,14 @@ def check(way: Way) -> None:
         )
 
 
-def configure(options: onnxruntime.SessionOptions, way: Way, *, threads: int | None, engines_dir: Path | None) -> Any:
+def configure(
+    options: onnxruntime.SessionOptions,
+    way: Way,
+    *,
+    threads: int | None,
+    engines_dir: Path | None,
+    is_quantised: bool = False,
+) -> Any:
     """Set the options of a session for a way.
 
     Args:
@@ -117,6 +127,7 @@ def configure(options: onnxruntime.SessionOptions, way: Way, *, threads: int | N
         way: One that `check` lets pass.
         threads: Threads inside an operator; None leaves the provider's choice.
         engines_dir: Where TensorRT keeps the engines that it builds; None: nowhere.
+        is_quantised: Whether the graph quantises, which TensorRT must be told.
 
     Returns:
         What `InferenceSession` takes as `providers`: None where the options say it all.
@@ -130,7 +141,7 @@ def configure(options: onnxruntime.SessionOptions, way: Way, *, threads: int | N
         options.add_provider_for_devices(_openvino_devices(), {"load_config": json.dumps(_openvino(way, threads))})
         return None
     preload(way.provider)
-    own = _tensorrt(way, engines_dir) if way.provider == "tensorrt" else _CUDA
+    own = _tensorrt(way, engines_dir, is_quantised=is_quantised) if way.provider == "tensorrt" else _CUDA
     behind = [(PROVIDERS[name], _CUDA if name == "cuda" else {}) for name in _BEHIND[way.provider]]
     return [(PROVIDERS[way.provider], own), *behind]
 
@@ -191,8 +202,12 @@ def _openvino(way: Way, threads: int | None) -> dict[str, Any]:
     return {"CPU": values}
 
 
-def _tensorrt(way: Way, engines_dir: Path | None) -> dict[str, str]:
-    values = {"trt_fp16_enable": str(int(way.arithmetic == "float16")), "trt_int8_enable": "1"}
+def _tensorrt(way: Way, engines_dir: Path | None, *, is_quantised: bool) -> dict[str, str]:
+    values = {
+        "trt_fp16_enable": str(int(way.arithmetic == "float16")),
+        # Of a graph that does not quantise it would want a table of ranges.
+        "trt_int8_enable": str(int(is_quantised)),
+    }
     if engines_dir is not None:
         engines_dir.mkdir(parents=True, exist_ok=True)
         # An engine takes minutes to build; the cache is keyed by graph, GPU and TensorRT version.

@@ -384,12 +384,28 @@ class ConversionConfig(_Section):
         description="How INT8 ranges are set; auto: minmax, and where that misses max_metric_drop, percentile with "
         "depthwise convolutions kept in float32, of texts percentile and then dynamic; dynamic: by each batch.",
     )
+    calibration_path: str | None = Field(
+        None,
+        description="Samples that set INT8 ranges, in any form of data.path, in place of those that training kept; of "
+        "task tensor, an .npz file with an array of samples for each input.",
+    )
+    features: bool = Field(
+        False, description="Add the vector before the head as a second output, `features` (batch, units)."
+    )
     per_channel: bool = Field(True, description="One INT8 scale per output channel of a weight.")
     activations: Literal["uint8", "int8"] = Field(
         "uint8", description="INT8 activations; uint8 is faster on x86, int8 on ARM."
     )
     reduce_range: bool | None = Field(
         None, description="INT8 weights of 7 bits, for x86 without VNNI; null: where this machine has none."
+    )
+    weight_only: Literal["none", "int4", "int8"] = Field(
+        "none",
+        description="A further variant, `int4` or `int8_weights`, whose products have weights of 4 or 8 bits; for "
+        "transformers. Made in an environment of its own: scripts/weight_only_env.sh.",
+    )
+    weight_only_python: str | None = Field(
+        None, description="Python of that environment; null: .venvs/weight-only/bin/python."
     )
     http_hop: bool = Field(
         True, description="Start the service on the finished bundle and compare its answers, for the certificate."

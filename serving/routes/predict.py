@@ -19,6 +19,7 @@ from serving.request import Request
 from serving.routes.answers import Answer, error_body, record_error, status_of
 from serving.routes.inputs import check_media, read_inputs
 from serving.service import Service
+from serving.tensor_engine import TensorEngine
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class _Job:
     engine: Engine
     body: bytes
     deadline_s: float
+    features: bool
     body_s: float
     submitted_s: float
 
@@ -51,6 +53,8 @@ class PredictRoutes:
         engine = self._service.require_engine()
         parameters = read_parameters(request.query)
         check_model(engine, parameters)
+        if isinstance(engine, TensorEngine):
+            raise engine.refuse(request.path)
         check_media(engine, request)
         limit_s = timeout_s(request, parameters, longest_s=settings.timeout_ms / 1000)
         deadline_s = request.started_s + limit_s
@@ -63,7 +67,8 @@ class PredictRoutes:
                     timeout_s=settings.body_timeout_ms / 1000,
                 )
                 now = time.monotonic()
-                job = _Job(request, engine, body, deadline_s, now - request.started_s, now)
+                features = parameters.get("features") == "true"
+                job = _Job(request, engine, body, deadline_s, features, now - request.started_s, now)
                 return await self._service.run(partial(self._work, job))
         except TimeoutError:
             raise DeadlineError(
@@ -75,7 +80,7 @@ class PredictRoutes:
         """All that takes time, in one thread, as a hop costs more than a small model."""
         started_s = time.monotonic()
         inputs = read_inputs(job.engine, job.request, job.body)
-        outcome = job.engine.predict(inputs, deadline_s=job.deadline_s)
+        outcome = job.engine.predict(inputs, deadline_s=job.deadline_s, features=job.features)
         stages = {"body": job.body_s, "queue": started_s - job.submitted_s, **outcome.stage_s}
         for stage, seconds in stages.items():
             self._service.metrics.record_stage(**self._service.labels, stage=stage, latency_s=seconds)

@@ -62,10 +62,39 @@ def test_help_tells_options_keys_and_exit_codes(run, capsys):
         run("--help")
 
     page = capsys.readouterr().out
-    for words in ("--precision {fp32,fp16,int8}", "--backend {onnx,tftrt,tensorrt}", "--model MODEL", "--output DIR",
+    for words in ("--precision {fp32,fp16,int8}", "--search", "--max-trials N", "--max-minutes M",
+                  "--backend {onnx,tftrt,tensorrt}", "--model MODEL", "--output DIR",
                   "conversion.max_metric_drop", "data.validation_path", "tracking.uri",
                   "exit codes: 0 done; 2"):  # fmt: skip
         assert words in page
+
+
+def test_a_search_ends_with_the_fastest_way_that_passed(run, run_copy):
+    code, stderr = run(
+        "--model", run_copy, "--output", "out", "--search", "--max-trials", "2", "conversion.latency_runs=1",
+        "conversion.http_hop=false",
+    )  # fmt: skip
+
+    assert code == 0
+    best = open_bundle(Path("out")).executions()[0]
+    assert f"fastest that passed: {best.title}: {best.latency_ms['1']['p50']:.3f} ms for one row" in stderr
+    page = Path("out", "report.md").read_text(encoding="utf-8")
+    assert "The search ended after 2 trials, the most that --max-trials allows." in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--max-trials", "3"], "--max-trials, --max-minutes: expected --search beside them, received none."),
+        (["--search", "--max-trials", "0"], "--max-trials: expected at least 1, received 0."),
+        (["--search", "--max-minutes", "-1"], "--max-minutes: expected more than 0, received -1."),
+    ],
+)
+def test_a_search_that_could_try_nothing_is_refused(run, arguments, sentence):
+    code, stderr = run(*arguments)
+
+    assert code == 2
+    assert errors_in(stderr) == [f"error: {sentence}"]
 
 
 def test_a_conversion_ends_with_its_figures_and_says_nothing_else(run_copy, scratch, tmp_path):

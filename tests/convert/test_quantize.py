@@ -9,7 +9,7 @@ from tests.convert.onnx_graphs import answers, convolutional, graph_of, rows, st
 from tfpipe.convert import quantize
 from tfpipe.convert.quantize import Quantizer, is_depthwise
 from tfpipe.convert.recipe import Recipe
-from tfpipe.core.errors import ConversionError
+from tfpipe.core.errors import ConversionError, DataError
 from tfpipe.core.parity import BOUNDS, assert_parity
 
 MINMAX = Recipe("all", "minmax")
@@ -133,7 +133,7 @@ def test_quantisation_is_repeatable():
 
 def test_a_graph_that_cannot_be_quantised_is_refused_in_one_sentence():
     with pytest.raises(ConversionError, match="int8: expected a graph that can be quantised; "):
-        to_int8(convolutional(), rows()[..., :2], MINMAX)
+        quantize.to_int8(convolutional(), [{"input": rows(), "other": rows()}], MINMAX)
 
 
 # Recipes beside the default.
@@ -203,3 +203,27 @@ def test_one_calibration_serves_every_recipe_with_its_method():
     assert Counted.read == 1
     assert several[0] == several[2]
     assert several[0] == to_int8(convolutional(), rows(), MINMAX)
+
+
+# Calibration.
+
+
+def test_without_calibration_samples_a_static_recipe_is_refused_and_a_dynamic_one_is_not():
+    with Quantizer(convolutional(), []) as quantizer:
+        with pytest.raises(DataError, match=r"calibration: expected training samples, .* received none"):
+            quantizer.quantize(MINMAX)
+
+        assert quantizer.quantize(DYNAMIC).graph.node
+
+
+@pytest.mark.parametrize(
+    ("feed", "message"),
+    [
+        ({"input": rows()[:, :7]}, r"expected float32 of shape \(batch, 8, 8, 3\), received float32 of shape \(16, 7"),
+        ({"input": rows().astype(np.float64)}, r"expected float32 .* received float64"),
+        ({"rows": rows()}, r"no 'input'"),
+    ],
+)
+def test_calibration_samples_of_another_shape_are_refused(feed, message):
+    with Quantizer(convolutional(), [feed]) as quantizer, pytest.raises(DataError, match=f"do not fit.*{message}"):
+        quantizer.quantize(MINMAX)

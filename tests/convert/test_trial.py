@@ -69,6 +69,11 @@ def test_rows_that_depend_on_each_other_win_only_where_nothing_else_passed():
     assert choose([DEPENDENT, LOSSY, BROKEN]) == DEPENDENT
 
 
+def test_ranges_of_each_batch_depend_on_it_even_where_few_rows_do_not_show_it():
+    assert not trial("int8", 3.0, recipe=DYNAMIC, neighbours=0.0).batch_invariant
+    assert trial("int8", 3.0, neighbours=0.0).batch_invariant
+
+
 def test_of_two_that_are_as_fast_the_more_accurate_is_chosen():
     level = trial("int8", 4.05, 0.979, recipe=MIXED)
 

@@ -36,6 +36,7 @@ def test_health_names_the_model(client, bundle, path):
             {
                 "name": "colours",
                 "version": "3",
+                "variant": "int8",
                 "precision": "int8",
                 "provider": "cpu",
                 "arithmetic": "float32",
@@ -162,7 +163,7 @@ def test_an_error_that_nobody_foresaw_is_500_in_our_form_and_logged(bundle, capl
 
 def test_a_lack_of_memory_is_503(bundle):
     class Exhausted:
-        name, version, aliases, precision, provider = "m", "1", (), "fp32", "cpu"
+        name, version, aliases, variant, precision, provider = "m", "1", (), "fp32", "fp32", "cpu"
         arithmetic, why, passed_over, golden_max_abs_diff = "float32", "", (), 0.0
         bundle_id, task, takes = "0" * 12, "image_classification", "image"
 

@@ -200,3 +200,22 @@ def test_a_named_precision_is_never_replaced_by_another(tmp_path):
 
     with pytest.raises(GateError, match="fp32 on cpu"):
         engine_of(folder, precision="fp32", cache_dir=tmp_path)
+
+
+def test_one_of_several_variants_of_a_precision_is_judged_by_its_own_record(tmp_path):
+    plain = make_bundle(tmp_path / "plain")
+    variants = open_bundle(plain).manifest.variants
+    # Another file than int8's, and the only one that was 0.05 off at conversion.
+    other = replace(variants["int8"], file="model.fp16.onnx", golden_max_abs_diff=0.05)
+    folder = make_bundle(
+        tmp_path / "b",
+        golden_offset=0.05,
+        manifest_changes={
+            "variants": {"fp32": variants["fp32"], "int8": variants["int8"], "int8-signed": other},
+            "executions": (Execution("int8-signed", golden_max_abs_diff=0.05), Execution("int8")),
+        },
+    )
+
+    engine = engine_of(folder, cache_dir=tmp_path / "cache")
+
+    assert (engine.variant, engine.precision, engine.passed_over) == ("int8-signed", "int8", ())

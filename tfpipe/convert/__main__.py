@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfpipe.config import documented_keys
+from tfpipe.convert.foreign_settings import described_keys, is_foreign, read_foreign_config
 from tfpipe.convert.settings import PRECISIONS, read_settings
+from tfpipe.core.errors import ConfigError
+from tfpipe.inference.tensors import TENSOR_TASK
 from tfpipe.startup import run_command
 
 if TYPE_CHECKING:
-    from tfpipe.convert.pipeline import ConversionResult
+    from tfpipe.convert.asked import ConversionResult
+    from tfpipe.convert.search import Budget
 
 _BACKENDS = ("onnx", "tftrt", "tensorrt")
 
@@ -24,9 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(options: argparse.Namespace) -> int:
     # TensorFlow takes seconds to import: neither --help nor a mistyped key waits for it.
-    read_settings(options.config, options.overrides)
+    (read_foreign_config if is_foreign(options.model) else read_settings)(options.config, options.overrides)
     from tfpipe.convert.pipeline import convert
-    from tfpipe.convert.search import Budget
 
     result = convert(
         options.model,
@@ -36,31 +39,49 @@ def _command(options: argparse.Namespace) -> int:
         overrides=options.overrides,
         registered_model=os.environ.get("TFPIPE_REGISTERED_MODEL") or None,
         force=options.force,
-        search=Budget(options.max_trials, options.max_minutes * 60) if options.search else None,
+        allow_code=options.allow_code,
+        imports=options.imports,
+        search=_budget(options),
         backend=options.backend,
         allow_fallback=options.allow_fallback,
     )
-    sys.stderr.write(_closing_lines(result))
+    sys.stderr.write(_closing_lines(result, is_searched=options.search))
     return 0
 
 
-def _closing_lines(result: "ConversionResult") -> str:
+def _budget(options: argparse.Namespace) -> "Budget | None":
+    from tfpipe.convert.search import Budget
+
+    given = {"max_trials": options.max_trials, "max_s": options.max_minutes and options.max_minutes * 60}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not options.search:
+        raise ConfigError("--max-trials, --max-minutes: expected --search beside them, received none.")
+    return Budget(**given) if options.search else None
+
+
+def _closing_lines(result: "ConversionResult", *, is_searched: bool) -> str:
     # TensorFlow is there: it was converted with.
     from tfpipe.tasks.find import find_task
 
     manifest = result.bundle.manifest
     variants = manifest.variants
-    metric = find_task(manifest.task, manifest.labels, multi_label=manifest.multi_label).headline
+    metric = "–"
+    if manifest.task != TENSOR_TASK:
+        metric = find_task(manifest.task, manifest.labels, multi_label=manifest.multi_label).headline
     reference = variants["fp32"].size_bytes
-    lines = [f"{'':6}{'size':>12}{'of fp32':>9}{metric:>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
-    for name in (precision for precision in PRECISIONS if precision in variants):
+    lines = [f"{'':14}{'size':>12}{'of fp32':>9}{metric:>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
+    ranks = {precision: rank for rank, precision in enumerate(PRECISIONS)}
+    for name in sorted(variants, key=lambda name: (ranks.get(variants[name].precision, len(ranks)), name)):
         variant = variants[name]
         score = variant.metrics.get(metric)
         shown = "–" if score is None else f"{score:.2%}"
         lines.append(
-            f"{name:6}{variant.size_bytes / 1e6:9.3f} MB{variant.size_bytes / reference:9.1%}{shown:>10}"
-            f"{variant.latency_ms['1']:14.3f}{variant.latency_ms['8']:14.3f}"
+            f"{name:14}{variant.size_bytes / 1e6:9.3f} MB{variant.size_bytes / reference:9.1%}{shown:>10}"
+            + "".join(f"{ms:14.3f}" for ms in variant.latency_ms.values())
         )
+    if is_searched:
+        best = result.bundle.executions()[0]
+        lines.append(f"fastest that passed: {best.title}: {best.latency_ms['1']['p50']:.3f} ms for one row")
     folder = result.bundle.folder
     lines += [f"bundle: {folder}", f"report: {folder / 'report.html'}", *_serving_lines(result)]
     return "\n".join(lines) + "\n"
@@ -68,6 +89,8 @@ def _closing_lines(result: "ConversionResult") -> str:
 
 def _serving_lines(result: "ConversionResult") -> list[str]:
     version = result.version
+    if result.bundle.manifest.task == TENSOR_TASK:
+        return ["ask it: tfpipe.inference.tensors.open_tensors (see the report)"]
     if version is None:
         return [f"serve it: TFPIPE_SERVING_MODEL={result.bundle.folder} python -m serving"]
     if result.is_champion:
@@ -95,14 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", choices=PRECISIONS,
         help="what is served by default and judged; fp32 and fp16 are always in the bundle (default: int8; with "
-        "--search whichever is fastest)",
+        "--search whichever is fastest; fp32 for a model that was trained elsewhere and comes without data)",
     )  # fmt: skip
     parser.add_argument(
         "--search", action="store_true",
         help="find the fastest variant, and way to run it, that passes the gate on this machine",
     )  # fmt: skip
-    parser.add_argument("--max-trials", type=int, default=12, metavar="N", help="of --search (default: 12)")
-    parser.add_argument("--max-minutes", type=float, default=5.0, metavar="M", help="of --search (default: 5)")
+    parser.add_argument("--max-trials", type=int, metavar="N", help="of --search (default: 12)")
+    parser.add_argument("--max-minutes", type=float, metavar="M", help="of --search (default: 5)")
     parser.add_argument("--backend", choices=_BACKENDS, default="onnx", help="what the model is converted for")
     parser.add_argument(
         "--allow-fallback", action="store_true",
@@ -110,15 +133,27 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--model", metavar="MODEL",
-        help="models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir or a checkpoint; default: the "
-        "newest version of tracking.registered_model, TFPIPE_REGISTERED_MODEL or the only registered name",
+        help="models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir, a checkpoint, or a model that "
+        "was trained elsewhere (.keras, .h5, the folder of a SavedModel); default: the newest version of "
+        "tracking.registered_model, TFPIPE_REGISTERED_MODEL or the only registered name",
     )  # fmt: skip
     parser.add_argument(
         "--force", action="store_true",
         help="make the bundle although limits on score, classes, size or speed are missed; it records which",
     )  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="the bundle's folder (default: bundles/NAME-VERSION)")
-    parser.add_argument("--config", metavar="FILE", help="YAML whose conversion section and tracking store are used")
+    parser.add_argument(
+        "--config", metavar="FILE",
+        help="YAML whose conversion section and tracking store are used; of a model that was trained elsewhere, all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--import", metavar="MODULE", dest="imports", action="append", default=[],
+        help="module with the classes of a model that was trained elsewhere; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-code", action="store_true",
+        help="run the Python code that Lambda layers of a model file hold; only for files from a source you trust",
+    )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="like conversion.max_metric_drop=0.05")
     return parser
 
@@ -127,7 +162,9 @@ def _key_lines() -> list[str]:
     """The documented keys that a conversion takes, each with its line of meaning."""
     lines = documented_keys().splitlines()
     wanted = ("  conversion.", "  tracking.uri", "  tracking.registered_model", "  data.path", "  data.validation_path")
-    return [text for i, line in enumerate(lines) if line.startswith(wanted) for text in lines[i : i + 2]]
+    own = [text for i, line in enumerate(lines) if line.startswith(wanted) for text in lines[i : i + 2]]
+    foreign = [text for key, meaning in described_keys() for text in (f"  {key}", f"      {meaning}")]
+    return [*own, "keys of a model that was trained elsewhere:", *foreign]
 
 
 if __name__ == "__main__":

@@ -104,6 +104,14 @@ class Conversion(Protocol):
     def output(self) -> TensorSpec: ...
 
     @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Of the model graph, `features` too where they are asked for.
+
+        Raises:
+            ConfigError: They are, and the model has none.
+        """
+
+    @property
     def preprocess_inputs(self) -> tuple[TensorSpec, ...]: ...
 
     @property
@@ -129,6 +137,10 @@ class Conversion(Protocol):
 
     def compare(self, samples: Sequence[RawSample]) -> Comparison:
         """A comparison on these samples, and on awkward ones of our own."""
+        ...
+
+    def feature_hops(self, name: str, precision: str, model: OnnxModel, rows: Sequence[Array]) -> Iterator[Hop]:
+        """The features of a variant against Keras's, of Keras's own rows; none where it gives none."""
         ...
 
     def rows(self, samples: Sequence[RawSample]) -> list[Array]:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from tfpipe.convert import to_onnx
+from tfpipe.convert.features import feature_hops, features_spec
 from tfpipe.convert.hops import ImageComparison
 from tfpipe.convert.onnx_file import save_model
 from tfpipe.convert.passes import run_passes
@@ -15,6 +16,7 @@ from tfpipe.convert.quantize import Feed
 from tfpipe.convert.recipe import Operators
 from tfpipe.convert.rewrites.opset import ConvertOpset
 from tfpipe.convert.trained import RawSample
+from tfpipe.core.certificate import Hop
 from tfpipe.core.errors import DataError
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.data.sources import Source, to_pixels
@@ -54,6 +56,14 @@ class ImageConversion:
     def output(self) -> TensorSpec:
         return to_onnx.probabilities_spec(self._parts)
 
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        features = self._config.conversion.features
+        return (self.output, features_spec(self._parts.network)) if features else (self.output,)
+
+    def feature_hops(self, name: str, precision: str, model: OnnxModel, rows: Sequence[Array]) -> Iterator[Hop]:
+        return feature_hops(self._parts.network, name, precision, model, self.batch, rows)
+
     def write_preprocessing(self, folder: Path, metadata: Mapping[str, str]) -> None:
         graph = to_onnx.preprocessing_to_onnx(self._parts, opset=self._config.conversion.opset, metadata=metadata)
         # Of a height and a width that are no multiples of anything.
@@ -63,7 +73,8 @@ class ImageConversion:
         self._opened = open_session(folder / _FILE, provider="cpu")
 
     def network(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
-        return to_onnx.network_to_onnx(self._parts, opset=self._config.conversion.opset, metadata=metadata)
+        config = self._config.conversion
+        return to_onnx.network_to_onnx(self._parts, opset=config.opset, metadata=metadata, features=config.features)
 
     def keras_answers(self, samples: Sequence[RawSample]) -> list[Array]:
         keras = KerasReference(self._parts)

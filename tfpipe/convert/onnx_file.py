@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from tfpipe.core.errors import ConversionError
+from tfpipe.core.signature import TensorSpec
 from tfpipe.ort import OnnxModel, open_session
 
 # Source: protobuf, "Size limits": a message is smaller than 2 GiB; the rest is for names, nodes and shapes.
@@ -184,6 +185,26 @@ def restore_header(rewritten: onnx.ModelProto, source: onnx.ModelProto) -> onnx.
     del rewritten.opset_import[:]
     rewritten.opset_import.extend(versions)
     return rewritten
+
+
+def header_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What `restore_header` takes of a model, without its nodes and numbers."""
+    header = onnx.ModelProto()
+    _copy_fields(model, header, leaving_out="graph")
+    header.graph.name, header.graph.doc_string = model.graph.name, model.graph.doc_string
+    header.graph.input.extend(model.graph.input)
+    header.graph.output.extend(model.graph.output)
+    return header
+
+
+def input_specs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
+    """What a graph takes; axes without a name of their own are called "any"."""
+    specs = []
+    for value in model.graph.input:
+        kind = value.type.tensor_type
+        shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "any" for dim in kind.shape.dim)
+        specs.append(TensorSpec(value.name, helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape))
+    return tuple(specs)
 
 
 def domains(model: onnx.ModelProto) -> set[str]:

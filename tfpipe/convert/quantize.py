@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 import onnx
-import onnxruntime
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import CalibrationDataReader, create_calibrator
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
@@ -23,10 +22,12 @@ from onnxruntime.quantization.quant_utils import QuantizationMode, load_model_wi
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from tqdm import tqdm
 
+from tfpipe.convert.onnx_file import header_of, input_specs, restore_header, save_model
 from tfpipe.convert.recipe import Recipe
+from tfpipe.convert.rewrites.fold import FOLD
 from tfpipe.convert.stored_int8 import quantize_embeddings, store_kernels
-from tfpipe.core.errors import ConversionError
-from tfpipe.core.signature import Array
+from tfpipe.core.errors import ConversionError, DataError, SignatureError, TfpipeError
+from tfpipe.core.signature import Array, TensorSpec
 
 # Inputs of a graph by name.
 Feed = Mapping[str, Array]
@@ -57,14 +58,15 @@ class Quantizer:
     """
 
     def __init__(self, model: onnx.ModelProto, batches: Sequence[Feed]) -> None:
-        self._source = _header(model)
+        self._source, self._specs = header_of(model), input_specs(model)
         self.batches = batches
         self._folder = tempfile.TemporaryDirectory(prefix="tfpipe-int8-")
         self._prepared = Path(self._folder.name) / "prepared.onnx"
         self._ranges: dict[tuple[str, tuple[str, ...]], Any] = {}
         try:
             with _conversion_errors():
-                prepare(model, self._prepared)
+                # So that convolution, bias and activation become one INT8 kernel.
+                save_model(FOLD(model), self._prepared)
         except BaseException:
             self._folder.cleanup()
             raise
@@ -86,11 +88,15 @@ class Quantizer:
         return model
 
     def ranges(self, recipe: Recipe) -> Any:
-        """What values tensors hold, by name, as ONNX Runtime's quantiser takes them; of a static recipe."""
+        """What values tensors hold, by name, as ONNX Runtime's quantiser takes them; of a static recipe.
+
+        Raises:
+            DataError: There are no calibration samples, or they are not what the graph takes.
+        """
         key = recipe.calibration_method, tuple(operators_of(recipe))
         if key not in self._ranges:
             with _conversion_errors():
-                self._ranges[key] = calibrate(self._prepared, self.batches, *key)
+                self._ranges[key] = calibrate(self._prepared, self._specs, self.batches, *key)
         # The quantiser changes them.
         return copy.deepcopy(self._ranges[key])
 
@@ -109,7 +115,7 @@ class Quantizer:
                 # With the shapes that the quantiser inferred, ONNX Runtime fuses normalisation with the sum before it:
                 # 8 % slower.
                 del quantized.graph.value_info[:]
-        return with_header(quantized, self._source)
+        return restore_header(quantized, self._source)
 
     def _static(self, recipe: Recipe) -> onnx.ModelProto:
         operators, graph = operators_of(recipe), self.prepared()
@@ -200,28 +206,26 @@ class _Batches(CalibrationDataReader):
         return None if feed is None else dict(feed)
 
 
-def prepare(model: onnx.ModelProto, target: Path) -> None:
-    """Fold batch normalisation and constants, so that convolution, bias and activation become one INT8 kernel."""
-    content = model.SerializeToString()
-    # ONNX Runtime, which writes it again, does not say that a disk is full.
-    target.write_bytes(content)
-    options = onnxruntime.SessionOptions()
-    # Basic: rewrites within the ONNX standard that hold on any machine.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(target)
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def calibrate(prepared: Path, batches: Sequence[Feed], method: str, operators: Sequence[str]) -> Any:
+def calibrate(
+    prepared: Path, specs: Sequence[TensorSpec], batches: Sequence[Feed], method: str, operators: Sequence[str]
+) -> Any:
     """Ranges of what operators take and give.
 
     Args:
-        prepared: What `prepare` wrote.
-        batches: The graph's inputs.
+        prepared: The graph's file.
+        specs: What the graph takes.
+        batches: Of these inputs.
         method: "minmax", "entropy" or "percentile".
         operators: Types of operators.
+
+    Raises:
+        DataError: There are no batches, or one is not what the graph takes.
     """
+    if not batches:
+        raise DataError(
+            "calibration: expected training samples, which set the ranges of int8, received none. Training keeps them "
+            "in `calibration/`; without them convert with --precision fp16."
+        )
     calibrator = create_calibrator(
         prepared,
         list(operators),
@@ -232,30 +236,18 @@ def calibrate(prepared: Path, batches: Sequence[Feed], method: str, operators: S
     # It prints each step to standard output.
     with contextlib.redirect_stdout(io.StringIO()):
         for batch in tqdm(batches, desc=f"calibrating ({method})", leave=False, disable=None):
+            _check_calibration(specs, batch)
             calibrator.collect_data(_Batches(iter([batch])))
         return calibrator.compute_data()
 
 
-def with_header(quantized: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
-    """Give the quantised graph the names, axes and metadata of the one it came from."""
-    quantized.producer_name, quantized.producer_version = source.producer_name, source.producer_version
-    onnx.helper.set_model_props(quantized, {entry.key: entry.value for entry in source.metadata_props})
-    for values, originals in (
-        (quantized.graph.input, source.graph.input),
-        (quantized.graph.output, source.graph.output),
-    ):
-        for value, original in zip(values, originals, strict=True):
-            value.CopyFrom(original)
-    return quantized
-
-
-def _header(model: onnx.ModelProto) -> onnx.ModelProto:
-    """What `with_header` takes of a model, without its weights."""
-    header = onnx.ModelProto(producer_name=model.producer_name, producer_version=model.producer_version)
-    header.metadata_props.extend(model.metadata_props)
-    header.graph.input.extend(model.graph.input)
-    header.graph.output.extend(model.graph.output)
-    return header
+def _check_calibration(specs: Sequence[TensorSpec], feed: Feed) -> None:
+    for spec in specs:
+        try:
+            spec.check(feed[spec.name])
+        except (KeyError, SignatureError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"calibration samples do not fit the model: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -263,7 +255,7 @@ def _conversion_errors() -> Iterator[None]:
     """The library raises whatever it hits, from KeyError to plain Exception."""
     try:
         yield
-    except (OSError, ConversionError):
+    except (OSError, TfpipeError):
         raise
     except Exception as error:
         raise ConversionError(f"int8: expected a graph that can be quantised; {error}") from error

@@ -1,6 +1,6 @@
 """report.md of a bundle: what was measured, in one page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -140,8 +140,8 @@ def _variants(findings: Findings) -> str:
             f"{figures.weight_bytes / fp32.weight_bytes:.1%}",
             _share(figures.score),
             _share(measured.variant.metrics.get("top1_agreement")),
-            *(f"{latency[size][at]:.3f}" for size in ("1", "8") for at in ("p50", "p95", "p99")),
-            f"{measured.execution.rows_per_second['8']:.0f}",
+            *(_ms(latency.get(size, {}), at) for size in ("1", "8") for at in ("p50", "p95", "p99")),
+            f"{measured.execution.rows_per_second.get('8', 0):.0f}",
             f"{speed:.2f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
@@ -271,6 +271,11 @@ def _trial_cells(trial: Trial, reason: str) -> tuple[str, ...]:
 
 def _bullets(title: str, lines: Sequence[str]) -> str:
     return f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+
+
+def _ms(figures: Mapping[str, float], at: str) -> str:
+    # A model of named tensors may take one request at a time.
+    return f"{figures[at]:.3f}" if at in figures else "–"
 
 
 def _share(value: float | None) -> str:

@@ -113,7 +113,7 @@ def _manifest(trained: TrainedModel, conversion: Conversion, findings: report.Fi
         labels=parts.labels,
         multi_label=trained.multi_label,
         inputs=(conversion.input,),
-        outputs=(conversion.output,),
+        outputs=conversion.outputs,
         preprocess_inputs=conversion.preprocess_inputs,
         variants={name: one.variant for name, one in findings.measured.items()},
         default_variant=findings.precision,

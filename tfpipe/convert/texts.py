@@ -10,11 +10,13 @@ import onnx
 import tensorflow as tf
 
 from tfpipe.convert import to_onnx
+from tfpipe.convert.features import feature_hops, features_spec
 from tfpipe.convert.hops import Hops, asked
 from tfpipe.convert.quantize import Feed
 from tfpipe.convert.recipe import Operators
 from tfpipe.convert.trained import RawSample
-from tfpipe.core.certificate import compare
+from tfpipe.core.certificate import Hop, compare
+from tfpipe.core.errors import ConfigError
 from tfpipe.core.parity import BOUNDS, EQUAL, Bound
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.data.pipeline import evaluation_batches
@@ -69,6 +71,20 @@ class TextConversion:
         shape = ("batch", "sequence", num_outputs) if self._parts.per_token else ("batch", num_outputs)
         return TensorSpec("probabilities", "float32", shape)
 
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        if not self._config.conversion.features:
+            return (self.output,)
+        if self._parts.per_token:
+            raise ConfigError(
+                "conversion.features: expected a model that answers a whole text, as features are one vector a text; "
+                "task token_classification answers each word. Convert without conversion.features."
+            )
+        return (self.output, features_spec(self._parts.network))
+
+    def feature_hops(self, name: str, precision: str, model: OnnxModel, rows: Sequence[Array]) -> Iterator[Hop]:
+        return feature_hops(self._parts.network, name, precision, model, self.batch, rows)
+
     def write_preprocessing(self, folder: Path, metadata: Mapping[str, str]) -> None:
         self._parts.saved.write(folder / tokenizers.FOLDER)
 
@@ -81,6 +97,7 @@ class TextConversion:
             per_token=parts.per_token,
             opset=self._config.conversion.opset,
             metadata=metadata,
+            features=len(self.outputs) > 1,
         )
 
     def keras_answers(self, samples: Sequence[RawSample]) -> list[Array]:

@@ -16,10 +16,12 @@ from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 from tf2onnx.tfonnx import process_tf_graph
 
 import tfpipe
-from tfpipe.convert import native_layers, resize
+from tfpipe.convert import native_layers, resize, signs
+from tfpipe.convert.features import FEATURES, features_spec, with_features
 from tfpipe.convert.onnx_file import all_nodes, open_graph
 from tfpipe.convert.rewrites.axes import NameAxes
 from tfpipe.convert.rewrites.opset import NEWEST_WRITTEN
+from tfpipe.convert.tensor_function import TensorFunction
 from tfpipe.convert.unsupported import Operation, all_layers, explain_failure, explain_operations
 from tfpipe.core.errors import BundleError, ConversionError
 from tfpipe.core.signature import TensorSpec
@@ -29,6 +31,7 @@ _NOISE = (b"before absl::InitializeLog()", b"Number of eligible GPUs")
 _DOCUMENTATION = {
     "preprocessing": "One decoded image, upright 8-bit RGB of any size, to one row of the model's input.",
     "model": "A batch of preprocessed rows to class probabilities; the metadata `labels` names the classes in order.",
+    "tensors": "Named tensors to named tensors.",
     "text model": "A batch of rows of token ids, padded at their end, to probabilities of the metadata's `labels`.",
 }
 
@@ -70,24 +73,27 @@ def preprocessing_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[st
     )
 
 
-def network_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def network_to_onnx(
+    parts: ImageParts, *, opset: int, metadata: Mapping[str, str], features: bool = False
+) -> onnx.ModelProto:
     """The graph from rows to answers: `input` float32 (batch, h, w, 3) -> `probabilities` float32 (batch, classes).
 
     Args:
         parts: The trained model, under float32 policies.
         opset: ONNX operator set, from 17 on; written as 18 at most, see `ConvertOpset`.
         metadata: Written into the file.
+        features: Whether it gives `features` too; see `tfpipe.convert.features`.
 
     Raises:
+        ConfigError: It has no features.
         ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
     """
     probabilities = parts.model.get_layer("probabilities")
     with native_layers.native_layers() as weights:
         return _to_onnx(
-            # training=False: never left to a default, see FINDINGS of Keras 3: training mode leaks through some layers.
-            lambda input: {"probabilities": probabilities(parts.network(input, training=False))},
+            _answers(parts.network, probabilities, features),
             inputs=(rows_spec(parts),),
-            outputs=(probabilities_spec(parts),),
+            outputs=(probabilities_spec(parts), *([features_spec(parts.network)] if features else [])),
             opset=opset,
             handlers={**resize.ANTIALIASED, **native_layers.HANDLERS},
             metadata={**metadata, "graph": "model"},
@@ -104,6 +110,7 @@ def text_network_to_onnx(
     per_token: bool,
     opset: int,
     metadata: Mapping[str, str],
+    features: bool = False,
 ) -> onnx.ModelProto:
     """The graph from token ids to answers: `input` int32 (batch, sequence) -> `probabilities` float32.
 
@@ -114,6 +121,7 @@ def text_network_to_onnx(
         per_token: Whether each token is answered, (batch, sequence, num_outputs), or each row, (batch, num_outputs).
         opset: ONNX operator set, from 17 on; written as 18 at most, see `ConvertOpset`.
         metadata: Written into the file.
+        features: Whether it gives `features` too; not of tokens.
 
     Raises:
         ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
@@ -121,15 +129,49 @@ def text_network_to_onnx(
     shape = ("batch", "sequence", num_outputs) if per_token else ("batch", num_outputs)
     with native_layers.native_layers() as weights:
         return _to_onnx(
-            lambda input: {"probabilities": probabilities_layer(network(input, training=False))},
+            _answers(network, probabilities_layer, features),
             inputs=(TOKENS,),
-            outputs=(TensorSpec("probabilities", "float32", shape),),
+            outputs=(TensorSpec("probabilities", "float32", shape), *([features_spec(network)] if features else [])),
             opset=opset,
             handlers=native_layers.HANDLERS,
             metadata={**metadata, "graph": "text model"},
             complete=weights.store,
             layers=all_layers(network),
         )
+
+
+def _answers(network: keras.Model, probabilities: keras.layers.Layer, features: bool) -> Callable[..., dict[str, Any]]:
+    # training=False: never left to a default, as training mode leaks through some layers of Keras 3.
+    if not features:
+        return lambda input: {"probabilities": probabilities(network(input, training=False))}
+    double = with_features(network)
+
+    def both(input: Any) -> dict[str, Any]:
+        vectors, logits = double(input, training=False)
+        return {"probabilities": probabilities(logits), FEATURES: tf.cast(vectors, tf.float32)}
+
+    return both
+
+
+def tensors_to_onnx(function: TensorFunction, *, opset: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """The graph of a function of named tensors.
+
+    Args:
+        function: The model, under float32 policies.
+        opset: ONNX operator set, from 17 on; written as 18 at most, see `ConvertOpset`.
+        metadata: Written into the file.
+
+    Raises:
+        ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
+    """
+    return _to_onnx(
+        function.call,
+        inputs=function.inputs,
+        outputs=function.outputs,
+        opset=opset,
+        handlers={**resize.EXACT, **signs.HANDLERS},
+        metadata=metadata,
+    )
 
 
 def _to_onnx(

@@ -10,12 +10,15 @@ from typing import Any
 from tfpipe.config import load_config
 from tfpipe.convert.checkpoint import export_checkpoint, is_checkpoint
 from tfpipe.core.errors import ConfigError, DataError, DecodeError
+from tfpipe.data.sharding import epoch_order
+from tfpipe.data.sources import Source
+from tfpipe.data.splits import open_validation_alone
 from tfpipe.decode import decode_image
 from tfpipe.export import load_float32
 from tfpipe.models.assembly import Parts, TextParts
 from tfpipe.registry import ModelVersion, Registry
 from tfpipe.settings import Config
-from tfpipe.training.artifacts import KnownSample
+from tfpipe.training.artifacts import KnownSample, as_file
 
 _MODEL_URI = "models:/"
 
@@ -36,6 +39,19 @@ class RawSample:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """What goes with a model that was trained elsewhere.
+
+    Attributes:
+        validation: What accuracy is measured on; None: it is not checked.
+        notes: What was found inside the model and in the data, a sentence each, for the report.
+    """
+
+    validation: Source | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A trained-model folder, opened.
 
@@ -49,6 +65,8 @@ class TrainedModel:
         trained_policy: The Keras policy it was trained with.
         samples: Raw training samples, from `calibration/`.
         validation: The samples that the validation metrics were measured on; may be empty.
+        given_calibration: Samples that set INT8 ranges in place of those; None: those do.
+        foreign: What goes with it where it was trained elsewhere.
     """
 
     folder: Path
@@ -60,6 +78,14 @@ class TrainedModel:
     trained_policy: str
     samples: tuple[RawSample, ...]
     validation: tuple[KnownSample, ...]
+    given_calibration: tuple[RawSample, ...] | None = None
+    foreign: Foreign | None = None
+
+    @property
+    def calibration(self) -> tuple[RawSample, ...]:
+        """Samples that set INT8 ranges."""
+        samples = self.samples if self.given_calibration is None else self.given_calibration
+        return samples[: self.config.conversion.calibration_samples]
 
     @property
     def multi_label(self) -> bool:
@@ -133,6 +159,7 @@ def open_trained(folder: Path, version: ModelVersion | None, overrides: Sequence
         trained_policy=policy,
         samples=read_samples(folder / "calibration", _decoder(parts, config)),
         validation=_read_validation(folder / "validation.json", parts.labels),
+        given_calibration=_calibration(config, parts, parts.probabilities.multi_label),
     )
 
 
@@ -163,6 +190,51 @@ def read_samples(folder: Path, decode: Callable[[bytes], Any]) -> tuple[RawSampl
     if not samples:
         raise DataError(f"{folder}: expected training samples for calibration, found none.")
     return tuple(samples)
+
+
+def read_samples_of(
+    source: Source, count: int, decode: Callable[[bytes], Any], max_pixels: int
+) -> tuple[RawSample, ...]:
+    """Some samples of a data set as files, picked at random but always alike; unreadable ones are passed over.
+
+    Args:
+        source: Any; its labels do not matter.
+        count: Most samples.
+        decode: A file's content -> the sample.
+        max_pixels: Larger images are passed over.
+
+    Raises:
+        DataError: None can be read.
+    """
+    samples: list[RawSample] = []
+    for index in epoch_order(len(source), seed=0, epoch=0).tolist():
+        if len(samples) == count:
+            break
+        try:
+            sample, _ = source.read(index)
+            content, suffix = as_file(sample, max_pixels)
+        except (DataError, OSError):
+            continue
+        samples.append(RawSample(f"{len(samples):04d}{suffix}", content, decode(content)))
+    if not samples:
+        raise DataError("calibration data: expected samples that can be read, found none.")
+    return tuple(samples)
+
+
+def _calibration(config: Config, parts: Parts, multi_label: bool) -> tuple[RawSample, ...] | None:
+    """The samples of conversion.calibration_path; None where those that training kept are to be used."""
+    place = config.conversion.calibration_path
+    if place is None:
+        return None
+    there = config.data.model_copy(update={"validation_path": place})
+    try:
+        source = open_validation_alone(config.model_copy(update={"data": there}), parts.labels, multi_label=multi_label)
+    except DataError as error:
+        raise DataError(f"conversion.calibration_path: {place!r} cannot be used; {error}") from error
+    if source is None:
+        raise DataError(f"conversion.calibration_path: expected {place}('validation') to return data, received None.")
+    count = config.conversion.calibration_samples
+    return read_samples_of(source, count, _decoder(parts, config), config.data.max_image_pixels)
 
 
 def _read_validation(path: Path, labels: Sequence[str]) -> tuple[KnownSample, ...]:

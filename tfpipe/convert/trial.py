@@ -89,7 +89,11 @@ class Trial:
     @property
     def batch_invariant(self) -> bool:
         """Whether a row's answer is independent of the rows beside it."""
-        return self.figures is not None and self.figures.neighbours <= BOUNDS["fp32"].atol
+        recipe = self.contender.recipe
+        if self.figures is None or (recipe is not None and recipe.is_dynamic):
+            # That few rows did not show it proves nothing.
+            return False
+        return self.figures.neighbours <= BOUNDS["fp32"].atol
 
     def execution(self, variant: str) -> Execution:
         """For the bundle's manifest.

@@ -41,7 +41,8 @@ def open_inference(
     """
     manifest = bundle.manifest
     if manifest.task not in TASKS:
-        raise BundleError(f"{bundle.folder}: expected task {', '.join(TASKS)}, received {manifest.task!r}.")
+        hint = " Open it with tfpipe.inference.tensors." if manifest.task == "tensor" else ""
+        raise BundleError(f"{bundle.folder}: expected task {', '.join(TASKS)}, received {manifest.task!r}.{hint}")
     if manifest.task not in TEXT_TASKS:
         # On the CPU: images of every size would make a GPU compile and copy anew for each.
         session = open_session(bundle.path(PREPROCESS_FILE), provider="cpu", threads=threads)

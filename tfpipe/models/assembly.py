@@ -23,6 +23,9 @@ from tfpipe.tasks.task import Task
 from tfpipe.text import tokenizer as tokenizers
 from tfpipe.text.tokenizer import SavedTokenizer, Tokenizer, open_saved
 
+# Between a decoded image and the network's rows, in order.
+IMAGE_LAYERS = ("resize", "augmentation", "rescale", "normalization")
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -260,8 +263,8 @@ def parts_of(model: keras.Model, *, where: str) -> ImageParts:
     Raises:
         ConfigError: It lacks one of our layers; `where` names it in the message.
     """
-    layers = _own_layers(model, ("resize", "augmentation", "rescale", "normalization"), where=where)
-    preprocessing = Preprocessing(*(layers[name] for name in ("resize", "augmentation", "rescale", "normalization")))
+    layers = _own_layers(model, IMAGE_LAYERS, where=where)
+    preprocessing = Preprocessing(*(layers[name] for name in IMAGE_LAYERS))
     return ImageParts(model, layers["network"], SingleLabel(layers["probabilities"].labels), preprocessing)
 
 

@@ -12,11 +12,14 @@ from tfpipe.core import atomic, certificate
 from tfpipe.core.bundle import Bundle, open_bundle
 from tfpipe.core.certificate import Certificate, Hop
 from tfpipe.core.errors import ConfigError
+from tfpipe.core.golden_tensors import read_golden_tensors
+from tfpipe.inference.tensors import TENSOR_TASK
 from tfpipe.provenance import library_versions, processor
 from tfpipe.startup import run_command
 from tfpipe.verify.golden import GoldenSamples
 from tfpipe.verify.http import describe, http_hop, missing_service, running_service
 from tfpipe.verify.keras import keras_hop
+from tfpipe.verify.tensors import saved_model_hop, tensor_hops
 
 _GATE_MISSED = 3
 _SCHEME = "models:/"
@@ -58,6 +61,8 @@ def verify(
         BundleError: It has no golden samples, or files that cannot be read.
         InferenceError: The service does not answer.
     """
+    if bundle.manifest.task == TENSOR_TASK:
+        return _verify_tensors(bundle, threads)
     golden = GoldenSamples(bundle)
     recorded = _recorded(bundle)
     hops: list[Hop] = []
@@ -79,6 +84,20 @@ def verify(
         with running_service(bundle.folder) as started:
             hops.append(http_hop(started, golden))
     hops = [replace(hop, score=_recorded_score(recorded, hop.name)) for hop in hops]
+    return _certificate(hops, left_out)
+
+
+def _verify_tensors(bundle: Bundle, threads: int | None) -> Certificate:
+    hops, left_out = list(tensor_hops(bundle, threads=threads)), {"http": "named tensors are no file to send"}
+    if importlib.util.find_spec("tensorflow") is None:
+        left_out["saved_model"] = "TensorFlow is not installed here"
+    else:
+        (folder,) = bundle.path("saved_model").iterdir()
+        hops.append(saved_model_hop(folder, read_golden_tensors(bundle)))
+    return _certificate(hops, left_out)
+
+
+def _certificate(hops: Sequence[Hop], left_out: dict[str, str]) -> Certificate:
     made_on = {"processor": processor(), "library_versions": library_versions()}
     return Certificate(tuple(hops), left_out, made_on, datetime.now(UTC).isoformat(timespec="seconds"))
 

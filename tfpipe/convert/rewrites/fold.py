@@ -81,3 +81,5 @@ FOLD_CONSTANTS = RuntimeRewrites("fold_constants", without=(*_FUSIONS, *_INTO_WE
 FOLD_BATCH_NORM = RuntimeRewrites("fold_batch_norm", without=_FUSIONS)
 # (x - mean) / sqrt(variance + epsilon) * scale + shift.
 FUSE_LAYER_NORM = RuntimeRewrites("fuse_layer_norm", without=_FUSIONS[1:])
+# All of these at once, for a graph that may have come from elsewhere.
+FOLD = RuntimeRewrites("fold", without=_FUSIONS[1:])

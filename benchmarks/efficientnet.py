@@ -1,0 +1,45 @@
+"""EfficientNet-B0 trained on digits at 32 x 32: what a search chooses passes the gate and is no slower than float32.
+
+    make bench NAME=efficientnet
+
+Where INT8 is slower than float32, as on some processors, float32 or a mixture is the right answer; the table says why
+INT8 lost.
+"""
+
+import tempfile
+from pathlib import Path
+
+import tensorflow as tf
+
+from benchmarks.measure import conclude
+from tfpipe.config import load_config
+from tfpipe.convert.pipeline import convert
+from tfpipe.convert.search import Budget
+from tfpipe.train import train
+
+EPOCHS = 8
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train(
+            load_config(
+                "configs/image_classification_digits.yaml",
+                ["model.name=efficientnet_b0", "preprocessing.image_size=[32,32]", "preprocessing.normalization=auto",
+                 f"training.epochs={EPOCHS}", "tracking.min_metrics={}", f"output_dir={folder}/run",
+                 f"tracking.uri=sqlite:///{folder}/mlflow.db"],
+            )
+        )  # fmt: skip
+        result = convert(folder / "run", output=folder / "bundle", search=Budget(max_trials=14, max_s=480.0))
+        print((folder / "bundle" / "report.md").read_text().partition("## What was tried")[2].partition("\n## ")[0])
+    best = result.bundle.executions()[0]
+    fp32 = next(one for one in result.bundle.manifest.executions if one.title == "fp32, cpu")
+    print(f"chosen: {best.title}; accuracy {best.metrics['accuracy']:.2%}, fp32 {fp32.metrics['accuracy']:.2%}")
+    speed = fp32.latency_ms["1"]["p50"] / best.latency_ms["1"]["p50"]
+    conclude("efficientnet", [speed], goal=1.0, unit="times as fast as float32, what the search chose, one row")
+
+
+if __name__ == "__main__":
+    tf.get_logger().setLevel("ERROR")
+    main()

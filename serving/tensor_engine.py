@@ -1,0 +1,85 @@
+"""A model of named tensors in the service: loaded, proved and described; /predict has no way to ask it."""
+
+import math
+from pathlib import Path
+
+from serving.errors import InvalidRequestError
+from serving.source import ServedBundle
+from tfpipe.core.bundle import Execution
+from tfpipe.core.errors import BundleError, GateError, SignatureError
+from tfpipe.inference.tensors import TENSOR_TASK, TensorModel, open_tensors
+
+
+class TensorEngine:
+    """What the service needs of an engine, for a bundle of task `tensor`; see `Engine`.
+
+    Args:
+        served: The bundle and its names.
+        model: A variant of it, opened.
+    """
+
+    task = TENSOR_TASK
+    takes = "tensors"
+    gives_features = False
+
+    def __init__(self, served: ServedBundle, model: TensorModel) -> None:
+        self.variant = model.variant
+        self.name, self.version, self.aliases = served.name, served.version, served.aliases
+        self.variant = self.precision = model.precision
+        self.provider, self.arithmetic = model.provider, model.arithmetic
+        self.why = ""
+        self.passed_over: tuple[str, ...] = ()
+        self.golden_max_abs_diff = math.nan
+        self.bundle_id = served.bundle.short_id
+        self._served, self._model = served, model
+
+    @classmethod
+    def open(
+        cls, served: ServedBundle, execution: Execution, *, threads: int | None, engines_dir: Path
+    ) -> "TensorEngine":
+        """Open the session of a bundle.
+
+        Args:
+            served: The bundle and its names.
+            execution: The way to run it.
+            threads: Threads inside one run of the model; None means one a core.
+            engines_dir: Where TensorRT keeps its engines.
+
+        Raises:
+            BundleError: A precision or graph that cannot be served.
+            ConfigError: The provider is not there.
+        """
+        model = open_tensors(
+            served.bundle, precision=execution.variant, provider=execution.provider, arithmetic=execution.arithmetic,
+            threads=threads, engines_dir=engines_dir,
+        )  # fmt: skip
+        return cls(served, model)
+
+    def replay_golden(self) -> float:
+        """Answer the bundle's golden samples; the largest difference from the answers in it.
+
+        Raises:
+            GateError: It exceeds what the variant may differ.
+            BundleError: The bundle has no golden samples, or one that does not fit the model.
+        """
+        try:
+            hop = self._model.replay_golden()
+        except SignatureError as error:
+            raise BundleError(f"{self._served.bundle.folder}: golden samples: {error}") from error
+        if hop.problem:
+            raise GateError(f"golden samples of {self.name!r}, {self.precision} on {self.provider}: {hop.problem}")
+        self.golden_max_abs_diff = hop.max_abs_diff or 0.0
+        return self.golden_max_abs_diff
+
+    def warm_up(self) -> None:
+        """Nothing: the golden samples have run it, and what else it is asked is not known."""
+
+    def refuse(self, path: str) -> InvalidRequestError:
+        """Why a path for files and texts cannot ask it."""
+        specs = [f"{spec.name} {spec.dtype} ({', '.join(map(str, spec.shape))})" for spec in self._model.inputs]
+        return InvalidRequestError(
+            f"{path}: model {self.name!r} takes named tensors, which {path} cannot carry: {'; '.join(specs)}. In "
+            "Python: tfpipe.inference.tensors.open_tensors.",
+            model_name=self.name,
+            inputs=[spec.to_dict() for spec in self._model.inputs],
+        )
