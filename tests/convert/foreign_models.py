@@ -21,20 +21,43 @@ def functional(*, size=12, channels=3, rescaling=True, logits=False, resizing=No
     image = keras.Input((None, None, channels) if resizing else (size, size, channels), name="image")
     x = layers.Resizing(*resizing)(image) if resizing else image
     x = layers.Rescaling(1 / 255)(x) if rescaling else x
-    x = layers.Conv2D(16, 3, activation="relu")(x)
-    x = layers.BatchNormalization()(x)
+    x = layers.Conv2D(32, 3, activation="relu")(x)
+    x = layers.BatchNormalization(momentum=0.5)(x)
     x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dense(64, activation="relu", name="embedding")(x)
+    x = layers.Dense(96, activation="relu", name="embedding")(x)
     x = layers.Dropout(0.5)(x)
     answers = layers.Dense(len(CLASSES), activation=None if logits else "softmax", name="answers")(x)
     return keras.Model(image, answers, name="shades")
 
 
-def fitted(model, *, scale=1.0, logits=False, epochs=15, targets=None, **data):
-    """The model, trained on `shades`."""
+def fitted(model, *, scale=1.0, logits=False, epochs=12, binary=False, **data):
+    """The model, trained on `shades`; `binary`: whether a picture is light."""
     keras.utils.set_random_seed(0)
     pixels, labels = shades(**data)
-    kind = keras.losses.SparseCategoricalCrossentropy(from_logits=logits) if targets is None else "binary_crossentropy"
+    kind = "binary_crossentropy" if binary else keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
     model.compile(keras.optimizers.Adam(0.01), kind)
-    model.fit(pixels * scale, labels if targets is None else targets(labels), epochs=epochs, batch_size=16, verbose=0)
+    model.fit(pixels * scale, labels == 2 if binary else labels, epochs=epochs, batch_size=16, verbose=0)
     return model
+
+
+def rain():
+    """Three inputs, two of them integers, and two outputs by name."""
+    keras.utils.set_random_seed(1)
+    wind = keras.Input((4,), name="wind")
+    words = keras.Input((None,), dtype="int32", name="words")
+    radar = keras.Input((6, 6, 3), dtype="uint8", name="radar")
+    said = layers.GlobalAveragePooling1D()(layers.Embedding(20, 8)(words))
+    seen = layers.Flatten()(layers.Rescaling(1 / 255)(radar))
+    x = layers.Dense(64, activation="relu")(layers.Concatenate()([wind, said, seen]))
+    amount = layers.Dense(2)(x)
+    kind = keras.ops.argmax(layers.Dense(5)(x), axis=-1)
+    return keras.Model([wind, words, radar], {"kind": kind, "amount": amount}, name="rain")
+
+
+def rain_samples(num_samples=24):
+    random = np.random.default_rng(2)
+    return {
+        "wind": random.random((num_samples, 4), np.float32),
+        "words": random.integers(0, 20, (num_samples, 5)).astype(np.int32),
+        "radar": random.integers(0, 256, (num_samples, 6, 6, 3)).astype(np.uint8),
+    }

@@ -112,7 +112,8 @@ def _built_inputs(model: keras.Model) -> Any:
     """Inputs of the shapes that a model was built with."""
     known = getattr(model, "inputs", None)
     if known:
-        return [keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name) for tensor in known]
+        given = [keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name) for tensor in known]
+        return given if len(given) > 1 else given[0]
     shapes = model.get_build_config() or {}
     if not shapes:
         raise ConfigError(

@@ -38,6 +38,11 @@ class TensorFunction:
     held: Any
     largest_index: int = 2
 
+    @property
+    def has_batch(self) -> bool:
+        """Whether requests can be put together: every input and output has a row for each."""
+        return all(spec.shape[:1] == ("batch",) for spec in (*self.inputs, *self.outputs))
+
 
 def of_keras(model: keras.Model) -> TensorFunction:
     """The function of a Keras model under float32 policies.

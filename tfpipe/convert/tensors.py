@@ -22,6 +22,7 @@ from tfpipe.convert.report_page import render_page
 from tfpipe.convert.tensor_function import TensorFunction, save_function
 from tfpipe.convert.tensor_samples import Sample, generated_samples, in_batches, read_tensor_samples
 from tfpipe.convert.to_onnx import tensors_to_onnx
+from tfpipe.convert.weight_only import open_environment, weight_only_variants
 from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core import certificate
 from tfpipe.core.bundle import Execution, Manifest, Variant, seal
@@ -59,7 +60,9 @@ class TensorConversion:
         findings.hops = self._hops
         self._metadata = {"task": TENSOR_TASK, "model_name": name, "graph": "tensors"}
         self._calibration = self._read_calibration()
-        self._samples = _compared(self._calibration or generated_samples(function))
+        some = self._calibration[:_COMPARED_SAMPLES]
+        # Alone, and in batches.
+        self._samples = [*some, *in_batches(some, _BATCH)] if some else generated_samples(function)
         self._references = [function.reference(sample) for sample in self._samples]
         self._check_references()
 
@@ -83,7 +86,8 @@ class TensorConversion:
         answers = {"fp32": self._prove(candidates[0])}
         save_function(self._function, staging / "saved_model" / "1")
         self._note(saved_model_hop(staging / "saved_model" / "1", self._golden()))
-        for candidate in self._lower(fp32):
+        weight_only = weight_only_variants(open_environment(self._config), candidates[0], self._config)
+        for candidate in (*self._lower(fp32), *weight_only):
             answers[candidate.name] = self._prove(candidate)
             candidates.append(candidate)
         for candidate in candidates:
@@ -155,7 +159,9 @@ class TensorConversion:
         path.write_bytes(candidate.graph.SerializeToString())
         session = candidate.session(threads=measure.LATENCY_THREADS)
         one = self._samples[0] if not self._calibration else self._calibration[0]
-        timed = {"1": one} | {str(_BATCH): batch for batch in in_batches([one] * _BATCH, _BATCH)}
+        timed = {"1": one}
+        if self._function.has_batch:
+            timed |= {str(_BATCH): batch for batch in in_batches([one] * _BATCH, _BATCH)}
         latency = {
             size: measure.percentiles(session, batch, self._config.latency_runs) for size, batch in timed.items()
         }
@@ -189,9 +195,10 @@ class TensorConversion:
 
     def _neighbours(self, session: OnnxModel) -> float:
         """By how much answers to samples in a batch differ from those alone; 0 where nothing makes a batch."""
-        alone = [sample for sample in self._samples if all(len(array) == 1 for array in sample.values())][:_BATCH]
-        has_batch = all(spec.shape[:1] == ("batch",) for spec in (*self._function.inputs, *self._function.outputs))
-        batches = in_batches(alone, len(alone)) if has_batch and len(alone) > 1 else []
+        if not self._function.has_batch:
+            return 0.0
+        alone = [sample for sample in self._samples if _is_single(sample)][:_BATCH]
+        batches = in_batches(alone, len(alone)) if len(alone) > 1 else []
         if not batches:
             return 0.0
         together = session.run(batches[0])
@@ -228,14 +235,8 @@ class TensorConversion:
         seal(staging, manifest)
 
 
-def _compared(samples: Sequence[Sample]) -> list[Sample]:
-    """Samples alone, and in batches."""
-    some = list(samples[:_COMPARED_SAMPLES])
-    return [*some, *in_batches(some, _BATCH)] if all(_is_single(sample) for sample in some) else some
-
-
 def _is_single(sample: Sample) -> bool:
-    return all(array.ndim > 0 and len(array) == 1 for array in sample.values())
+    return all(len(array) == 1 for array in sample.values())
 
 
 def _farthest(answers: Sequence[Mapping[str, Array]], references: Sequence[Mapping[str, Array]]) -> float:
