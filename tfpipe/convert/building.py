@@ -9,7 +9,7 @@ import onnx
 from tfpipe.convert import backends, measure, report, sealing, sparsity
 from tfpipe.convert.asked import Asked
 from tfpipe.convert.candidate import Candidate, measure_candidate
-from tfpipe.convert.conversion import Examples, open_conversion
+from tfpipe.convert.conversion import open_conversion
 from tfpipe.convert.examine import RememberedExamples, Yardstick
 from tfpipe.convert.islands import to_float16_within
 from tfpipe.convert.passes import run_passes, standard_passes
@@ -79,8 +79,9 @@ class Building:
         """
         self._note_origin()
         # What the score is measured on: known to be there before anything slow.
-        self._examples = self._open_examples()
+        validation = self._known_validation()
         self._prepare()
+        self._examples = None if validation is None else RememberedExamples(self._conversion.examples(validation))
         self._make_floats()
         self._find_variants()
         self._write_saved_model()
@@ -246,17 +247,16 @@ class Building:
                 models, examples, trained.parts.task, max_corrupt_fraction=trained.config.data.max_corrupt_fraction
             )
 
-    def _open_examples(self) -> Examples | None:
+    def _known_validation(self) -> Source | None:
         """The data to judge by; fp32, which is what others are judged by, can do without."""
         try:
-            validation = self._open_validation()
+            return self._open_validation()
         except DataError as error:
             if self._asked.precision != "fp32":
                 raise
             logger.warning("no accuracy is measured: %s", error)
             self._findings.notes.append(f"No accuracy was measured: {error}")
             return None
-        return None if validation is None else RememberedExamples(self._conversion.examples(validation))
 
     def _open_validation(self) -> Source | None:
         validation = measure.open_validation(self._trained)
