@@ -23,8 +23,10 @@ class TensorEngine:
     gives_features = False
 
     def __init__(self, served: ServedBundle, model: TensorModel) -> None:
+        self.variant = model.variant
         self.name, self.version, self.aliases = served.name, served.version, served.aliases
-        self.precision, self.provider, self.arithmetic = model.precision, model.provider, model.arithmetic
+        self.variant = self.precision = model.precision
+        self.provider, self.arithmetic = model.provider, model.arithmetic
         self.why = ""
         self.passed_over: tuple[str, ...] = ()
         self.golden_max_abs_diff = math.nan

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.serving.bundles import make_bundle
 from tests.serving.text_bundles import make_text_bundle
 from tests.text.texts import CORPUS
-from tfpipe.core.bundle import Execution, open_bundle
+from tfpipe.core.bundle import Execution, Manifest, Variant, open_bundle, seal
 from tfpipe.core.errors import ConfigError, GateError, InferenceError
+from tfpipe.core.golden_tensors import GoldenTensors, write_golden_tensors
+from tfpipe.core.signature import TensorSpec
 from tfpipe.latency import Speed, Trial
 from tfpipe.ort import open_session
 from tfpipe.ort_providers import Way, installed_providers
@@ -257,6 +260,48 @@ def test_texts_are_tuned_too(task, tmp_path):
     tuned = tune(folder, cache_dir=tmp_path / "cache", max_minutes=0.05, offered=lambda precision: [CPU])
 
     assert tuned.choice.passed[0].golden_max_abs_diff < 1e-5
+
+
+def make_tensor_bundle(folder: Path, *, offset: float = 0.0) -> Path:
+    """Of two inputs the sum, and whether it is positive."""
+    folder.mkdir(parents=True)
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in ("a", "b")]
+    results = [
+        helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["batch", 2]),
+        helper.make_tensor_value_info("up", TensorProto.BOOL, ["batch", 2]),
+    ]
+    nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Greater", ["sum", "zero"], ["up"])]
+    graph = helper.make_graph(nodes, "g", given, results, [numpy_helper.from_array(np.float32(0), "zero")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path = folder / "model.fp32.onnx"
+    path.write_bytes(model.SerializeToString())
+    inputs = {"a": np.float32([[1, 2], [3, 4]]), "b": np.float32([[0, -9], [1, 1]])}
+    total = inputs["a"] + inputs["b"]
+    write_golden_tensors(folder, [GoldenTensors(inputs, {"sum": total + np.float32(offset), "up": total > 0})])
+    spec = [TensorSpec(name, "float32", ("batch", 2)) for name in ("a", "b", "sum")]
+    manifest = Manifest(
+        "sums", None, "tensor", (), tuple(spec[:2]), (spec[2], TensorSpec("up", "bool", ("batch", 2))), (),
+        {"fp32": Variant("fp32", path.name, {}, path.stat().st_size, {}, {"1": 0.1}, True, 0.0, {})}, "fp32", {}, {},
+        "2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    seal(folder, manifest)
+    return folder
+
+
+def test_models_of_named_tensors_are_tuned_too(tmp_path):
+    tuned = tune(
+        make_tensor_bundle(tmp_path / "b"), cache_dir=tmp_path, max_minutes=0.05, offered=lambda precision: [CPU]
+    )
+
+    assert titles(tuned.choice.passed) == ["fp32, cpu"]
+    assert set(tuned.choice.passed[0].latency_ms) == {"1", "8"}
+
+
+def test_named_tensors_that_differ_are_not_chosen(tmp_path):
+    folder = make_tensor_bundle(tmp_path / "b", offset=0.5)
+
+    with pytest.raises(GateError, match="golden samples: expected tensors within"):
+        tune(folder, cache_dir=tmp_path, max_minutes=0.05, offered=lambda precision: [CPU])
 
 
 def test_without_a_choice_the_reason_says_so(bundle, tmp_path):

@@ -399,6 +399,14 @@ class ConversionConfig(_Section):
     reduce_range: bool | None = Field(
         None, description="INT8 weights of 7 bits, for x86 without VNNI; null: where this machine has none."
     )
+    weight_only: Literal["none", "int4", "int8"] = Field(
+        "none",
+        description="A further variant, `int4` or `int8_weights`, whose products have weights of 4 or 8 bits; for "
+        "transformers. Made in an environment of its own: scripts/weight_only_env.sh.",
+    )
+    weight_only_python: str | None = Field(
+        None, description="Python of that environment; null: .venvs/weight-only/bin/python."
+    )
     http_hop: bool = Field(
         True, description="Start the service on the finished bundle and compare its answers, for the certificate."
     )

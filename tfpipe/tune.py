@@ -218,17 +218,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> int:
+    cache_dir = Path(options.cache_dir or os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE_DIR)
     tuned = tune(
-        options.bundle,
+        _folder(options.bundle, cache_dir),
         max_minutes=options.max_minutes,
         threads=options.threads,
         batch_size=options.batch_size,
-        cache_dir=Path(options.cache_dir or os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE_DIR),
+        cache_dir=cache_dir,
         allow_batch_dependent=options.allow_batch_dependent,
     )
     sys.stdout.write(table(tuned))
     sys.stdout.write(f"kept for the service on this machine: {tuned.file}\n")
     return 0
+
+
+def _folder(bundle: str, cache_dir: Path) -> Path:
+    if not bundle.startswith("models:/"):
+        return Path(bundle).expanduser()
+    # MLflow takes seconds to import; a bundle's folder is tuned without it.
+    from tfpipe.registry import Registry
+
+    registry = Registry()
+    atomic.writable_folder(cache_dir.expanduser(), where="--cache-dir")
+    return registry.download_bundle(registry.resolve(bundle), cache_dir.expanduser())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -239,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done; 2 no bundle, a damaged one, or wrong usage; 3 no way answers as training did; "
         "1 the rest.",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder of a bundle")
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder of a bundle, or models:/NAME/VERSION or @ALIAS")
     parser.add_argument("--max-minutes", type=float, default=1.0, metavar="N", help="time for all ways (default: 1)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads inside one run (default: one a core)")
     parser.add_argument(

@@ -1,11 +1,12 @@
 """`--search` on a really trained model, through the public function."""
 
+import keras
 import pytest
 
 from tfpipe.convert.pipeline import convert
 from tfpipe.convert.search import Budget
 from tfpipe.core.bundle import open_bundle
-from tfpipe.core.errors import GateError
+from tfpipe.core.errors import ConfigError, GateError
 from tfpipe.inference.opening import open_model
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
@@ -74,3 +75,11 @@ def test_where_nothing_that_was_asked_for_passes_there_is_no_bundle(trained, tmp
     page = (tmp_path / "bundle-report.md").read_text(encoding="utf-8")
     assert "| fp32, cpu |" in page
     assert "**chosen**" not in page
+
+
+def test_a_model_of_named_tensors_has_no_score_to_search_by(tmp_path):
+    left, right = keras.Input((3,), name="left"), keras.Input((3,), name="right")
+    keras.Model([left, right], keras.layers.Dense(2)(left + right)).save(tmp_path / "sum.keras")
+
+    with pytest.raises(ConfigError, match="--search: expected a model with a score to search by, received one of nam"):
+        convert(tmp_path / "sum.keras", output=tmp_path / "bundle", search=Budget())

@@ -2,10 +2,11 @@ import pytest
 
 from tfpipe.convert.gate import Figures
 from tfpipe.convert.recipe import Recipe
-from tfpipe.convert.search import Budget, explore, search_plan, short_plan
+from tfpipe.convert.search import Budget, explore, rematch, search_plan, short_plan
 from tfpipe.convert.sensitivity import Block
-from tfpipe.convert.trial import PLAIN_WAY, Contender, Trial
+from tfpipe.convert.trial import PLAIN_WAY, Contender, Trial, choose
 from tfpipe.core.errors import BundleError, ConfigError, ConversionError, DataError
+from tfpipe.latency import Speed
 from tfpipe.ort_providers import Way
 
 MINMAX, PERCENTILE, ENTROPY = (Recipe("all", method) for method in ("minmax", "percentile", "entropy"))
@@ -177,6 +178,52 @@ def test_without_a_reference_there_is_nothing_to_judge_by():
 def test_data_that_cannot_be_read_end_the_search():
     with pytest.raises(DataError, match="unreadable"):
         searched(Machine({MINMAX: DataError("unreadable")}))
+
+
+# Leaders are timed again.
+
+
+def timed(precision, p50, *, way=PLAIN_WAY, recipe=None, **other):
+    latency = {size: {at: p50 * int(size) for at in ("p50", "p95", "p99")} for size in ("1", "8")}
+    figures = Figures(precision, 100, 90, 0.98, p50_ms=p50, p95_ms=p50)
+    return Trial(
+        Contender(precision, recipe, way), figures, latency_ms=latency, rows_per_second={"1": 1e3 / p50}, **other
+    )
+
+
+def test_leaders_are_timed_again_in_turns_and_the_median_counts():
+    lucky, steady, slow = timed("fp32", 1.0, way=OPENVINO), timed("int8", 1.05, recipe=MINMAX), timed("fp32", 3.0)
+    asked = []
+
+    def clocked(contender):
+        asked.append(contender)
+        again = timed("int8", 1.4 if contender == lucky.contender else 1.06)
+        return Speed(again.latency_ms, again.rows_per_second)
+
+    trials = rematch((slow, lucky, steady), clocked)
+
+    assert asked == [lucky.contender, steady.contender] * 2
+    assert [trial.p50_ms for trial in trials] == [3.0, 1.4, 1.06]
+    assert [trial.figures.p50_ms for trial in trials] == [3.0, 1.4, 1.06]
+    assert trials[2].rows_per_second == {"1": pytest.approx(1e3 / 1.06)}
+    assert choose(trials) == trials[2]
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        (),
+        (timed("fp32", 1.0),),
+        (timed("fp32", 2.0), timed("int8", 1.0, recipe=MINMAX)),
+        (timed("fp32", 1.0), timed("int8", 1.0, recipe=MINMAX, missed=("size",))),
+        (timed("fp32", 1.0), timed("int8", 0.9, recipe=DYNAMIC)),
+    ],
+)
+def test_one_that_is_clearly_ahead_is_not_timed_again(trials):
+    def clocked(contender):
+        raise AssertionError(contender)
+
+    assert rematch(trials, clocked) == trials
 
 
 def test_without_a_search_int8_recipes_are_tried_until_one_passes():

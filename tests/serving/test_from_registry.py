@@ -9,6 +9,7 @@ from tests.serving.bundles import RED, make_bundle
 from tests.serving.servers import process, wait_for
 from tfpipe.registry import Registry
 from tfpipe.store import connect, create_store
+from tfpipe.tune import main as tune
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +68,19 @@ def test_an_unknown_name_is_one_sentence(cache):
 
     assert code == 2
     assert started.lines[-1].startswith("serving: models:/colors@champion: expected one of the registered models")
+
+
+def test_a_registered_version_is_tuned_for_the_service_that_will_take_it(cache, capsys):
+    assert tune(["models:/colours@champion", "--cache-dir", str(cache), "--max-minutes", "0.05"]) == 0
+    assert "chosen" in capsys.readouterr().out
+
+    with process(cache_dir=str(cache), model="models:/colours@champion") as started:
+        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
+        (model,) = httpx.get(f"{started.url}/health").json()["models"]
+
+    assert model["why"] == "tuned on this machine"
+
+
+def test_a_version_that_cannot_be_tuned_is_one_sentence(cache, capsys):
+    assert tune(["models:/colours/2", "--cache-dir", str(cache)]) == 2
+    assert "expected a version with a bundle, found none" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def test_the_readmes_example_answers_an_image_as_keras_did(images, bundle):
 def test_the_readmes_example_answers_a_text_as_our_own_code_does(request, tmp_path, kind):
     bundle = request.getfixturevalue(kind)
     folder = export(bundle, "onnx", tmp_path / "out").folder
-    answers = BundleAnswers(bundle)
+    answers = BundleAnswers(open_bundle(bundle))
     [one] = answers.of([(folder / "golden" / "0000.txt").read_bytes()])
 
     printed = run_example(folder)

@@ -10,13 +10,14 @@ import tensorflow as tf
 
 from tests.image_files import one_of_each_kind
 from tests.targets.saved_bundles import make_image_bundle, make_text_bundle
+from tests.targets.tensor_bundles import request as tensor_request
 from tfpipe.core.bundle import Manifest, open_bundle, read_golden, seal
 from tfpipe.core.errors import BundleError
 from tfpipe.core.parity import BOUNDS, assert_parity
 from tfpipe.data.wire import Span, messages
 from tfpipe.decode import decode_with_header
 from tfpipe.targets.export import export
-from tfpipe.targets.tfserving import golden_requests
+from tfpipe.targets.golden import golden_requests
 from tfpipe.targets.warmup import WARMUP_FILE, image_request, prediction_log, signatures_of, write_warmup
 
 pytestmark = [pytest.mark.tensorflow]
@@ -214,3 +215,20 @@ def test_tensorflow_is_not_needed_to_export(images, tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "pets" / "7" / WARMUP_FILE).is_file()
+
+
+def test_a_signature_of_several_inputs_is_asked_with_what_has_them_all(tmp_path):
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, 4), tf.float32, "wind"), tf.TensorSpec((None, 1), tf.int32, "month")]
+    )
+    def rain(wind, month):
+        return {"rain": tf.reduce_sum(wind, axis=1) + tf.cast(month[:, 0], tf.float32)}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path), signatures={"serving_default": rain})
+
+    count = write_warmup(tmp_path, [tensor_request(3), {"wind": tensor_request(1)["wind"]}])
+
+    [(name, inputs)] = warmup_requests(tmp_path)
+    assert (count, name) == (1, "serving_default")
+    for key, array in tensor_request(3).items():
+        np.testing.assert_array_equal(inputs[key], array)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.image_files import one_of_each_kind
 from tests.serving.bundles import GREEN, RED, make_bundle
 from tests.targets import triton
+from tests.targets.tensor_bundles import answers, make_tensor_bundle, request
 from tfpipe.core.bundle import Variant, open_bundle, read_golden
 from tfpipe.core.parity import BOUNDS, assert_parity, golden_bound
 from tfpipe.ort import open_session
@@ -27,6 +28,7 @@ def repository(bundle, text_bundle, multi_label_bundle, tags_bundle, tmp_path_fa
     repository = root / "repository"
     repository.mkdir()
     named = {"colours": bundle, "moods": text_bundle, "several": multi_label_bundle, "names": tags_bundle}
+    named["rain"] = make_tensor_bundle(root / "tensors")
     for name, folder in {**named, "damaged": bundle}.items():
         exported = export(folder, "triton", root / name, options=ExportOptions(name=name)).folder
         shutil.copytree(exported / name, repository / name)
@@ -51,7 +53,7 @@ def test_triton_answers_golden_images_as_keras_did(server, bundle, protocol):
     samples = read_golden(opened)
     contents = [opened.path(sample.file).read_bytes() for sample in samples]
 
-    answer = server.infer("colours", "image", contents, outputs=ANSWER, protocol=protocol)
+    answer = server.infer("colours", {"image": contents}, outputs=ANSWER, protocol=protocol)
 
     expected = np.stack([sample.probabilities for sample in samples])
     bound = golden_bound("int8", opened.variant("int8").golden_max_abs_diff)
@@ -67,7 +69,7 @@ def test_triton_answers_golden_texts_as_keras_did(server, text_bundle, multi_lab
     samples = read_golden(opened)
     contents = [opened.path(sample.file).read_bytes() for sample in samples]
 
-    answer = server.infer(model, "text", contents, outputs=ANSWER, protocol=protocol)
+    answer = server.infer(model, {"text": contents}, outputs=ANSWER, protocol=protocol)
 
     expected = np.stack([sample.probabilities for sample in samples])
     assert_parity(np.array(answer["probabilities"], np.float32), expected, BOUNDS["fp32"], where="Triton")
@@ -77,9 +79,9 @@ def test_triton_answers_golden_texts_as_keras_did(server, text_bundle, multi_lab
 def test_every_kind_of_image_file_gets_the_answer_of_our_own_code(server, bundle):
     contents = list(one_of_each_kind().values())
 
-    answer = server.infer("colours", "image", contents, outputs=ANSWER)
+    answer = server.infer("colours", {"image": contents}, outputs=ANSWER)
 
-    expected = np.stack([one.probabilities for one in BundleAnswers(bundle).of(contents)])
+    expected = np.stack([one.probabilities for one in BundleAnswers(open_bundle(bundle)).of(contents)])
     assert_parity(np.array(answer["probabilities"], np.float32), expected, BOUNDS["fp32"], where="Triton")
 
 
@@ -87,15 +89,15 @@ def test_pixels_may_be_sent_in_place_of_files(server):
     pixels = np.zeros((2, 5, 9, 3), np.uint8)
     pixels[0, ..., 1] = pixels[1, ..., 2] = 255
 
-    assert server.infer("colours", "pixels", pixels, outputs=ANSWER)["label"] == ["green", "blue"]
+    assert server.infer("colours", {"pixels": pixels}, outputs=ANSWER)["label"] == ["green", "blue"]
 
 
 def test_entities_are_in_the_text_that_was_sent(server, tags_bundle):
     texts = ["The quick brown fox", "voix ambiguë d'un cœur", "the dog sleeps on " * 10]
 
-    answer = server.infer("names", "text", [text.encode() for text in texts], outputs=["entities"])
+    answer = server.infer("names", {"text": [text.encode() for text in texts]}, outputs=["entities"])
 
-    expected = [one.answer["entities"] for one in BundleAnswers(tags_bundle).of(texts)]
+    expected = [one.answer["entities"] for one in BundleAnswers(open_bundle(tags_bundle)).of(texts)]
     received = [json.loads(row) for row in answer["entities"]]
     assert any(expected)
     for text, entities, others in zip(texts, received, expected, strict=True):
@@ -105,21 +107,37 @@ def test_entities_are_in_the_text_that_was_sent(server, tags_bundle):
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_an_input_that_cannot_be_read_is_named_and_the_server_goes_on(server, protocol):
-    refused = server.infer("colours", "image", [GREEN, b"no image"], outputs=ANSWER, protocol=protocol)
+    refused = server.infer("colours", {"image": [GREEN, b"no image"]}, outputs=ANSWER, protocol=protocol)
 
     assert "input 1: image: expected a JPEG" in refused["error"]
     assert refused["status"] in ("400", "StatusCode.INVALID_ARGUMENT")
-    assert server.infer("colours", "image", [RED], outputs=ANSWER, protocol=protocol)["label"] == ["red"]
+    assert server.infer("colours", {"image": [RED]}, outputs=ANSWER, protocol=protocol)["label"] == ["red"]
 
 
 def test_a_request_without_rows_is_refused(server):
-    assert "expected at least one row" in server.infer("colours", "image", [], outputs=ANSWER)["error"]
+    assert "expected at least one row" in server.infer("colours", {"image": []}, outputs=ANSWER)["error"]
 
 
 def test_a_bundle_that_was_changed_is_not_served(server):
     assert server.is_ready("colours")
     assert not server.is_ready("damaged")
     assert "BundleError" in server.log.read_text()
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_named_tensors_go_in_and_come_out(server, protocol):
+    given = request(5, seed=7)
+
+    answer = server.infer("rain", given, outputs=["rain", "wettest"], protocol=protocol)
+
+    np.testing.assert_allclose(answer["rain"], answers(given)["rain"], rtol=1e-5)
+    assert answer["wettest"] == answers(given)["wettest"].tolist()
+
+
+def test_tensors_that_do_not_fit_are_refused(server):
+    refused = server.infer("rain", request(2) | {"month": np.ones((3, 1), np.int32)}, outputs=["rain"])
+
+    assert "expected 2 along 'batch'" in refused["error"]
 
 
 # What is written.
@@ -188,3 +206,25 @@ def test_any_string_is_written_so_that_it_is_read_again(value):
     read = text_format.Parse(written, descriptor_pb2.FileDescriptorProto())
 
     assert (read.name, list(read.dependency), read.options.deprecated) == (value, [value, "b"], True)
+
+
+@pytest.mark.usefixtures("needs_triton")
+@pytest.mark.parametrize(("axis", "max_batch_size", "dims"), [("batch", 32, ["4"]), ("steps", 0, ["-1", "4"])])
+def test_named_tensors_are_batched_where_all_begin_with_the_batchs_axis(tmp_path, axis, max_batch_size, dims):
+    bundle = make_tensor_bundle(tmp_path / "bundle", axis=axis)
+
+    folder = export(bundle, "triton", tmp_path / "out", options=ExportOptions(triton_backend="onnxruntime")).folder
+
+    config = triton.read_config(folder / "rain" / "config.pbtxt")
+    wind = config["input"][0]
+    assert config["max_batch_size"] == max_batch_size
+    assert (wind["name"], wind["data_type"], wind["dims"]) == ("wind", "TYPE_FP32", dims)
+    assert ("dynamic_batching" in config) == (axis == "batch")
+    tensors = config["model_warmup"][1]["inputs"]
+    read = {
+        name: np.frombuffer((folder / "rain" / "warmup" / one["input_data_file"]).read_bytes(), dtype)
+        for (name, one), dtype in zip(sorted(tensors.items()), (np.int32, np.float32), strict=True)
+    }
+    golden = request(3, seed=1)
+    for name, array in golden.items():
+        np.testing.assert_array_equal(read[name], (array[0] if axis == "batch" else array).ravel())

@@ -46,21 +46,14 @@ class Triton:
     def infer(
         self,
         model: str,
-        name: str,
-        given: Sequence[bytes] | np.ndarray,
+        inputs: Mapping[str, Sequence[bytes] | np.ndarray],
         *,
         outputs: Sequence[str],
         protocol: str = "http",
     ) -> dict[str, Any]:
         """Ask a model by tritonclient; its outputs by name, or `error` and `status`."""
-        if isinstance(given, np.ndarray):
-            array = {"datatype": given.dtype.name.upper(), "dtype": given.dtype.name, "shape": given.shape}
-            content = given.tobytes()
-        else:
-            array = {"datatype": "BYTES"}
-            content = json.dumps([base64.b64encode(one).decode() for one in given]).encode()
-        request = {"protocol": protocol, "model": model, "input": name, "outputs": list(outputs), **array}
-        request["content"] = base64.b64encode(content).decode()
+        request = {"protocol": protocol, "model": model, "outputs": list(outputs)}
+        request["inputs"] = [_input(name, given) for name, given in inputs.items()]
         return json.loads(_run("infer", f"127.0.0.1:{self.ports[protocol]}", json.dumps(request)))
 
     def is_ready(self, model: str = "") -> bool:
@@ -102,6 +95,17 @@ def serving(repository: Path, log: Path) -> Iterator[Triton]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(30)
+
+
+def _input(name: str, given: Sequence[bytes] | np.ndarray) -> dict[str, Any]:
+    if isinstance(given, np.ndarray):
+        datatype = {"float32": "FP32"}.get(given.dtype.name, given.dtype.name.upper())
+        described = {"datatype": datatype, "dtype": given.dtype.name, "shape": given.shape}
+        content = given.tobytes()
+    else:
+        described = {"datatype": "BYTES"}
+        content = json.dumps([base64.b64encode(one).decode() for one in given]).encode()
+    return {"name": name, "content": base64.b64encode(content).decode(), **described}
 
 
 def _run(*arguments: str) -> str:

@@ -28,18 +28,23 @@ def _config(path):
 def _infer(address):
     request = json.load(sys.stdin)
     module = _CLIENTS[request["protocol"]]
-    content = base64.b64decode(request["content"])
-    if request["datatype"] == "BYTES":
-        array = np.array([base64.b64decode(one) for one in json.loads(content)], object)
-    else:
-        array = np.frombuffer(content, request["dtype"]).reshape(request["shape"])
-    given = module.InferInput(request["input"], list(array.shape), request["datatype"])
-    given.set_data_from_numpy(array)
+    inputs = [_input(module, one) for one in request["inputs"]]
     try:
-        answer = module.InferenceServerClient(address).infer(request["model"], [given])
+        answer = module.InferenceServerClient(address).infer(request["model"], inputs)
     except module.InferenceServerException as error:
         return {"error": error.message(), "status": error.status()}
     return {name: _plain(answer.as_numpy(name)) for name in request["outputs"]}
+
+
+def _input(module, one):
+    content = base64.b64decode(one["content"])
+    if one["datatype"] == "BYTES":
+        array = np.array([base64.b64decode(row) for row in json.loads(content)], object)
+    else:
+        array = np.frombuffer(content, one["dtype"]).reshape(one["shape"])
+    given = module.InferInput(one["name"], list(array.shape), one["datatype"])
+    given.set_data_from_numpy(array)
+    return given
 
 
 def _plain(array):

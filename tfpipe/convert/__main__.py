@@ -70,7 +70,8 @@ def _closing_lines(result: "ConversionResult", *, is_searched: bool) -> str:
         metric = find_task(manifest.task, manifest.labels, multi_label=manifest.multi_label).headline
     reference = variants["fp32"].size_bytes
     lines = [f"{'':14}{'size':>12}{'of fp32':>9}{metric:>10}{'ms (batch 1)':>14}{'ms (batch 8)':>14}"]
-    for name in sorted(variants, key=lambda name: (PRECISIONS.index(variants[name].precision), name)):
+    ranks = {precision: rank for rank, precision in enumerate(PRECISIONS)}
+    for name in sorted(variants, key=lambda name: (ranks.get(variants[name].precision, len(ranks)), name)):
         variant = variants[name]
         score = variant.metrics.get(metric)
         shown = "–" if score is None else f"{score:.2%}"

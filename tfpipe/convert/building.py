@@ -18,6 +18,7 @@ from tfpipe.convert.reference import KerasRows, SavedModelRows
 from tfpipe.convert.staging import measured_on, stage
 from tfpipe.convert.trained import TrainedModel
 from tfpipe.convert.variants import Found, find_variants
+from tfpipe.convert.weight_only import open_environment, weight_only_variants
 from tfpipe.core.errors import DataError, GateError
 from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
@@ -78,12 +79,12 @@ class Building:
             GateError: A hop beyond its bound, or a limit missed.
         """
         self._note_origin()
-        # What the score is measured on: known to be there before anything slow.
-        validation = self._known_validation()
-        self._prepare()
-        self._examples = None if validation is None else RememberedExamples(self._conversion.examples(validation))
+        # What the score is measured on, and a second environment: known to be there before anything slow.
+        validation, self._environment = self._open_validation(), open_environment(self._config)
+        self._prepare(validation)
         self._make_floats()
         self._find_variants()
+        self._store_weights()
         self._write_saved_model()
         self._measure()
         self._judge()
@@ -105,10 +106,12 @@ class Building:
             findings.notes += trained.foreign.notes
         backends.note_fallback(findings, self._asked.fallback)
 
-    def _prepare(self) -> None:
+    def _prepare(self, validation: Source | None) -> None:
         """Preprocessing, which makes Keras's rows or is not taken."""
         with phase("preprocessing"):
             self._conversion.write_preprocessing(self._folder, self._metadata)
+            examples = None if validation is None else self._conversion.examples(validation)
+            self._examples = None if examples is None else RememberedExamples(examples)
             num_compared = max(_COMPARED_SAMPLES, self._config.golden_samples)
             self._comparison = self._conversion.compare(self._trained.samples[:num_compared])
             self._findings.hops = self._comparison.hops
@@ -144,6 +147,12 @@ class Building:
         for name, candidate in found.int8.items():
             self._take(candidate)
             self._score({name: candidate.session()})
+
+    def _store_weights(self) -> None:
+        """Weights of 4 or 8 bits alone, where they are asked for."""
+        for candidate in weight_only_variants(self._environment, self._candidates["fp32"], self._config):
+            self._take(candidate)
+            self._score({candidate.name: candidate.session()})
 
     def _yardstick(self) -> Yardstick:
         count = max(self._num_golden, _LEAST_ROWS)
@@ -192,8 +201,7 @@ class Building:
                 )
         if self._asked.backend == "tensorrt":
             self._add_engine()
-        if "pruning" in self._trained.card:
-            findings.sections.append(sparsity.section(self._trained.card["pruning"], self._folder, findings.measured))
+        findings.sections += sparsity.sections(self._trained.card, self._folder, findings.measured)
         if self._scores is not None:
             findings.num_validation, findings.num_corrupt = self._scores.num_samples, self._scores.num_corrupt
 
@@ -247,10 +255,10 @@ class Building:
                 models, examples, trained.parts.task, max_corrupt_fraction=trained.config.data.max_corrupt_fraction
             )
 
-    def _known_validation(self) -> Source | None:
+    def _open_validation(self) -> Source | None:
         """The data to judge by; fp32, which is what others are judged by, can do without."""
         try:
-            return self._open_validation()
+            return self._required_validation()
         except DataError as error:
             if self._asked.precision != "fp32":
                 raise
@@ -258,7 +266,7 @@ class Building:
             self._findings.notes.append(f"No accuracy was measured: {error}")
             return None
 
-    def _open_validation(self) -> Source | None:
+    def _required_validation(self) -> Source | None:
         validation = measure.open_validation(self._trained)
         if validation is not None:
             return validation

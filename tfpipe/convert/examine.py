@@ -11,6 +11,7 @@ from tfpipe import latency
 from tfpipe.convert import measure
 from tfpipe.convert.conversion import Conversion, Examples
 from tfpipe.convert.gate import Figures
+from tfpipe.convert.onnx_file import file_bytes, save_model
 from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.trial import Contender, Trial
 from tfpipe.convert.weights import weight_bytes
@@ -67,7 +68,7 @@ class BuiltFile:
     @property
     def size_bytes(self) -> int:
         """Of the file."""
-        return self.path.stat().st_size
+        return file_bytes(self.path)
 
 
 class Examiner:
@@ -97,7 +98,7 @@ class Examiner:
         if key not in self._files:
             graph = self._build(*key)
             path = self._folder / f"{len(self._files)}.{contender.precision}.onnx"
-            path.write_bytes(graph.SerializeToString())
+            save_model(graph, path)
             self._files[key] = BuiltFile(path, weight_bytes(graph))
         return self._files[key]
 
@@ -139,6 +140,14 @@ class Examiner:
             golden_max_abs_diff=difference,
             on_cpu=tried.on_cpu,
         )
+
+    def clocked(self, contender: Contender) -> latency.Speed:
+        """Time a contender that was examined once more.
+
+        Raises:
+            InferenceError: It cannot be run any more.
+        """
+        return self._try_out(contender, self.file(contender)).speed
 
     @property
     def _output(self) -> str:

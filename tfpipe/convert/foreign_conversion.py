@@ -17,6 +17,7 @@ from tfpipe.convert.staging import check_target, measured_on, stage
 from tfpipe.convert.tensor_function import TensorFunction, of_keras, of_saved_model
 from tfpipe.convert.tensors import TensorConversion
 from tfpipe.core.bundle import open_bundle
+from tfpipe.core.errors import ConfigError
 from tfpipe.inference.tensors import TENSOR_TASK
 from tfpipe.provenance import library_versions
 
@@ -65,6 +66,11 @@ def convert_foreign(
     if model is not None and foreign.task_of(model, said) != TENSOR_TASK:
         write_bundle(foreign.open_classifier(path, model, said), asked, name, target)
     else:
+        if asked.search is not None:
+            raise ConfigError(
+                "--search: expected a model with a score to search by, received one of named tensors. Leave it out; "
+                "`tfpipe tune` finds the fastest way to run its bundle."
+            )
         findings = report.Findings(name, asked.precision, said.conversion, measured_on=measured_on())
         function = of_saved_model(path, said.signature) if model is None else _function(model, findings)
         conversion = TensorConversion(name, function, said.conversion, findings)

@@ -10,7 +10,7 @@ from tfpipe.core.parity import NEIGHBOURS_ATOL
 # Names, shapes and the graph itself do not shrink; they count from 1 MB on only.
 _SMALL_BYTES = 1_000_000
 # A few of FP16's numbers stay float32: those beyond its range, and Softmax's.
-_LEAST_REDUCTION = {"fp16": 0.49, "int8": 0.50}
+_LEAST_REDUCTION = {"fp16": 0.49, "int8": 0.50, "int8_weights": 0.50, "int4": 0.50}
 # Normal quantile: so sure must be that a class lost more than its limit, as rare ones have few samples.
 _Z = 1.96
 _LISTED = 5

@@ -5,6 +5,7 @@ is `tfpipe.convert.examine`'s; choosing among them `tfpipe.convert.trial`'s.
 """
 
 import logging
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ from tqdm import tqdm
 from tfpipe.convert.gate import Figures
 from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.sensitivity import Block
-from tfpipe.convert.trial import PLAIN_WAY, Contender, Trial
+from tfpipe.convert.trial import PLAIN_WAY, Contender, Trial, by_speed
 from tfpipe.core.errors import BundleError, ConfigError, ConversionError, InferenceError
+from tfpipe.latency import Speed
 from tfpipe.ort_providers import Way
 
 logger = logging.getLogger(__name__)
@@ -24,9 +26,15 @@ logger = logging.getLogger(__name__)
 # What a trial may fail by without ending the search. Unreadable data and a full disk end it.
 _FAILURES = (ConversionError, BundleError, InferenceError, ConfigError, MemoryError)
 _REFERENCE = Contender("fp32")
+# Who is timed again: as fast as this, so many at most, so many times.
+_NEAR, _LEADERS, _TURNS = 1.15, 3, 2
 
 Plan: TypeAlias = Callable[[Sequence[Trial]], Iterator[Contender]]
 """Trials so far, a list that grows -> what to try next."""
+
+
+Judge: TypeAlias = Callable[[Figures, Figures], Sequence[str]]
+"""Figures of a contender, and of the reference -> the limits that the contender misses, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Exploration:
 def explore(
     plan: Plan,
     examine: Callable[[Contender], Trial],
-    judge: Callable[[Figures, Figures], Sequence[str]],
+    judge: Judge,
     *,
     budget: Budget,
     ends_on_interrupt: bool = True,
@@ -79,7 +87,7 @@ def explore(
     Args:
         plan: What to try; its first contender is what the others are judged by.
         examine: Builds and measures one.
-        judge: Figures of a contender and of the reference -> the limits that it misses; see `tfpipe.convert.gate`.
+        judge: See `Judge`; `tfpipe.convert.gate` has one.
         budget: When to end.
         ends_on_interrupt: Whether Ctrl-C ends the search alone, and not the command.
         clock: Seconds.
@@ -99,9 +107,7 @@ def explore(
                     break
                 progress.set_postfix_str(contender.title)
                 trial = _tried(examine, contender, clock)
-                reference = _figures(trials[0] if trials else trial)
-                missed = judge(trial.figures, reference) if trial.figures else ()
-                trials.append(replace(trial, missed=tuple(missed)))
+                trials.append(judged([*trials[:1], trial], judge)[-1])
                 _log(trials[-1])
                 progress.update()
         except KeyboardInterrupt:
@@ -109,6 +115,76 @@ def explore(
                 raise
             ended = f"interrupted after {len(trials)} trials"
     return Exploration(tuple(trials), ended)
+
+
+def judged(trials: Sequence[Trial], judge: Judge) -> tuple[Trial, ...]:
+    """Have every trial face the gate.
+
+    Args:
+        trials: The first is what the others are judged by.
+        judge: See `Judge`.
+
+    Raises:
+        ConversionError: The first has no figures.
+    """
+    reference = trials[0]
+    if reference.figures is None:
+        raise ConversionError(f"{reference.contender.title}: expected answers to judge others by. {reference.problem}")
+    against = reference.figures
+    return tuple(
+        trial if trial.figures is None else replace(trial, missed=tuple(judge(trial.figures, against)))
+        for trial in trials
+    )
+
+
+def rematch(
+    trials: Sequence[Trial], clocked: Callable[[Contender], Speed], *, turns: int = _TURNS
+) -> tuple[Trial, ...]:
+    """Time the leaders again, in turns: of many trials, the fastest is often the luckiest.
+
+    Args:
+        trials: All of a search.
+        clocked: Times a contender once more.
+        turns: For each leader.
+
+    Returns:
+        All trials; a leader's latency and throughput are the medians over its turns and its trial.
+    """
+    leaders = _leaders(trials)
+    speeds = {leader.contender: [Speed(leader.latency_ms, leader.rows_per_second)] for leader in leaders}
+    for _ in range(turns if len(leaders) > 1 else 0):
+        for contender, measured in speeds.items():
+            measured.append(clocked(contender))
+    medians = {contender: _median(measured) for contender, measured in speeds.items()}
+    return tuple(_with_speed(trial, medians.get(trial.contender)) for trial in trials)
+
+
+def _leaders(trials: Sequence[Trial]) -> list[Trial]:
+    ranked = by_speed(trials)
+    near = [
+        trial
+        for trial in ranked
+        if trial.batch_invariant == ranked[0].batch_invariant and trial.p50_ms <= _NEAR * ranked[0].p50_ms
+    ]
+    return near[:_LEADERS]
+
+
+def _median(speeds: Sequence[Speed]) -> Speed:
+    first = speeds[0]
+    latency = {
+        size: {at: statistics.median(speed.latency_ms[size][at] for speed in speeds) for at in figures}
+        for size, figures in first.latency_ms.items()
+    }
+    rows = {size: statistics.median(speed.rows_per_second[size] for speed in speeds) for size in first.rows_per_second}
+    return Speed(latency, rows)
+
+
+def _with_speed(trial: Trial, speed: Speed | None) -> Trial:
+    if speed is None or trial.figures is None:
+        return trial
+    of_one = speed.latency_ms["1"]
+    figures = replace(trial.figures, p50_ms=of_one["p50"], p95_ms=of_one["p95"])
+    return replace(trial, figures=figures, latency_ms=speed.latency_ms, rows_per_second=speed.rows_per_second)
 
 
 def short_plan(recipes: Sequence[Recipe]) -> Plan:
@@ -212,12 +288,6 @@ def _tried(examine: Callable[[Contender], Trial], contender: Contender, clock: C
     except _FAILURES as error:
         trial = Trial(contender, problem=f"{error}" or type(error).__name__)
     return replace(trial, took_s=clock() - began)
-
-
-def _figures(reference: Trial) -> Figures:
-    if reference.figures is None or reference.problem:
-        raise ConversionError(f"{reference.contender.title}: expected answers to judge others by. {reference.problem}")
-    return reference.figures
 
 
 def _log(trial: Trial) -> None:

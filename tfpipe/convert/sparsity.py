@@ -26,14 +26,18 @@ def zero_share(model: onnx.ModelProto) -> float:
     return sum(map(zeros, arrays)) / total if total else 0.0
 
 
-def section(card: Mapping[str, Any], folder: Path, measured: Mapping[str, Measured]) -> str:
-    """The report's section on a pruned model, as Markdown.
+def sections(card: Mapping[str, Any], folder: Path, measured: Mapping[str, Measured]) -> list[str]:
+    """What the report says of a pruned model, as Markdown; nothing of another.
 
     Args:
-        card: What training says of it; see `tfpipe.training.pruning.pruning_card`.
+        card: model.json; of its `pruning` see `tfpipe.training.pruning.pruning_card`.
         folder: Of the bundle, with the files of all variants.
         measured: By variant, fp32 first.
     """
+    return [_section(card["pruning"], folder, measured)] if "pruning" in card else []
+
+
+def _section(card: Mapping[str, Any], folder: Path, measured: Mapping[str, Measured]) -> str:
     metric = measured["fp32"].figures.metric
     lines = [
         "## Pruning",

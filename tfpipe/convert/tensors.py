@@ -22,6 +22,7 @@ from tfpipe.convert.report_page import render_page
 from tfpipe.convert.tensor_function import TensorFunction, save_function
 from tfpipe.convert.tensor_samples import Sample, generated_samples, in_batches, read_tensor_samples
 from tfpipe.convert.to_onnx import tensors_to_onnx
+from tfpipe.convert.weight_only import open_environment, weight_only_variants
 from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core import certificate
 from tfpipe.core.bundle import Execution, Manifest, Variant, seal
@@ -85,7 +86,8 @@ class TensorConversion:
         answers = {"fp32": self._prove(candidates[0])}
         save_function(self._function, staging / "saved_model" / "1")
         self._note(saved_model_hop(staging / "saved_model" / "1", self._golden()))
-        for candidate in self._lower(fp32):
+        weight_only = weight_only_variants(open_environment(self._config), candidates[0], self._config)
+        for candidate in (*self._lower(fp32), *weight_only):
             answers[candidate.name] = self._prove(candidate)
             candidates.append(candidate)
         for candidate in candidates:

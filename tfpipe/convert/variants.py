@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tfpipe.convert.examine import Examiner, Yardstick
 from tfpipe.convert.gate import missed_limits
 from tfpipe.convert.quantize import Quantizer
 from tfpipe.convert.recipe import Recipe, default_recipes, further_recipes
-from tfpipe.convert.search import Budget, Exploration, Plan, explore, search_plan, short_plan
+from tfpipe.convert.search import Budget, Exploration, Plan, explore, judged, rematch, search_plan, short_plan
 from tfpipe.convert.sensitivity import Block, worst_blocks
 from tfpipe.convert.trial import Contender, Trial, choose, executions, why_not, written_int8
 from tfpipe.core.bundle import Execution
@@ -116,6 +116,9 @@ def find_variants(
             plan = search_plan(search.precision, defaults, further, ways=ways, worst_blocks=most_sensitive)
         judge = partial(missed_limits, limits=config)
         exploration = explore(plan, examiner.examine, judge, budget=budget, ends_on_interrupt=search is not None)
+        if search is not None:
+            again = rematch(exploration.trials, examiner.clocked)
+            exploration = replace(exploration, trials=judged(again, judge))
         return _found(exploration, examiner, search or Search(budget, "int8"), len(calibration))
 
 

@@ -8,9 +8,17 @@ from onnx import TensorProto
 from tfpipe.convert.quantize import is_depthwise
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_IN_BLOCKS = "MatMulNBits"
 _FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 _INTEGERS = {TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}
-_LOW = {"fp32": ("float32",), "fp16": ("float16",), "int8": ("int8", "uint8")}
+_LOW = {
+    "fp32": ("float32",),
+    "fp16": ("float16",),
+    "int8": ("int8", "uint8"),
+    "int8_weights": ("int8",),
+    # Embeddings, which are read a row at a time, keep 8 bits.
+    "int4": ("int4", "int8"),
+}
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
@@ -33,13 +41,13 @@ def list_weights(model: onnx.ModelProto, precision: str, reasons: dict[str, str]
         {"converted": {name: dtype}, "kept": {name: reason}}.
     """
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    users, parameters = _users(model), _quantization_parameters(model)
+    users, parameters, packed = _users(model), _quantization_parameters(model), _packed(model)
     converted: dict[str, str] = {}
     kept: dict[str, str] = {}
     for name, tensor in initializers.items():
         if name in parameters:
             continue
-        dtype = _FLOATS.get(tensor.data_type) or _INTEGERS.get(tensor.data_type)
+        dtype = packed.get(name) or _FLOATS.get(tensor.data_type) or _INTEGERS.get(tensor.data_type)
         if dtype in _LOW[precision]:
             converted[name] = dtype
         elif dtype is not None:
@@ -74,8 +82,18 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(attribute.g)
 
 
+def _packed(model: onnx.ModelProto) -> dict[str, str]:
+    """What weights of products that are stored in blocks of bytes are."""
+    return {
+        node.input[1]: f"int{next(a.i for a in node.attribute if a.name == 'bits')}"
+        for node in model.graph.node
+        if node.op_type == _IN_BLOCKS
+    }
+
+
 def _quantization_parameters(model: onnx.ModelProto) -> set[str]:
     parameters = {name for node in model.graph.node if node.op_type in _QUANTIZERS for name in node.input[1:]}
+    parameters |= {name for node in model.graph.node if node.op_type == _IN_BLOCKS for name in node.input[2:]}
     names = {tensor.name for tensor in model.graph.initializer}
     # Products of integers, and tables whose rows are multiplied out, take theirs otherwise.
     for name in names:

@@ -28,7 +28,8 @@ class TensorModel:
     Attributes:
         inputs: What it takes; axes of one name have one length.
         outputs: What it gives.
-        precision: Variant that runs.
+        variant: Name of the variant that runs.
+        precision: Its precision.
         provider: What runs it.
         arithmetic: What that computes float32 operators in.
 
@@ -49,6 +50,8 @@ class TensorModel:
         self.outputs: tuple[TensorSpec, ...] = manifest.outputs
         self.precision, self.provider, self.arithmetic = variant.precision, model.provider, model.arithmetic
         self._bundle, self._variant, self._model = bundle, variant, model
+        # Several variants may share a precision.
+        self.variant = next(name for name, one in manifest.variants.items() if one.file == variant.file)
         expected = {spec.name for spec in self.inputs}, {spec.name for spec in self.outputs}
         if expected != (set(model.input_names), set(model.output_names)):
             raise BundleError(

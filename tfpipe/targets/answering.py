@@ -1,20 +1,21 @@
 """A bundle that answers inside another server: Triton's Python backend and MLflow's scoring server share it.
 
-No TensorFlow, and nothing of the server: what stands before the model and after it is the service's own.
+No TensorFlow, nothing of the server, and nothing that only an export needs. What stands before the model and after it
+is the service's own.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfpipe.core.bundle import open_bundle, read_golden
-from tfpipe.core.errors import BundleError, DecodeError, SignatureError
+from tfpipe.core.bundle import Bundle, read_golden
+from tfpipe.core.errors import BundleError, DecodeError, GateError, SignatureError
 from tfpipe.core.parity import assert_parity, golden_bound
 from tfpipe.core.signature import Array
 from tfpipe.inference.interface import Prepared, answer_of
 from tfpipe.inference.opening import open_inference, open_model
+from tfpipe.inference.tensors import TENSOR_TASK, TensorModel, open_tensors
 from tfpipe.scoring import Scorer
 
 
@@ -34,18 +35,17 @@ class BundleAnswers(Scorer):
     """Raw inputs -> answers by one variant of a bundle, which is proved on its golden samples when it is opened.
 
     Args:
-        folder: The bundle.
+        bundle: Checked.
         precision: A variant's name, or "auto" for the bundle's default.
         provider: See `tfpipe.ort.open_session`.
 
     Raises:
-        BundleError: The bundle is incomplete, changed, or lacks the precision.
+        BundleError: The bundle lacks the precision, or golden samples.
         ConfigError: The provider is not there.
         GateError: It answers its golden samples otherwise than it may.
     """
 
-    def __init__(self, folder: Path, *, precision: str = "auto", provider: str = "cpu") -> None:
-        bundle = open_bundle(folder)
+    def __init__(self, bundle: Bundle, *, precision: str = "auto", provider: str = "cpu") -> None:
         variant = bundle.variant(precision)
         self.bundle, self.variant = bundle, variant
         self.inference = open_inference(bundle)
@@ -107,3 +107,25 @@ class BundleAnswers(Scorer):
         answered = self.of([self.bundle.path(sample.file).read_bytes() for sample in samples])
         for sample, one in zip(samples, answered, strict=True):
             assert_parity(one.probabilities, sample.probabilities, bound, where=f"golden sample {sample.file}")
+
+
+def is_of_tensors(bundle: Bundle) -> bool:
+    """Whether it is of named tensors: nothing stands before its model or after it."""
+    return bundle.manifest.task == TENSOR_TASK
+
+
+def open_proved(bundle: Bundle, precision: str, *, provider: str = "cpu") -> BundleAnswers | TensorModel:
+    """A variant that has just answered the golden samples.
+
+    Raises:
+        GateError: It answered otherwise than it may.
+        BundleError: It lacks the precision, or golden samples.
+        ConfigError: The provider is not there.
+    """
+    if not is_of_tensors(bundle):
+        return BundleAnswers(bundle, precision=precision, provider=provider)
+    model = open_tensors(bundle, precision=precision, provider=provider)
+    problem = model.replay_golden().problem
+    if problem:
+        raise GateError(problem)
+    return model

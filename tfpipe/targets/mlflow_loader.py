@@ -2,14 +2,17 @@
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd  # type: ignore[import-untyped]
 
+from tfpipe.core.bundle import open_bundle
 from tfpipe.core.errors import DecodeError, SignatureError
-from tfpipe.targets.answering import BundleAnswers
+from tfpipe.core.signature import Array
+from tfpipe.inference.tensors import TensorModel
+from tfpipe.targets.answering import BundleAnswers, open_proved
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]{0,64}\Z|[A-Za-z0-9+/\s]{64}")
 
@@ -44,9 +47,25 @@ class MlflowModel:
         return pd.DataFrame([one.answer for one in self._answers.of(inputs)])
 
 
-def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> MlflowModel:
+class MlflowTensors:
+    """What `mlflow.pyfunc.load_model` gives of a model of named tensors.
+
+    Args:
+        model: The variant.
+    """
+
+    def __init__(self, model: TensorModel) -> None:
+        self._model = model
+
+    def predict(self, model_input: Mapping[str, Array], params: dict[str, Any] | None = None) -> dict[str, Array]:
+        """Arrays by input name -> arrays by output name; see `TensorModel.run`. No `params` are known."""
+        return self._model.run(model_input)
+
+
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> MlflowModel | MlflowTensors:
     """MLflow calls it by this name, with the folder of the bundle."""
-    return MlflowModel(BundleAnswers(Path(path), precision=(model_config or {}).get("precision", "auto")))
+    model = open_proved(open_bundle(Path(path)), (model_config or {}).get("precision", "auto"))
+    return MlflowTensors(model) if isinstance(model, TensorModel) else MlflowModel(model)
 
 
 def _column(model_input: Any) -> Iterable[Any]:

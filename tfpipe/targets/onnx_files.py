@@ -14,11 +14,12 @@ from tfpipe.core.parity import assert_parity, golden_bound
 from tfpipe.decode import decode_image
 from tfpipe.inference.interface import Inference
 from tfpipe.inference.opening import PREPROCESS_FILE
+from tfpipe.inference.tensors import TensorModel
 from tfpipe.ort import open_session
-from tfpipe.targets.answering import BundleAnswers
+from tfpipe.targets.answering import open_proved
 from tfpipe.targets.carried import labels_text
 from tfpipe.targets.job import Job
-from tfpipe.targets.readme import render
+from tfpipe.targets.readme import render, tensor_table
 from tfpipe.text import tokenizer as tokenizers
 
 WHOLE = "whole.onnx"
@@ -30,23 +31,34 @@ _BATCH = "whole/batch"
 
 
 def write_onnx(job: Job, folder: Path) -> None:
-    """Write model.onnx, labels.txt, golden/, README.md; of images preprocess.onnx, whole.onnx; of texts tokenizer/.
+    """Write model.onnx, golden/, README.md and what stands around the model.
+
+    That is labels.txt, of images preprocess.onnx and whole.onnx, of texts tokenizer/; of named tensors nothing.
 
     Raises:
         ConversionError: The graphs cannot be composed.
         GateError: The golden samples are answered otherwise than they may be.
     """
-    answers = BundleAnswers(job.bundle.folder, precision=job.variant.precision)
+    model = open_proved(job.bundle, job.variant.precision)
     shutil.copyfile(job.bundle.path(job.variant.file), folder / MODEL)
     shutil.copytree(job.bundle.path("golden"), folder / "golden")
+    if isinstance(model, TensorModel):
+        readme = render("onnx_tensors", job, table=tensor_table(job.bundle.manifest))
+    else:
+        readme = _write_around(job, folder, model.inference)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def _write_around(job: Job, folder: Path, inference: Inference) -> str:
+    """Write what stands before the model and after it; returns the README."""
     (folder / "labels.txt").write_text(labels_text(job.bundle), encoding="utf-8")
-    if answers.inference.takes == "image":
+    if inference.takes == "image":
         shutil.copyfile(job.bundle.path(PREPROCESS_FILE), folder / PREPROCESS_FILE)
         onnx.save(compose_whole(onnx.load(folder / PREPROCESS_FILE), onnx.load(folder / MODEL)), folder / WHOLE)
         _check_whole(job, folder / WHOLE)
     else:
         shutil.copytree(job.bundle.path(tokenizers.FOLDER), folder / tokenizers.FOLDER)
-    (folder / "README.md").write_text(_readme(job, answers.inference), encoding="utf-8")
+    return _readme(job, inference)
 
 
 def compose_whole(preprocess: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,6 +4,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from tfpipe.core.bundle import Manifest
 from tfpipe.targets.job import Job
 
 
@@ -24,3 +25,14 @@ def render(template: str, job: Job, **values: Any) -> str:
         "device": job.device.upper(),
     }
     return Template(text).substitute(own | values)
+
+
+def tensor_table(manifest: Manifest) -> str:
+    """What a model graph takes and gives, as a table."""
+    kinds = (("input", manifest.inputs), ("output", manifest.outputs))
+    rows = [
+        f"| {kind} | `{spec.name}` | {spec.dtype} ({', '.join(map(str, spec.shape))}) |"
+        for kind, specs in kinds
+        for spec in specs
+    ]
+    return "\n".join(["| | | |", "|---|---|---|", *rows])

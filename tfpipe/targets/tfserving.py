@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
-from tfpipe.core.bundle import Bundle, read_golden
+from tfpipe.core.bundle import Bundle
 from tfpipe.core.errors import BundleError
-from tfpipe.core.signature import Array
-from tfpipe.inference.opening import open_inference
 from tfpipe.inference.texts import TEXT_TASKS
+from tfpipe.targets.answering import is_of_tensors
+from tfpipe.targets.golden import golden_requests
 from tfpipe.targets.job import Job
 from tfpipe.targets.readme import render
-from tfpipe.targets.warmup import WARMUP_FILE, image_request, signatures_of, text_request, write_warmup
+from tfpipe.targets.warmup import WARMUP_FILE, signatures_of, write_warmup
 
 _MEANING = {
     "image_bytes": "string (batch): image files, upright 8-bit JPEG, PNG, BMP of 24 bits or GIF",
@@ -33,14 +33,6 @@ def write_tfserving(job: Job, folder: Path) -> None:
     (folder / "README.md").write_text(_readme(job, target), encoding="utf-8")
 
 
-def golden_requests(bundle: Bundle) -> list[dict[str, Array]]:
-    """What signatures take, of each golden sample; of a text longer than a row, the first row."""
-    inference = open_inference(bundle, threads=1)
-    request_of = image_request if inference.takes == "image" else text_request
-    contents = [bundle.path(sample.file).read_bytes() for sample in read_golden(bundle)]
-    return [request_of(content, inference.prepare(inference.decode(content)).rows[0]) for content in contents]
-
-
 def _saved_model(bundle: Bundle) -> Path:
     found = sorted(bundle.folder.glob("saved_model/*/saved_model.pb"))
     if not found:
@@ -53,12 +45,14 @@ def _saved_model(bundle: Bundle) -> Path:
 def _readme(job: Job, saved_model_dir: Path) -> str:
     signatures = signatures_of(saved_model_dir)
     rows = [f"| `{name}` | {'; '.join(map(_described, inputs))} |" for name, inputs in sorted(signatures.items())]
+    outputs = ", ".join(f"`{spec.name}`" for spec in job.bundle.manifest.outputs)
+    answers = outputs if is_of_tensors(job.bundle) else "`probabilities`, and `label` and `score` of the most probable"
     limits = ""
     if "text" in signatures.get("serving_default", ()):
         limits = " `serving_default` needs the kernels of TensorFlow Text in the server."
     elif job.bundle.manifest.task in TEXT_TASKS:
         limits = " No signature takes strings: no Keras layer gives the token ids of this tokenizer."
-    return render("tfserving", job, signatures="\n".join(rows), limits=limits, warmup=WARMUP_FILE)
+    return render("tfserving", job, signatures="\n".join(rows), answers=answers, limits=limits, warmup=WARMUP_FILE)
 
 
 def _described(name: str) -> str:

@@ -4,16 +4,17 @@ import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfpipe.core.bundle import Bundle, read_golden
 from tfpipe.core.signature import Array, TensorSpec
-from tfpipe.targets.answering import BundleAnswers
+from tfpipe.inference.texts import TEXT_TASKS
+from tfpipe.targets.answering import is_of_tensors, open_proved
 from tfpipe.targets.carried import copy_bundle, copy_code, labels_text, requirements
+from tfpipe.targets.golden import golden_requests
 from tfpipe.targets.job import Job
 from tfpipe.targets.pbtxt import Name, render
 from tfpipe.targets.readme import render as render_readme
-from tfpipe.targets.tfserving import golden_requests
 
 # Triton's names of NumPy's types.
 _TYPES = {
@@ -24,10 +25,15 @@ _TYPES = {
 _MAX_BATCH_SIZE = 32
 # How long a lone request waits for others: less than a person notices, and than most models take.
 _QUEUE_DELAY_US = 2000
-_WARMUP_SAMPLES = 4
+_WARMUP_REQUESTS = 4
 _LABELS = "labels.txt"
-_BATCHED = "Requests are batched."
-_NOT_BATCHED = "Requests are not batched, as this variant's answer to a row depends on the rows beside it."
+# By whether all tensors begin with the batch's axis, and whether rows are answered for themselves.
+_BATCHING = {
+    (True, True): "Requests are batched.",
+    (True, False): "Requests are not batched, as this variant's answer to a row depends on the rows beside it.",
+    (False, True): "Requests are not batched, as not every tensor begins with the batch's axis.",
+    (False, False): "Requests are not batched, as not every tensor begins with the batch's axis.",
+}
 # Triton imports it from the folder of the version.
 _MODEL_PY = '''"""Answers by tfpipe's own code, which lies in `code` beside this file."""
 
@@ -40,6 +46,20 @@ from tfpipe.targets.triton_backend import TritonPythonModel  # noqa: E402, F401
 '''
 
 
+class _Given(NamedTuple):
+    """One input of a warm-up request, as Triton wants it.
+
+    Attributes:
+        data_type: Triton's name.
+        dims: Without the batch's axis, where Triton adds it.
+        content: In a file, a string has its length before it. Source: Triton, ModelWarmup.Input in model_config.proto.
+    """
+
+    data_type: str
+    dims: Sequence[int]
+    content: bytes
+
+
 def write_triton(job: Job, folder: Path) -> None:
     """Write the model repository and a README.
 
@@ -47,71 +67,72 @@ def write_triton(job: Job, folder: Path) -> None:
         GateError: The golden samples are answered otherwise than they may be.
     """
     # Proved here and now, whatever the backend.
-    answers = BundleAnswers(job.bundle.folder, precision=job.variant.precision)
+    open_proved(job.bundle, job.variant.precision)
     model = folder / job.name
     (model / job.version).mkdir(parents=True)
     (model / "warmup").mkdir()
-    write = _write_python if job.triton_backend == "python" else _write_onnxruntime
     common = {
         "name": job.name,
         "backend": job.triton_backend,
         "instance_group": [{"count": 1, "kind": Name(f"KIND_{job.device.upper()}")}],
     }
-    readme = write(job, model, common, answers)
-    (folder / "README.md").write_text(readme, encoding="utf-8")
+    write = _write_python if job.triton_backend == "python" else _write_onnxruntime
+    (folder / "README.md").write_text(write(job, model, common), encoding="utf-8")
 
 
-def _write_python(job: Job, model: Path, common: Mapping[str, Any], answers: BundleAnswers) -> str:
+def _write_python(job: Job, model: Path, common: Mapping[str, Any]) -> str:
     version = model / job.version
     copy_bundle(job.bundle, version / "bundle")
     copy_code(version / "code")
     (version / "model.py").write_text(_MODEL_PY, encoding="utf-8")
     pins = "".join(f"{pin}\n" for pin in requirements(job.bundle))
     (model.parent / "requirements.txt").write_text(pins, encoding="utf-8")
-    takes = answers.inference.takes
-    raw = [job.bundle.path(sample.file).read_bytes() for sample in read_golden(job.bundle)[:_WARMUP_SAMPLES]]
-    # In a file, a string has its length before it. Source: Triton, ModelWarmup.Input in model_config.proto.
-    contents = [struct.pack("<I", len(one)) + one for one in raw]
+    manifest, tensors = job.bundle.manifest, is_of_tensors(job.bundle)
     config = {
         **common,
         # As tfpipe's own service has it: BYTES [-1], a row an input. Triton's batch axis would make that [-1, 1].
         "max_batch_size": 0,
-        "input": _raw_inputs(takes),
-        "output": _answer_outputs(job.bundle),
+        "input": [_tensor(one) for one in manifest.inputs] if tensors else _raw_inputs(job.bundle),
+        "output": [_tensor(one) for one in manifest.outputs] if tensors else _answer_outputs(job.bundle),
         "parameters": [{"key": "precision", "value": {"string_value": job.variant.precision}}],
-        "model_warmup": _write_warmup(model, takes, "TYPE_STRING", [(content, [1]) for content in contents]),
+        "model_warmup": _write_warmup(model, _array_requests(job.bundle) if tensors else _raw_requests(job.bundle)),
     }
     (model / "config.pbtxt").write_text(render(config), encoding="utf-8")
-    return render_readme("triton_python", job, table=_table(config))
+    return render_readme("triton_tensors" if tensors else "triton_python", job, table=_table(config))
 
 
-def _write_onnxruntime(job: Job, model: Path, common: Mapping[str, Any], answers: BundleAnswers) -> str:
+def _write_onnxruntime(job: Job, model: Path, common: Mapping[str, Any]) -> str:
     manifest = job.bundle.manifest
     shutil.copyfile(job.bundle.path(job.variant.file), model / job.version / "model.onnx")
-    (model / _LABELS).write_text(labels_text(job.bundle), encoding="utf-8")
-    spec = manifest.inputs[0]
-    rows = [request[spec.name][0] for request in golden_requests(job.bundle)[:_WARMUP_SAMPLES]]
-    warmup = _write_warmup(model, spec.name, _type(spec), [(_little_endian(row), row.shape) for row in rows])
+    # Without the batch's axis, which Triton adds.
+    batched = all(one.shape[:1] == ("batch",) for one in (*manifest.inputs, *manifest.outputs))
+    alone = job.variant.batch_invariant
+    outputs = [_tensor(one, batched=batched) for one in manifest.outputs]
+    if manifest.labels:
+        # Triton's classification extension answers by label.
+        (model / _LABELS).write_text(labels_text(job.bundle), encoding="utf-8")
+        outputs = [one | {"label_filename": _LABELS} if one["name"] == "probabilities" else one for one in outputs]
     config = {
         **common,
-        "max_batch_size": _MAX_BATCH_SIZE,
-        "input": [_tensor(spec)],
-        "output": [_output(one) for one in manifest.outputs],
-        # Strangers' requests share a batch only where a row's answer does not depend on the rows beside it.
-        "dynamic_batching": [{"max_queue_delay_microseconds": _QUEUE_DELAY_US}] if job.variant.batch_invariant else [],
-        "model_warmup": warmup,
+        "max_batch_size": _MAX_BATCH_SIZE if batched else 0,
+        "input": [_tensor(one, batched=batched) for one in manifest.inputs],
+        "output": outputs,
+        "dynamic_batching": [{"max_queue_delay_microseconds": _QUEUE_DELAY_US}] if batched and alone else [],
+        "model_warmup": _write_warmup(model, _array_requests(job.bundle, batched=batched)),
     }
     (model / "config.pbtxt").write_text(render(config), encoding="utf-8")
-    batching = _BATCHED if job.variant.batch_invariant else _NOT_BATCHED
-    return render_readme("triton_onnxruntime", job, table=_table(config), batching=batching)
+    template = "triton_onnxruntime_tensors" if is_of_tensors(job.bundle) else "triton_onnxruntime"
+    return render_readme(template, job, table=_table(config), batching=_BATCHING[batched, alone])
 
 
-def _raw_inputs(takes: str) -> list[dict[str, Any]]:
-    raw = {"name": takes, "data_type": Name("TYPE_STRING"), "dims": [-1]}
-    if takes == "text":
-        return [raw]
+def _raw_inputs(bundle: Bundle) -> list[dict[str, Any]]:
+    if bundle.manifest.task in TEXT_TASKS:
+        return [{"name": "text", "data_type": Name("TYPE_STRING"), "dims": [-1]}]
     pixels = {"name": "pixels", "data_type": Name("TYPE_UINT8"), "dims": [-1, -1, -1, 3]}
-    return [{**one, "optional": True} for one in (raw, pixels)]
+    return [
+        {"name": "image", "data_type": Name("TYPE_STRING"), "dims": [-1], "optional": True},
+        pixels | {"optional": True},
+    ]
 
 
 def _answer_outputs(bundle: Bundle) -> list[dict[str, Any]]:
@@ -124,42 +145,44 @@ def _answer_outputs(bundle: Bundle) -> list[dict[str, Any]]:
     ]
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    """An input or output without the batch's axis, which Triton adds."""
-    dims = [-1 if isinstance(length, str) else length for length in spec.shape[1:]]
-    return {"name": spec.name, "data_type": Name(_type(spec)), "dims": dims}
+def _tensor(spec: TensorSpec, *, batched: bool = False) -> dict[str, Any]:
+    """An input or output; without the batch's axis where Triton adds it."""
+    dims = [-1 if isinstance(length, str) else length for length in spec.shape[batched:]]
+    return {"name": spec.name, "data_type": Name(f"TYPE_{_TYPES[spec.dtype]}"), "dims": dims}
 
 
-def _output(spec: TensorSpec) -> dict[str, Any]:
-    # With the labels' names Triton's classification extension answers by label.
-    return {**_tensor(spec), **({"label_filename": _LABELS} if spec.name == "probabilities" else {})}
+def _raw_requests(bundle: Bundle) -> list[dict[str, _Given]]:
+    name = "text" if bundle.manifest.task in TEXT_TASKS else "image"
+    contents = [bundle.path(sample.file).read_bytes() for sample in read_golden(bundle)]
+    return [{name: _Given("STRING", [1], struct.pack("<I", len(one)) + one)} for one in contents]
 
 
-def _type(spec: TensorSpec) -> str:
-    return f"TYPE_{_TYPES[spec.dtype]}"
+def _array_requests(bundle: Bundle, *, batched: bool = False) -> list[dict[str, _Given]]:
+    """Golden samples as the model graph takes them; of each the first row where Triton adds the batch's axis."""
+    names = [spec.name for spec in bundle.manifest.inputs]
+    return [
+        {name: _given(request[name][0] if batched else request[name]) for name in names}
+        for request in golden_requests(bundle)
+    ]
 
 
-def _little_endian(array: Array) -> bytes:
-    return array.astype(array.dtype.newbyteorder("<")).tobytes()
+def _given(array: Array) -> _Given:
+    content = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return _Given(_TYPES[array.dtype.name], array.shape, content)
 
 
-def _write_warmup(
-    model: Path, name: str, data_type: str, contents: Sequence[tuple[bytes, Sequence[int]]]
-) -> list[dict[str, Any]]:
-    """Write the files of warm-up requests, and say them as config.pbtxt wants it.
-
-    Args:
-        model: Folder of the model.
-        name: Of the input.
-        data_type: Of the input, as Triton says it.
-        contents: Bytes and dims of each request.
-    """
+def _write_warmup(model: Path, requests: Sequence[Mapping[str, _Given]]) -> list[dict[str, Any]]:
+    """Write the files of the first few requests, and say them as config.pbtxt wants it."""
     entries = []
-    for index, (content, dims) in enumerate(contents):
-        file = f"golden-{index}"
-        (model / "warmup" / file).write_bytes(content)
-        value = {"data_type": Name(data_type), "dims": list(dims), "input_data_file": file}
-        entries.append({"name": file, "batch_size": 1, "inputs": [{"key": name, "value": value}]})
+    for index, request in enumerate(requests[:_WARMUP_REQUESTS]):
+        inputs = []
+        for place, (name, given) in enumerate(request.items()):
+            file = f"golden-{index}-{place}"
+            (model / "warmup" / file).write_bytes(given.content)
+            data_type = Name(f"TYPE_{given.data_type}")
+            value = {"data_type": data_type, "dims": list(given.dims), "input_data_file": file}
+            inputs.append({"key": name, "value": value})
+        entries.append({"name": f"golden-{index}", "batch_size": 1, "inputs": inputs})
     return entries
 
 
