@@ -73,6 +73,7 @@ def measure(
     batches: Mapping[int, Feed],
     *,
     max_s: float = 2.0,
+    most_runs: int = _MOST_RUNS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Speed:
     """Time a session that no other one disturbs.
@@ -81,12 +82,14 @@ def measure(
         model: Open.
         batches: The model's inputs by batch size.
         max_s: For all batch sizes together; held but for the first runs of a slow model.
+        most_runs: Of one batch size.
         clock: Seconds.
 
     Raises:
         InferenceError: The model failed.
     """
-    seconds = {size: _durations_s(model, feed, max_s / len(batches), clock) for size, feed in batches.items()}
+    each_s = max_s / len(batches)
+    seconds = {size: _durations_s(model, feed, each_s, most_runs, clock) for size, feed in batches.items()}
     return Speed(
         {
             str(size): {f"p{q}": round(float(np.percentile(took, q)) * 1e3, 4) for q in PERCENTILES}
@@ -96,14 +99,14 @@ def measure(
     )
 
 
-def _durations_s(model: OnnxModel, feed: Feed, max_s: float, clock: Callable[[], float]) -> list[float]:
+def _durations_s(model: OnnxModel, feed: Feed, max_s: float, most_runs: int, clock: Callable[[], float]) -> list[float]:
     began = clock()
     for _ in range(_WARM_UP_RUNS):
         model.run(feed)
         if clock() - began > _WARM_UP_SHARE * max_s:
             break
     durations: list[float] = []
-    while len(durations) < _MOST_RUNS:
+    while len(durations) < most_runs:
         started = clock()
         model.run(feed)
         durations.append(clock() - started)
@@ -122,6 +125,7 @@ def try_out(
     disabled_optimizers: Sequence[str] = (),
     engines_dir: Path | None = None,
     max_s: float = 2.0,
+    most_runs: int = _MOST_RUNS,
     timeout_s: float = 60.0,
 ) -> Trial:
     """Open a file in a process of its own, let it answer, and time it.
@@ -135,6 +139,7 @@ def try_out(
         disabled_optimizers: See `open_session`.
         engines_dir: See `open_session`.
         max_s: See `measure`.
+        most_runs: See `measure`.
         timeout_s: For everything, the start of the process and the building of an engine included.
 
     Raises:
@@ -152,6 +157,7 @@ def try_out(
         "disabled_optimizers": list(disabled_optimizers),
         "engines_dir": None if engines_dir is None else str(engines_dir.resolve()),
         "max_s": max_s,
+        "most_runs": most_runs,
     }
     with tempfile.TemporaryDirectory(prefix="tfpipe-latency-") as name:
         folder = Path(name)
@@ -206,7 +212,7 @@ def _carry_out(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     )
     _write_feeds(folder / _OUTPUTS, [model.run(feed) for feed in feeds[: task["answered"]]])
     timed = dict(zip(task["batches"], feeds[task["answered"] :], strict=True))
-    speed = measure(model, timed, max_s=task["max_s"]) if timed else Speed({}, {})
+    speed = measure(model, timed, max_s=task["max_s"], most_runs=task["most_runs"]) if timed else Speed({}, {})
     return {"speed": asdict(speed), "on_cpu": model.on_cpu, "peak_memory_bytes": peak_memory_bytes()}
 
 

@@ -16,7 +16,13 @@ def measured(name, size, weights, score, latency=(1.0, 2.0)):
     by_batch = {"1": {"p50": latency[0], "p95": 3.5, "p99": 4.5}, "8": {"p50": latency[1], "p95": 5.5, "p99": 6.5}}
     return Measured(
         Variant(name, f"model.{name}.onnx", {}, size, metrics, {"1": 1.0}, True, 0.01, WEIGHTS),
-        Execution(name, latency_ms=by_batch, rows_per_second={"1": 1000.0, "8": 4000.0}, metrics=metrics),
+        Execution(
+            name,
+            latency_ms=by_batch,
+            rows_per_second={"1": 1000.0, "8": 4000.0},
+            metrics=metrics,
+            peak_memory_bytes=70_000_000,
+        ),
         Figures(name, size, weights, score, p50_ms=latency[0], p95_ms=3.5),
         neighbours=0.0,
     )
@@ -47,7 +53,7 @@ def test_a_passed_report_holds_every_figure():
     page = render(findings, usage=["Serve it: `python -m serving`"])
 
     assert page.startswith("# Conversion of digits version 3\n\n**int8 passed**")
-    figures = "0.250 | 3.500 | 4.500 | 1.500 | 5.500 | 6.500 | 4000 | 4.00 |"
+    figures = "0.250 | 3.500 | 4.500 | 1.500 | 5.500 | 6.500 | 4000 | 4.00 | 70 MB |"
     assert f"| int8 (asked for) | 1.100 MB | 27.5% | 25.0% | 97.00% | 98.50% | {figures}" in page
     assert (
         "Accuracy on the 360 validation samples of training, 2 more cannot be read. At most 2.00% may be lost." in page

@@ -9,7 +9,7 @@ from keras import layers
 from serving.engine import Engine
 from serving.source import fetch_bundle
 from tests.convert.foreign_models import CLASSES, fitted, functional
-from tests.image_files import png
+from tests.image_files import encoded
 from tests.training.small_runs import write_class_folders
 from tfpipe.convert.__main__ import main
 from tfpipe.core.bundle import open_bundle
@@ -51,11 +51,11 @@ def answer_of_service(folder, content):
 
 
 def picture(low, size=(12, 12)):
-    return np.random.default_rng(low).integers(low, low + 80, (*size, 3), dtype=np.uint8)
+    return np.random.default_rng(low).integers(low, low + 70, (*size, 3), dtype=np.uint8)
 
 
 def assert_answers_as(folder, model, pixels, expected):
-    answer = answer_of_service(folder, png(pixels))
+    answer = answer_of_service(folder, encoded(pixels, "PNG"))
     received = [answer["probabilities"][label] for label in open_bundle(folder).manifest.labels]
     np.testing.assert_allclose(received, expected(model.predict(pixels[None].astype(np.float32), verbose=0)), atol=0.1)
 
@@ -108,7 +108,7 @@ def test_a_sigmoid_of_one_unit_is_two_classes_and_grey_is_made_of_colours(run, t
 
     assert code == 0, stderr
     grey = np.repeat(picture(180)[..., :1], 3, axis=-1)
-    answer = answer_of_service(tmp_path / "bundle", png(grey))
+    answer = answer_of_service(tmp_path / "bundle", encoded(grey, "PNG"))
     expected = float(model.predict(grey[None, ..., :1] / 255.0, verbose=0)[0, 0])
     assert answer["label"] == "light"
     assert answer["probabilities"]["light"] == pytest.approx(expected, abs=1e-3)
@@ -155,7 +155,7 @@ def test_features_are_the_vector_before_the_head_in_every_precision(run, tmp_pat
         fetch_bundle(str(bundle.folder), registered_model=None, cache_dir=tmp_path),
         precision="fp32", provider="cpu", threads=1, max_batch_size=4, max_image_pixels=10_000, max_text_chars=10,
     )  # fmt: skip
-    contents = [png(picture(low)) for low in (10, 100, 170)]
+    contents = [encoded(picture(low), "PNG") for low in (10, 100, 170)]
     answers = engine.predict([contents[0], b"junk", *contents[1:]], features=True).rows
     expected = embedding.predict(np.stack([picture(low) for low in (10, 100, 170)]).astype(np.float32), verbose=0)
     np.testing.assert_allclose([answers[i]["features"] for i in (0, 2, 3)], expected, rtol=1e-3, atol=1e-3)

@@ -138,13 +138,6 @@ def test_too_many_texts_that_are_too_long_are_an_error_that_names_the_first(tagg
         measure.score({"fp32": Answers(tagger)}, examples, tagger.task, max_corrupt_fraction=0.1)
 
 
-def test_latency_is_measured_for_one_row_and_for_eight():
-    latency = measure.latency(session_of(convolutional()), np.stack, list(rows(3)), runs=3)
-
-    assert latency.keys() == {"1", "8"}
-    assert all(0 < of["p50"] <= of["p95"] <= of["p99"] for of in latency.values())
-
-
 def test_a_graph_whose_rows_do_not_touch_is_batch_invariant_and_one_whose_do_is_not():
     mixing = graph_of(
         [

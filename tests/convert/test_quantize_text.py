@@ -183,4 +183,4 @@ def test_quantisation_is_repeatable():
 
 def test_a_graph_that_cannot_be_quantised_is_refused_in_one_sentence():
     with pytest.raises(ConversionError, match="int8: expected a graph that can be quantised; "):
-        text_to_int8(graph_of_family("text_cnn"), [np.zeros((2, 3), np.float32)], STATIC)
+        text_to_int8(graph_of_family("text_cnn"), [np.full((2, 3), 10**6, np.int32)], STATIC)

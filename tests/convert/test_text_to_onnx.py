@@ -137,3 +137,12 @@ def test_keras_is_left_as_it_was():
     graph_of_network(network)
 
     np.testing.assert_array_equal(keras_answers(network, rows), before)
+
+
+def test_layers_whose_weights_keras_has_quantised_are_left_to_keras():
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    x = keras.layers.Dense(12, activation="gelu")(keras.layers.Embedding(TOKENS.vocabulary_size, 8)(ids))
+    network = randomised(keras.Model(ids, keras.layers.Dense(CLASSES, name="logits")(x), name="network"))
+    network.quantize("int8")
+
+    _assert_answers_as_keras(network, graph_of_network(network, per_token=True))

@@ -6,6 +6,7 @@ import onnx
 import pytest
 
 from tests.convert.random_models import LABELS, config_of, random_parts
+from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.to_onnx import network_to_onnx, preprocessing_to_onnx
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.parity import BOUNDS, ROWS, assert_parity
@@ -155,6 +156,26 @@ def test_grouped_convolutions_are_converted():
     parts = _network(build)
 
     _assert_same_answers(parts, network_to_onnx(parts, opset=18, metadata=METADATA))
+
+
+def test_layers_of_a_vision_transformer_become_the_operators_that_onnx_has_for_them():
+    def build(x):
+        x = keras.layers.Reshape((4, 16))(keras.layers.Conv2D(16, 4, 4)(x))
+        normal = keras.layers.LayerNormalization(epsilon=1e-6)(x)
+        x = x + keras.layers.MultiHeadAttention(2, 8)(normal, normal)
+        hidden = keras.layers.Dense(32, activation="gelu")(keras.layers.LayerNormalization()(x))
+        return keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(x + keras.layers.Dense(16)(hidden)))
+
+    parts = _network(build)
+
+    written = network_to_onnx(parts, opset=18, metadata=METADATA)
+    rows = np.random.default_rng(4).normal(size=(3, 8, 8, 3)).astype(np.float32)
+    model, _ = run_passes(written, standard_passes(21), inputs=[{"input": rows}])
+
+    types = [node.op_type for node in model.graph.node]
+    assert (types.count("LayerNormalization"), types.count("Gelu"), types.count("Conv")) == (2, 1, 1)
+    assert not {"Shape", "ReduceProd", "Erf", "Einsum", "Sqrt"} & set(types)
+    _assert_same_answers(parts, model)
 
 
 def test_an_older_operator_set_is_kept():

@@ -6,7 +6,8 @@ import tensorflow as tf
 from tests.convert.random_models import config_of
 from tests.convert.text_networks import CLASSES, graph_of_network, network_of
 from tfpipe.convert.finite import assert_finite_weights
-from tfpipe.convert.to_onnx import network_to_onnx
+from tfpipe.convert.tensor_function import of_keras
+from tfpipe.convert.to_onnx import network_to_onnx, tensors_to_onnx
 from tfpipe.core.errors import ConversionError
 from tfpipe.models.assembly import assemble, build_preprocessing
 from tfpipe.models.zoo import Normalization
@@ -70,6 +71,17 @@ def test_weights_that_are_no_numbers_are_refused_by_name(value):
 
     with pytest.raises(ConversionError, match=r"weight 'logits/bias': expected finite .* received 2 of 3 that are NaN"):
         assert_finite_weights(network)
+
+
+def test_a_model_of_named_tensors_names_its_layer_and_its_weight_too():
+    inputs = keras.Input((6,), name="readings")
+    model = keras.Model(inputs, IncompleteBeta(name="beta")(keras.layers.Dense(4, name="mix")(inputs)))
+
+    with pytest.raises(ConversionError, match="Betainc of layer 'beta'"):
+        tensors_to_onnx(of_keras(model), opset=18, metadata={"graph": "tensors"})
+    model.get_layer("mix").bias.assign([0.0, np.nan, 0.0, 0.0])
+    with pytest.raises(ConversionError, match="weight 'mix/bias'"):
+        tensors_to_onnx(of_keras(model), opset=18, metadata={"graph": "tensors"})
 
 
 def test_finite_weights_of_any_type_pass():

@@ -40,6 +40,7 @@ def make_bundle(
     manifest_changes: Mapping[str, Any] | None = None,
     work: int = 0,
     not_finite: bool = False,
+    features: bool = False,
 ) -> Path:
     """Write a sealed bundle.
 
@@ -51,13 +52,15 @@ def make_bundle(
         manifest_changes: Fields of the manifest that differ.
         work: Loops of needless arithmetic in the model, for one that is slow.
         not_finite: Whether the model's weights, and so its answers, are NaN.
+        features: Whether the model gives the mean of each channel, 0..1, as features.
     """
     folder.mkdir(parents=True)
     onnx.save(_preprocess_graph(), folder / "preprocess.onnx")
     variants = {}
     for precision, noise in (("fp32", 0.0), ("fp16", 1e-4), ("int8", 1e-2)):
         path = folder / f"model.{precision}.onnx"
-        onnx.save(_model_graph(np.nan if not_finite else noise, work), path)
+        graph = _model_graph(np.nan if not_finite else noise, work)
+        onnx.save(_with_features(graph) if features else graph, path)
         variants[precision] = Variant(
             precision, path.name, {}, path.stat().st_size, {"accuracy": 1.0}, {"1": 0.1}, True, noise, {}
         )
@@ -71,7 +74,10 @@ def make_bundle(
         "task": "image_classification",
         "labels": LABELS,
         "inputs": (TensorSpec("input", "float32", ("batch", SIDE, SIDE, 3)),),
-        "outputs": (TensorSpec("probabilities", "float32", ("batch", len(LABELS))),),
+        "outputs": (
+            TensorSpec("probabilities", "float32", ("batch", len(LABELS))),
+            *([TensorSpec("features", "float32", ("batch", 3))] if features else []),
+        ),
         "preprocess_inputs": (TensorSpec("image", "uint8", ("height", "width", 3)),),
         "variants": variants,
         "default_variant": "int8",
@@ -129,6 +135,12 @@ def _model_graph(noise: float, work: int) -> onnx.ModelProto:
         helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", SIDE, SIDE, 3]),
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(LABELS)]),
     )
+
+
+def _with_features(model: onnx.ModelProto) -> onnx.ModelProto:
+    model.graph.node.append(helper.make_node("Identity", ["means"], ["features"]))
+    model.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3]))
+    return model
 
 
 def _needless(work: int) -> Sequence[onnx.NodeProto]:

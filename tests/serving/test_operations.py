@@ -170,7 +170,7 @@ def test_a_lack_of_memory_is_503(bundle):
         def warm_up(self) -> None:
             return
 
-        def predict(self, contents, *, deadline_s) -> Outcome:
+        def predict(self, contents, **_) -> Outcome:
             return Outcome(rows=[MemoryError("bad allocation")] * len(contents))
 
     with serving(create_app(ServingSettings(model=str(bundle)), open_engine=Exhausted)) as server:

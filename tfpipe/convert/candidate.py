@@ -15,10 +15,14 @@ from tfpipe.convert.recipe import DYNAMIC
 from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core.bundle import Execution, Variant
 from tfpipe.core.signature import Array
+from tfpipe.latency import BATCH_SIZES, Feed, Trial, try_out
 from tfpipe.ort import OnnxModel
+from tfpipe.ort_providers import Way
 from tfpipe.settings import ConversionConfig
 
 _INVARIANCE_ROWS = 8
+# A slow model is run less often than asked rather than for many minutes.
+_MOST_S, _TIMEOUT_S = 60.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,28 @@ class Measured:
     neighbours: float
 
 
+def time_alone(candidate: Candidate, folder: Path, batches: Mapping[int, Feed], runs: int) -> Trial:
+    """Time a candidate's file on the CPU in a process of its own, whose memory is then what it needs.
+
+    Args:
+        candidate: Written into `folder`.
+        folder: Of the bundle being made.
+        batches: Inputs by batch size.
+        runs: Of each.
+    """
+    return try_out(
+        folder / candidate.file,
+        Way("cpu", "float32"),
+        answered=(),
+        batches=batches,
+        threads=measure.LATENCY_THREADS,
+        disabled_optimizers=candidate.recipe.get("disabled_optimizers", ()),
+        max_s=_MOST_S,
+        most_runs=runs,
+        timeout_s=_TIMEOUT_S,
+    )
+
+
 def measure_candidate(
     candidate: Candidate,
     conversion: Conversion,
@@ -90,7 +116,14 @@ def measure_candidate(
     save_model(candidate.graph, folder / candidate.file)
     session = candidate.session(threads=measure.LATENCY_THREADS)
     apart = measure.neighbours_difference(session, conversion, rows[:_INVARIANCE_ROWS])
-    latency = measure.latency(session, conversion.batch, rows, config.latency_runs)
+    sizes = {size: [rows[i % len(rows)] for i in range(size)] for size in BATCH_SIZES}
+    trial = time_alone(
+        candidate,
+        folder,
+        {size: {"input": conversion.batch(together)} for size, together in sizes.items()},
+        config.latency_runs,
+    )
+    latency = trial.speed.latency_ms
     metrics: dict[str, float] = {}
     if scores is not None:
         metrics = scores.metrics(candidate.name) | {"top1_agreement": scores.agreement(candidate.name)}
@@ -114,7 +147,8 @@ def measure_candidate(
         batch_invariant=variant.batch_invariant,
         metrics=metrics,
         latency_ms=latency,
-        rows_per_second={batch: round(int(batch) * 1e3 / of["p50"], 2) for batch, of in latency.items()},
+        rows_per_second=trial.speed.rows_per_second,
+        peak_memory_bytes=trial.peak_memory_bytes,
     )
     figures = Figures(
         candidate.precision,

@@ -1,7 +1,6 @@
-"""Accuracy, latency and batch invariance of ONNX model graphs."""
+"""Accuracy and batch invariance of ONNX model graphs."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,11 +22,8 @@ from tfpipe.ort import OnnxModel
 from tfpipe.tasks.task import Task
 from tfpipe.training.artifacts import known_as
 
-LATENCY_BATCHES = (1, 8)
 # One, so that figures of machines with other core counts compare.
 LATENCY_THREADS = 1
-_WARM_UP_RUNS = 5
-_PERCENTILES = (50, 95, 99)
 
 
 class Answers(Protocol):
@@ -202,36 +198,6 @@ class _Tally:
         return self._task.headline == "accuracy"
 
 
-def latency(
-    session: OnnxModel, batch: Callable[[Sequence[Array]], Array], rows: Sequence[Array], runs: int
-) -> dict[str, dict[str, float]]:
-    """Milliseconds by batch size: {"1": {"p50": 0.2, "p95": 0.3, "p99": 0.4}, ...}.
-
-    Args:
-        session: On the CPU with `LATENCY_THREADS`, and no other at work.
-        batch: Rows as the model's input.
-        rows: Repeated to fill a batch.
-        runs: Timed runs per batch size.
-    """
-    by_size = {}
-    for size in LATENCY_BATCHES:
-        together = batch([rows[i % len(rows)] for i in range(size)])
-        by_size[str(size)] = percentiles(session, {"input": together}, runs)
-    return by_size
-
-
-def percentiles(session: OnnxModel, inputs: Mapping[str, Array], runs: int) -> dict[str, float]:
-    """Milliseconds of a run: {"p50": 0.2, "p95": 0.3, "p99": 0.4}.
-
-    Args:
-        session: On the CPU with `LATENCY_THREADS`, and no other at work.
-        inputs: Array by input name.
-        runs: Timed runs.
-    """
-    figures = np.percentile(_durations_ms(session, inputs, runs), _PERCENTILES).tolist()
-    return {f"p{at}": round(value, 4) for at, value in zip(_PERCENTILES, figures, strict=True)}
-
-
 def neighbours_difference(model: OnnxModel, conversion: Conversion, rows: Sequence[Array]) -> float:
     """By how much the answers to rows in a batch differ at most from those that they get alone; probabilities."""
     together = conversion.cut(model.run({"input": conversion.batch(rows)})["probabilities"], rows)
@@ -242,12 +208,3 @@ def neighbours_difference(model: OnnxModel, conversion: Conversion, rows: Sequen
 def is_batch_invariant(difference: float) -> bool:
     """Whether a `neighbours_difference` is float32 rounding."""
     return difference <= BOUNDS["fp32"].atol
-
-
-def _durations_ms(session: OnnxModel, inputs: Mapping[str, Array], runs: int) -> Sequence[float]:
-    durations = []
-    for _ in range(_WARM_UP_RUNS + runs):
-        started = time.perf_counter()
-        session.run(inputs)
-        durations.append((time.perf_counter() - started) * 1e3)
-    return durations[_WARM_UP_RUNS:]

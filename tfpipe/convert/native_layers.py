@@ -138,12 +138,16 @@ class _NativeLayers:
 
     def __init__(self, weights: Weights) -> None:
         self._stand_in = weights.stand_in
+        self._keras_embedding = keras.layers.Embedding.call
+        self._keras_dense = keras.layers.Dense.call
         self._keras_positions = keras_hub.layers.PositionEmbedding.call
         self._keras_normalization = keras.layers.LayerNormalization.call
         self._keras_einsum = keras.layers.EinsumDense.call
         self._keras_attention = keras.layers.MultiHeadAttention._compute_attention
 
     def embedding(self, layer: Any, ids: Any) -> Any:
+        if _is_quantized(layer):
+            return self._keras_embedding(layer, ids)
         # Keras lets an index be negative, and counts it from the end; an id is none.
         return tf.gather(self._stand_in(layer.embeddings), tf.cast(ids, tf.int32))
 
@@ -164,6 +168,8 @@ class _NativeLayers:
         return onnx_operator("LayerNormalization", [x, *weights], x.shape, axis=-1, epsilon=float(layer.epsilon))
 
     def dense(self, layer: Any, x: Any, training: bool | None = None) -> Any:
+        if _is_quantized(layer):
+            return self._keras_dense(layer, x, training=training)
         y = tf.matmul(x, self._stand_in(layer.kernel))
         if layer.bias is not None:
             y = y + self._stand_in(layer.bias)
@@ -175,7 +181,7 @@ class _NativeLayers:
         axes, kernel_axes = left.split(",")
         num = len([axis for axis in axes if axis in kernel_axes])
         kept = len(axes) - num
-        if axes[kept:] != kernel_axes[:num] or result != axes[:kept] + kernel_axes[num:]:
+        if _is_quantized(layer) or axes[kept:] != kernel_axes[:num] or result != axes[:kept] + kernel_axes[num:]:
             return self._keras_einsum(layer, x)
         into, out = math.prod(layer.kernel.shape[:num]), layer.kernel.shape[num:]
         kernel = self._stand_in(layer.kernel, (into, math.prod(out)))
@@ -209,6 +215,11 @@ class _NativeLayers:
             scores = scores + (1.0 - mask) * _MASKED
         mixed = tf.matmul(tf.nn.softmax(scores), tf.transpose(value, (0, 2, 1, 3)))
         return tf.transpose(mixed, (0, 2, 1, 3)), None
+
+
+def _is_quantized(layer: Any) -> bool:
+    """Whether Keras has stored the layer's weights as whole numbers."""
+    return getattr(layer, "quantization_mode", None) is not None
 
 
 def _activated(layer: Any, y: Any) -> Any:

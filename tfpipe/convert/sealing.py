@@ -92,7 +92,7 @@ def _no_http(trained: TrainedModel) -> str:
 
 
 def _http_hop(bundle: Bundle) -> Hop:
-    with phase("answers of the service over HTTP"), running_service(bundle.folder) as url:
+    with phase("answers of the service over HTTP"), running_service(bundle.folder, bundle.executions()[0]) as url:
         return http_hop(url, GoldenSamples(bundle))
 
 

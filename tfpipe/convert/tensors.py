@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 
 from tfpipe.convert import measure, report
-from tfpipe.convert.candidate import Candidate, Measured
+from tfpipe.convert.candidate import Candidate, Measured, time_alone
 from tfpipe.convert.gate import Figures
 from tfpipe.convert.islands import to_float16_within
+from tfpipe.convert.onnx_file import file_bytes, save_model
 from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.quantize import to_int8
 from tfpipe.convert.recipe import default_recipes
@@ -156,15 +157,14 @@ class TensorConversion:
     def _measure(self, candidate: Candidate, answers: Sequence[Mapping[str, Array]], staging: Path) -> Measured:
         onnx.helper.set_model_props(candidate.graph, self._metadata | {"precision": candidate.precision})
         path = staging / candidate.file
-        path.write_bytes(candidate.graph.SerializeToString())
+        save_model(candidate.graph, path)
         session = candidate.session(threads=measure.LATENCY_THREADS)
         one = self._samples[0] if not self._calibration else self._calibration[0]
-        timed = {"1": one}
+        timed = {1: one}
         if self._function.has_batch:
-            timed |= {str(_BATCH): batch for batch in in_batches([one] * _BATCH, _BATCH)}
-        latency = {
-            size: measure.percentiles(session, batch, self._config.latency_runs) for size, batch in timed.items()
-        }
+            timed[_BATCH] = next(iter(in_batches([one] * _BATCH, _BATCH)))
+        trial = time_alone(candidate, staging, timed, self._config.latency_runs)
+        latency = trial.speed.latency_ms
         golden = self._config.golden_samples
         farthest = _farthest(answers[:golden], self._references[:golden])
         apart = self._neighbours(session)
@@ -172,7 +172,7 @@ class TensorConversion:
             precision=candidate.precision,
             file=candidate.file,
             recipe=dict(candidate.recipe),
-            size_bytes=path.stat().st_size,
+            size_bytes=file_bytes(path),
             metrics={},
             latency_ms={size: figures["p50"] for size, figures in latency.items()},
             batch_invariant=measure.is_batch_invariant(apart),
@@ -185,7 +185,8 @@ class TensorConversion:
             golden_max_abs_diff=farthest,
             batch_invariant=variant.batch_invariant,
             latency_ms=latency,
-            rows_per_second={size: round(int(size) * 1e3 / of["p50"], 2) for size, of in latency.items()},
+            rows_per_second=trial.speed.rows_per_second,
+            peak_memory_bytes=trial.peak_memory_bytes,
         )
         figures = Figures(
             candidate.precision, variant.size_bytes, weight_bytes(candidate.graph), None, neighbours=apart,

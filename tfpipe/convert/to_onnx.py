@@ -18,11 +18,13 @@ from tf2onnx.tfonnx import process_tf_graph
 import tfpipe
 from tfpipe.convert import native_layers, resize, signs
 from tfpipe.convert.features import FEATURES, features_spec, with_features
+from tfpipe.convert.finite import assert_finite_weights
+from tfpipe.convert.keras_files import all_layers
 from tfpipe.convert.onnx_file import all_nodes, open_graph
 from tfpipe.convert.rewrites.axes import NameAxes
 from tfpipe.convert.rewrites.opset import NEWEST_WRITTEN
 from tfpipe.convert.tensor_function import TensorFunction
-from tfpipe.convert.unsupported import Operation, all_layers, explain_failure, explain_operations
+from tfpipe.convert.unsupported import Operation, explain_failure, explain_operations
 from tfpipe.core.errors import BundleError, ConversionError
 from tfpipe.core.signature import TensorSpec
 from tfpipe.models.assembly import ImageParts
@@ -162,16 +164,22 @@ def tensors_to_onnx(function: TensorFunction, *, opset: int, metadata: Mapping[s
         metadata: Written into the file.
 
     Raises:
-        ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
+        ConversionError: It cannot be converted or loaded by ONNX Runtime, or has weights that are no numbers.
     """
-    return _to_onnx(
-        function.call,
-        inputs=function.inputs,
-        outputs=function.outputs,
-        opset=opset,
-        handlers={**resize.EXACT, **signs.HANDLERS},
-        metadata=metadata,
-    )
+    is_keras = isinstance(function.held, keras.Model)
+    if is_keras:
+        assert_finite_weights(function.held)
+    with native_layers.native_layers() as weights:
+        return _to_onnx(
+            function.call,
+            inputs=function.inputs,
+            outputs=function.outputs,
+            opset=opset,
+            handlers={**resize.EXACT, **signs.HANDLERS, **native_layers.HANDLERS},
+            metadata=metadata,
+            complete=weights.store,
+            layers=all_layers(function.held) if is_keras else (),
+        )
 
 
 def _to_onnx(

@@ -57,11 +57,6 @@ def explain_failure(error: Exception, operations: Sequence[Operation], layers: I
     return f"{explain_operations(named, layers)} The converter: {text}"
 
 
-def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """A layer and those that it holds, all the way down."""
-    return list(layer._flatten_layers(include_self=True, recursive=True))
-
-
 def _place(name: str, known: dict[str, keras.layers.Layer]) -> str:
     scopes = name.split("/")[:-1]
     # The innermost layer is the one to change.

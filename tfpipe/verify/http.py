@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from tfpipe.core.bundle import Execution
 from tfpipe.core.certificate import Hop, compare
 from tfpipe.core.errors import InferenceError
 from tfpipe.core.parity import Bound, golden_bound
@@ -39,8 +40,12 @@ def missing_service() -> str:
 
 
 @contextlib.contextmanager
-def running_service(folder: Path) -> Iterator[str]:
+def running_service(folder: Path, execution: Execution | None = None) -> Iterator[str]:
     """Serve a bundle on a free port of this machine for as long as the block lasts.
+
+    Args:
+        folder: Of the bundle.
+        execution: The one way to run it; None: the service's choice, which passes over what does not answer.
 
     Yields:
         Its address, once it is ready.
@@ -49,6 +54,8 @@ def running_service(folder: Path) -> Iterator[str]:
         InferenceError: It does not start.
     """
     command = [sys.executable, "-m", "serving", "--model", str(folder), "--host", "127.0.0.1", "--port", "0"]
+    if execution is not None:
+        command += ["--precision", execution.variant, "--provider", execution.provider]
     # Settings of the service that the user runs are not meant for this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     process = subprocess.Popen(
