@@ -57,6 +57,16 @@ def test_a_transformer_that_has_learnt_something_still_knows_it(environment, lea
     assert is_batch_invariant(float(np.abs(alone - received[:8]).max()))
 
 
+def test_a_column_shorter_than_a_block_is_not_filled_up_with_zeros(environment, learnt):
+    # Columns of 32 and 64; blocks would be of 128.
+    quantized, _ = to_weight_only(environment, learnt[0], FORMS["int8"])
+
+    blocks = {a.i for node in quantized.graph.node for a in node.attribute if a.name == "block_size"}
+    assert blocks == {32}
+    # A byte a weight, and 4 of a scale for 32.
+    assert weight_bytes(quantized) < 0.36 * weight_bytes(learnt[0])
+
+
 def test_every_stored_weight_is_listed_as_converted_or_kept_with_its_reason(environment, learnt):
     quantized, _ = to_weight_only(environment, learnt[0], FORMS["int4"])
 

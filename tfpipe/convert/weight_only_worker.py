@@ -42,18 +42,18 @@ def quantize(source: str, target: str, *, bits: int, block_size: int) -> int:
         source: An ONNX file.
         target: The one to write.
         bits: Of a weight, 4 or 8.
-        block_size: Weights of a column that share a scale; fewer where no column has so many.
+        block_size: Weights of a column that share a scale; fewer where a column has not so many.
     """
     model = onnx.load(source)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     products = {node.name: shapes[node.input[1]] for node in model.graph.node if _is_product(node, shapes)}
     large = {name: shape for name, shape in products.items() if np.prod(shape) >= _LEAST_NUMBERS}
-    longest = max((rows for *_, rows, _ in large.values()), default=_LEAST_BLOCK)
+    shortest = min((rows for *_, rows, _ in large.values()), default=_LEAST_BLOCK)
     quantizer = MatMulNBitsQuantizer(
         model,
         bits=bits,
         # A block is padded to its whole size.
-        block_size=min(block_size, max(_LEAST_BLOCK, 1 << (longest.bit_length() - 1))),
+        block_size=min(block_size, max(_LEAST_BLOCK, 1 << (shortest.bit_length() - 1))),
         is_symmetric=True,
         accuracy_level=_INT8_ACTIVATIONS,
         nodes_to_exclude=[name for name in products if name not in large],
