@@ -33,7 +33,7 @@ def test_configuration_keys_exist(page):
     # Overrides as typed, and keys in code marks; files have names of the same form.
     sections = "|".join(SECTIONS)
     named = re.findall(rf"(?<![\w./-])((?:{sections})\.[a-z_.]+)=", page.read_text())
-    named += re.findall(rf"`((?:{sections})\.(?!keras|json|py|fit)[a-z_]+(?:\.[a-z_]+)?)`", page.read_text())
+    named += re.findall(rf"`((?:{sections})\.(?!keras|json|onnx|py|fit)[a-z_]+(?:\.[a-z_]+)?)`", page.read_text())
 
     assert {name for name in named if not any(f"{key}.".startswith(f"{name}.") for key in KEYS)} == set()
 
