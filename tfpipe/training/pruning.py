@@ -89,8 +89,7 @@ class MagnitudePruning(Observer):
     def keep(self, masks: list[Any]) -> None:
         """Inside the compiled step, after the update, which momentum and weight decay move every weight in."""
         for kernel, mask in zip(self.kernels, masks, strict=True):
-            kept = [kernel] if (average := self._averages.get(id(kernel))) is None else [kernel, average]
-            for variable in kept:
+            for variable in (kernel, *self._averages.get(id(kernel), ())):
                 variable.assign(tf.where(mask, variable.value, 0))
 
     def _prune(self, sparsity: float) -> None:
@@ -134,13 +133,13 @@ def pruning_card(
     }
 
 
-def _averages(optimizer: DataParallelOptimizer) -> dict[int, Any]:
-    """The moving average of each weight, where the optimizer keeps them."""
+def _averages(optimizer: DataParallelOptimizer) -> dict[int, tuple[Any, ...]]:
+    """The moving average of each weight by its identity, where the optimizer keeps them."""
     inner = optimizer.inner
     if not inner.use_ema:
         return {}
     pairs = zip(inner._trainable_variables, inner._model_variables_moving_average, strict=True)
-    return {id(variable): average for variable, average in pairs}
+    return {id(variable): (average,) for variable, average in pairs}
 
 
 def _size(variable: Any) -> int:
