@@ -23,9 +23,8 @@ class TensorEngine:
     gives_features = False
 
     def __init__(self, served: ServedBundle, model: TensorModel) -> None:
-        self.variant = model.variant
         self.name, self.version, self.aliases = served.name, served.version, served.aliases
-        self.variant = self.precision = model.precision
+        self.variant, self.precision = model.variant, model.precision
         self.provider, self.arithmetic = model.provider, model.arithmetic
         self.why = ""
         self.passed_over: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from tfpipe.core import certificate
 from tfpipe.core.bundle import Bundle, Manifest, open_bundle, seal, write_golden
 from tfpipe.core.certificate import Certificate, Hop
 from tfpipe.core.errors import GateError
+from tfpipe.targets.warmup import image_request, text_request, write_warmup
 from tfpipe.verify.golden import GoldenSamples
 from tfpipe.verify.http import http_hop, missing_service, running_service
 
@@ -53,6 +54,9 @@ def seal_bundle(
         rows=comparison.rows[:golden],
         row_scale=comparison.row_scale,
     )
+    request_of = text_request if conversion.preprocess_inputs[0].dtype == "str" else image_request
+    (saved_model,) = (staging / "saved_model").iterdir()
+    write_warmup(saved_model, [request_of(s.content, r) for s, r in zip(samples, comparison.rows, strict=False)])
     (staging / "preprocessing.json").write_text(conversion.settings(), encoding="utf-8")
     manifest = _manifest(trained, conversion, findings)
     hops = _with_scores(comparison.hops, len(comparison.samples), scores)
