@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +153,14 @@ def test_the_certificate_reaches_from_strings_to_the_http_answer(converted):
     assert certificate.hop("http").agreement == 1.0
     score = certificate.hop("keras").score
     assert 0 <= score.low <= score.value <= score.high <= 1
+
+
+def test_a_bundle_of_texts_is_verified_by_a_process_that_has_loaded_nothing_before(converted):
+    command = [sys.executable, "-m", "tfpipe.verify", str(converted.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    assert done.returncode == 0, done.stderr
+    assert "hops hold on this machine" in done.stdout
 
 
 def test_the_scores_of_the_float_graph_are_those_of_the_run(finished, converted):

@@ -1,5 +1,7 @@
 """The SavedModel's hops: every signature, loaded and asked as TensorFlow Serving does."""
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +42,9 @@ _INPUTS: Mapping[str, Callable[[Asked], Any]] = {
 
 def load_saved_model(folder: Path) -> Any:
     """Load a SavedModel as TensorFlow Serving does; its `signatures` take and give named tensors."""
+    # One that takes strings needs the kernels of TensorFlow Text, which importing it registers.
+    if importlib.util.find_spec("tensorflow_text") is not None:
+        importlib.import_module("tensorflow_text")
     return tf.saved_model.load(str(folder))
 
 
