@@ -15,10 +15,10 @@ from tfpipe.export import (
     KerasReference,
     export_saved_model,
     load_float32,
-    load_saved_model,
     preprocessing_from_json,
     preprocessing_to_json,
 )
+from tfpipe.verify.saved_model import load_saved_model
 
 pytestmark = pytest.mark.tensorflow
 

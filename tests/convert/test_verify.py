@@ -89,7 +89,7 @@ def test_keras_itself_can_be_asked_again(folder, trained):
     assert "keras" not in certificate.left_out
 
 
-def test_swapped_channels_are_found_in_preprocessing(copy):
+def test_swapped_channels_are_found_in_preprocessing(copy, capsys):
     def swap(graph):
         for node in graph.node:
             node.input[:] = ["swapped" if name == "image" else name for name in node.input]
@@ -97,8 +97,12 @@ def test_swapped_channels_are_found_in_preprocessing(copy):
         graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "order"))
 
     edited(copy / "preprocess.onnx", swap)
+    resealed(copy)
 
-    assert broken(resealed(copy)) == "preprocess"
+    assert main([str(copy)]) == 3
+    shown = capsys.readouterr().out
+    assert "the first hop that broke is 'preprocess'. pixels -> preprocess.onnx: expected rows within" in shown
+    assert "left out: http: a hop before it is broken" in shown
 
 
 def test_another_resize_is_found_in_preprocessing(copy, trained):

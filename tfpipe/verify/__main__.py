@@ -11,7 +11,7 @@ from pathlib import Path
 from tfpipe.core import atomic, certificate
 from tfpipe.core.bundle import Bundle, open_bundle
 from tfpipe.core.certificate import Certificate, Hop
-from tfpipe.core.errors import ConfigError
+from tfpipe.core.errors import ConfigError, InferenceError
 from tfpipe.core.golden_tensors import read_golden_tensors
 from tfpipe.inference.tensors import TENSOR_TASK
 from tfpipe.provenance import library_versions, processor
@@ -80,11 +80,21 @@ def verify(
         hops.append(http_hop(url, golden, name=None))
     elif reason := missing_service():
         left_out["http"] = reason
+    elif any(hop.problem for hop in hops):
+        left_out["http"] = "a hop before it is broken, and the service refuses such a bundle"
     else:
-        with running_service(bundle.folder) as started:
-            hops.append(http_hop(started, golden))
+        hops.append(_started_http_hop(golden))
     hops = [replace(hop, score=_recorded_score(recorded, hop.name)) for hop in hops]
     return _certificate(hops, left_out)
+
+
+def _started_http_hop(golden: GoldenSamples) -> Hop:
+    try:
+        with running_service(golden.bundle.folder) as started:
+            return http_hop(started, golden)
+    except InferenceError as error:
+        num_files = len(golden.samples)
+        return Hop("http", "file -> HTTP answer", "probabilities", num_files, None, None, problem=str(error))
 
 
 def _verify_tensors(bundle: Bundle, threads: int | None) -> Certificate:
