@@ -109,7 +109,10 @@ def candidates(bundle: Bundle, offered: Callable[[str], Sequence[Way]]) -> list[
     """
     manifest = bundle.manifest
     passed = bundle.executions()
-    recorded = {(one.variant, one.provider, one.arithmetic): one for one in (*passed, *manifest.executions)}
+    recorded: dict[tuple[str, str, str], Execution] = {}
+    for one in (*passed, *manifest.executions):
+        # The first counts: what was forced has passed.
+        recorded.setdefault((one.variant, one.provider, one.arithmetic), one)
     variants = list(dict.fromkeys(one.variant for one in passed))
     if not manifest.executions and not manifest.forced and "fp32" not in variants:
         # What the others of a bundle that lists no executions were judged by.

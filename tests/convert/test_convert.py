@@ -14,6 +14,7 @@ from tests.training.small_runs import write_class_folders
 from tfpipe.convert.pipeline import convert
 from tfpipe.convert.rewrites.opset import opset_of
 from tfpipe.core.bundle import open_bundle, read_golden
+from tfpipe.core.certificate import Certificate
 from tfpipe.core.errors import ConfigError, ConversionError, DataError, GateError, RegistryError
 from tfpipe.core.parity import BOUNDS, assert_parity
 from tfpipe.decode import decode_image
@@ -236,6 +237,8 @@ def test_a_path_is_converted_without_a_registry(run_copy, tmp_path, monkeypatch)
 def test_a_failed_gate_leaves_the_report_and_no_bundle(run_copy, tmp_path):
     # Ranges taken from one sample are wrong for the others.
     limits = ["conversion.calibration_samples=1", "conversion.max_metric_drop=0", *QUICK]
+    # As on any processor.
+    limits.append("conversion.reduce_range=false")
     output = tmp_path / "out" / "bundle"
 
     with pytest.raises(GateError) as failure:
@@ -253,6 +256,21 @@ def test_a_failed_gate_leaves_the_report_and_no_bundle(run_copy, tmp_path):
         assert f"| int8 ({recipe}), cpu | " in page
     assert page.count("Try --search") >= 2
     assert "| int8 (asked for) |" in page
+
+
+def test_a_forced_variant_is_served_by_default_and_what_was_overruled_is_recorded(run_copy, tmp_path):
+    # Which fp32 keeps.
+    limits = ["conversion.min_size_reduction=0.9", "conversion.latency_runs=1"]
+
+    forced = convert(run_copy, output=tmp_path / "bundle", overrides=limits, force=True).bundle
+
+    weights, file = forced.manifest.forced
+    assert weights.startswith("weights: expected at most 10% of fp32's bytes")
+    assert file.startswith("file: expected at most 10% of fp32's size")
+    assert forced.executions()[0].variant == "int8"
+    certificate = Certificate.from_json((tmp_path / "bundle" / "certificate.json").read_text(), where="here")
+    assert "int8 on cpu" in certificate.hop("http").title
+    assert "was forced (`--force`)" in (tmp_path / "bundle" / "report.md").read_text()
 
 
 def test_a_failed_gate_leaves_an_older_bundle_as_it_was(run_copy, folder, tmp_path):

@@ -213,11 +213,18 @@ class Bundle:
             raise BundleError(f"{self.folder}: expected precision {known}, received {precision!r}.") from None
 
     def executions(self) -> tuple[Execution, ...]:
-        """Ways to run it that passed the gate, in the order in which they are to be tried."""
-        passed = tuple(execution for execution in self.manifest.executions if execution.passed)
-        if passed:
-            return passed
-        # Forced, or made before there was a choice.
+        """Ways to run it that passed the gate, in the order in which to try them; what was forced comes first."""
+        manifest = self.manifest
+        forced = tuple(
+            replace(execution, missed=())
+            for execution in manifest.executions
+            if manifest.forced and execution.variant == manifest.default_variant
+        )
+        known = {execution.title for execution in forced}
+        passed = tuple(one for one in manifest.executions if one.passed and one.title not in known)
+        if forced or passed:
+            return (*forced, *passed)
+        # Made before there was a choice.
         name = self.manifest.default_variant
         variant = self.manifest.variants[name]
         return (Execution(name, golden_max_abs_diff=variant.golden_max_abs_diff, metrics=variant.metrics),)
