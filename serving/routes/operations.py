@@ -50,7 +50,7 @@ def operations(service: Service) -> APIRouter:
         """A page to try the model on an image or a text; JSON for programs."""
         if "text/html" in request.headers.get("accept", ""):
             return Response(page, media_type="text/html")
-        takes_texts = service.engine is not None and service.engine.takes == "text"
+        takes_texts = any(deployment.engine.takes == "text" for deployment in service.models)
         example = f"curl {_TEXT_EXAMPLE if takes_texts else _IMAGE_EXAMPLE} {request.base_url}predict"
         return _json({"models": service.describe(), "endpoints": _ENDPOINTS, "example": example})
 
