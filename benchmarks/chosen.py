@@ -8,6 +8,7 @@ import onnx
 
 from benchmarks.measure import alternate, conclude, median_of, ratios
 from tfpipe.convert.examine import Yardstick
+from tfpipe.convert.measure import Timing
 from tfpipe.convert.quantize import Feed
 from tfpipe.convert.recipe import Operators
 from tfpipe.convert.search import Budget
@@ -70,7 +71,7 @@ def benchmark_choice(
     """
     plain = open_session(graphs["fp32"].SerializeToString(), provider="cpu", threads=THREADS)
     references = [plain.run({"input": row[None]})["probabilities"][0] for row in rows]
-    yardstick = Yardstick(Rows(operators), rows, references, None, task, 0.0, threads=THREADS)  # type: ignore[arg-type]
+    yardstick = Yardstick(Rows(operators), rows, references, None, task, 0.0, Timing(threads=THREADS))  # type: ignore[arg-type]
     found = find_variants(graphs, rows, yardstick, ConversionConfig(), search=Search(BUDGET))
     for trial, reason in found.trials:
         print(f"{trial.contender.title}: {trial.p50_ms:.2f} ms; {reason or 'chosen'}")

@@ -182,6 +182,17 @@ def test_the_report_has_the_figures_of_the_manifest(converted, folder):
     assert "`TFPIPE_SERVING_MODEL=models:/small/1 python -m serving`" in page
 
 
+def test_every_variant_is_scored_and_timed_once(converted, folder):
+    page = (folder / "report.md").read_text(encoding="utf-8")
+
+    tried = page.partition("## What was tried")[2].partition("\n## ")[0]
+    for name, title in (("fp32", "fp32, cpu"), ("int8", "int8 (minmax), cpu")):
+        latency = next(one for one in converted.bundle.manifest.executions if one.variant == name).latency_ms
+        score = converted.bundle.manifest.variants[name].metrics["accuracy"]
+        times = (latency["1"]["p50"], latency["1"]["p95"], latency["8"]["p50"])
+        assert f"| {title} | {score:.2%} | {' | '.join(f'{time:.3f}' for time in times)} |" in tried
+
+
 # Where it goes.
 
 
