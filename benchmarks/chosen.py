@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 
 from benchmarks.measure import alternate, conclude, median_of, ratios
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.examine import Yardstick
 from tfpipe.convert.measure import Timing
 from tfpipe.convert.quantize import Feed
@@ -16,7 +17,6 @@ from tfpipe.convert.variants import Found, Search, find_variants
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.ort import open_session
 from tfpipe.provenance import cpu_features
-from tfpipe.settings import ConversionConfig
 
 TURNS, THREADS = 7, 2
 BUDGET = Budget(max_trials=12, max_s=480.0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert import measure
 from tfpipe.convert.conversion import Conversion
 from tfpipe.convert.gate import Figures
@@ -18,7 +19,6 @@ from tfpipe.core.signature import Array
 from tfpipe.latency import Feed, Trial
 from tfpipe.ort import OnnxModel
 from tfpipe.ort_providers import Way
-from tfpipe.settings import ConversionConfig
 
 _INVARIANCE_ROWS = 8
 

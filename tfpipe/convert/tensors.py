@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert import measure, report
 from tfpipe.convert.candidate import Candidate, Measured, measured, time_alone, write_candidate
 from tfpipe.convert.islands import to_float16_within
@@ -31,7 +32,6 @@ from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
 from tfpipe.inference.tensors import TENSOR_TASK, tensor_hop
 from tfpipe.ort import OnnxModel
-from tfpipe.settings import ConversionConfig
 from tfpipe.verify.tensors import saved_model_hop
 
 _COMPARED_SAMPLES = 32

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.candidate import Candidate
 from tfpipe.convert.examine import Examiner, Known, Yardstick
 from tfpipe.convert.gate import missed_limits
@@ -21,7 +22,6 @@ from tfpipe.core.bundle import Execution
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.signature import Array
 from tfpipe.ort_providers import ways
-from tfpipe.settings import ConversionConfig
 
 # Recipes of a short plan are few: it ends by itself.
 _WHOLE_PLAN = Budget(max_trials=100, max_s=float("inf"))
