@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 
 import keras
@@ -186,11 +187,12 @@ def test_every_variant_is_scored_and_timed_once(converted, folder):
     page = (folder / "report.md").read_text(encoding="utf-8")
 
     tried = page.partition("## What was tried")[2].partition("\n## ")[0]
-    for name, title in (("fp32", "fp32, cpu"), ("int8", "int8 (minmax), cpu")):
+    # Processors without VNNI have a longer title.
+    for name, title in (("fp32", "fp32"), ("int8", r"int8 \(minmax[^|]*\)")):
         latency = next(one for one in converted.bundle.manifest.executions if one.variant == name).latency_ms
         score = converted.bundle.manifest.variants[name].metrics["accuracy"]
-        times = (latency["1"]["p50"], latency["1"]["p95"], latency["8"]["p50"])
-        assert f"| {title} | {score:.2%} | {' | '.join(f'{time:.3f}' for time in times)} |" in tried
+        times = r" \| ".join(f"{time:.3f}" for time in (latency["1"]["p50"], latency["1"]["p95"], latency["8"]["p50"]))
+        assert re.search(rf"\| {title}, cpu \| {score:.2%} \| {times} \|", tried)
 
 
 # Where it goes.
