@@ -237,6 +237,7 @@ def _in_daemon_thread(work: Callable[[], T]) -> "Future[T]":
         future.set_running_or_notify_cancel()
         try:
             future.set_result(work())
+        # The outermost edge of a thread: whoever waits for the future is told.
         except BaseException as error:
             future.set_exception(error)
 
