@@ -30,7 +30,7 @@ PATIENCE_S = 1800.0
 LABELS = ("no", "yes")
 # Of random weights, scores are chance; 200 samples are what training keeps.
 ANY_SCORE = ("conversion.max_metric_drop=1", "conversion.max_class_drop=1")
-ONE_STEP = {"epochs": 1, "batch_size": 2, "limit_train_batches": 1, "limit_validation_batches": 1, "optimizer": "sgd"}
+ONE_STEP = {"epochs": 1, "batch_size": 2, "limit_train_batches": 1, "optimizer": "sgd"}
 
 
 class Pictures:

@@ -82,7 +82,9 @@ def _closing_lines(result: "ConversionResult", *, is_searched: bool) -> str:
         )
     if is_searched:
         best = result.bundle.executions()[0]
-        lines.append(f"fastest that passed: {best.title}: {best.latency_ms['1']['p50']:.3f} ms for one row")
+        lines.append(
+            f"fastest that passed: {best.title}: {best.latency_ms['1']['p50']:.3f} ms for one row, one thread a core"
+        )
     folder = result.bundle.folder
     lines += [f"bundle: {folder}", f"report: {folder / 'report.html'}", *_serving_lines(result)]
     return "\n".join(lines) + "\n"
