@@ -65,8 +65,6 @@ def main() -> None:
         folder = Path(name)
         resnet = converted(trained(resnet50(), folder / "resnet50"))
         bert = converted(trained(bert_base(folder), folder / "bert"))
-    print(f"\nresnet50: {resnet.seconds:.0f} s, {resnet.peak_bytes / GIB:.2f} GiB")
-    print(f"bert base: {bert.seconds:.0f} s, {bert.peak_bytes / GIB:.2f} GiB")
     margins = {
         "resnet50 time": RESNET_S / resnet.seconds,
         "resnet50 memory": RESNET_BYTES / resnet.peak_bytes,
@@ -130,6 +128,7 @@ def converted(run: Path) -> Cost:
     )  # fmt: skip
     if cost.code:
         sys.exit(f"the conversion of {run.name} ended with exit code {cost.code}")
+    print(f"{run.name}: {cost.seconds:.0f} s, {cost.peak_bytes / GIB:.2f} GiB", flush=True)
     return cost
 
 
