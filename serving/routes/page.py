@@ -61,7 +61,7 @@ def read_files() -> Mapping[str, StaticFile]:
 
 
 def static_files(files: Mapping[str, StaticFile]) -> APIRouter:
-    """Routes `/static/...` of what the page loads."""
+    """Routes `/static/...` of what the page loads; not of the page, whose links are relative to `/`."""
     router = APIRouter(include_in_schema=False)
 
     def route(name: str, file: StaticFile) -> None:
@@ -71,5 +71,6 @@ def static_files(files: Mapping[str, StaticFile]) -> APIRouter:
         router.get(f"/static/{name}")(answer)
 
     for name, file in files.items():
-        route(name, file)
+        if name != PAGE:
+            route(name, file)
     return router
