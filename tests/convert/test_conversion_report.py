@@ -1,3 +1,4 @@
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import Figures
 from tfpipe.convert.recipe import Recipe
@@ -6,7 +7,6 @@ from tfpipe.convert.trial import Contender, Trial
 from tfpipe.core.bundle import Execution, Variant
 from tfpipe.core.certificate import Certificate, Hop, Score
 from tfpipe.core.parity import BOUNDS, ROWS
-from tfpipe.settings import ConversionConfig
 
 WEIGHTS = {"converted": {"a": "int8"}, "kept": {f"bias{i}": "int32: a bias" for i in range(10)}}
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import missed_limits
 from tfpipe.convert.passes import PassResult
 from tfpipe.convert.trial import Trial
 from tfpipe.core.bundle import Execution
 from tfpipe.core.certificate import Certificate, Hop
-from tfpipe.settings import ConversionConfig
 
 _SHOWN_WEIGHTS = 8
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tfpipe.config import parse_config, read_values
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.core.errors import ConfigError
-from tfpipe.settings import ConversionConfig
 
 PRECISIONS = ("fp32", "fp16", "int8")
 MODEL_URI = "models:/"
