@@ -2,15 +2,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.gpu import GpuReading
-from serving.metrics import WINDOW_S, Metrics
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from serving.metrics import Metrics
+from serving.recent import WINDOW_S
+from tests.serving.clocks import FakeClock
 
 
 @pytest.fixture
@@ -53,12 +47,12 @@ def test_latencies_are_recorded_whatever_the_outcome(metrics):
     assert values(metrics)["tfpipe_latency_seconds_sum,m,total,1"] == 0.75
 
 
-def test_quantiles_are_exact(metrics):
+def test_quantiles_are_right_to_one_percent(metrics):
     for milliseconds in range(1, 102):
         record(metrics, milliseconds / 1000)
 
-    assert values(metrics)["tfpipe_latency_quantile_seconds,m,0.5,1"] == pytest.approx(0.051)
-    assert values(metrics)["tfpipe_latency_quantile_seconds,m,0.95,1"] == pytest.approx(0.096)
+    assert values(metrics)["tfpipe_latency_quantile_seconds,m,0.5,1"] == pytest.approx(0.051, rel=0.0101)
+    assert values(metrics)["tfpipe_latency_quantile_seconds,m,0.95,1"] == pytest.approx(0.096, rel=0.0101)
 
 
 def test_throughput_is_that_of_the_last_minute(metrics, clock):
