@@ -42,7 +42,7 @@ class Bucket:
         return 0.0
 
 
-class Limits:
+class KeyLimits:
     """What each key has used; on the event loop."""
 
     def __init__(self, rate_limit: float | None) -> None:

@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from serving.answer_cache import AnswerCache
+from serving.batching import Reason
 from serving.gpu import ReadGpus
 from serving.memory import resident_bytes
 from serving.recent import Clock, Recent
@@ -55,7 +56,12 @@ METRICS = (
     ),
     Described("tfpipe_throughput_rps", "gauge", _WHO, "Requests per second over the last minute."),
     Described("tfpipe_batch_rows", "histogram", (), "Rows of one run of a model."),
-    Described("tfpipe_batches_total", "counter", ("reason",), "Runs of a model, by why they began."),
+    Described(
+        "tfpipe_batches_total",
+        "counter",
+        ("reason",),
+        "Runs of a model by why they began: full, window (it was over) or free (a session was).",
+    ),
     Described("tfpipe_queue_rows", "gauge", (), "Rows that wait for a run, of all models."),
     Described("tfpipe_queue_oldest_seconds", "gauge", (), "How long the oldest of them has waited."),
     Described("tfpipe_in_flight", "gauge", (), "Requests admitted and not yet answered."),
@@ -153,11 +159,10 @@ class Metrics(Collector):
         """Count one error by its code."""
         self._values["tfpipe_errors_total"][model, version, kind] += 1
 
-    def record_batch(self, rows: int, *, reason: str = "") -> None:
-        """Record one run of a model: its rows, and why it began."""
+    def batch(self, rows: int, reason: Reason) -> None:
+        """Record the rows of one run of a model, and why it began."""
         self._batch_rows.observe(rows)
-        if reason:
-            self._values["tfpipe_batches_total"][(reason,)] += 1
+        self._values["tfpipe_batches_total"][(reason,)] += 1
 
     def record_routed(self, *, model: str, version: str, arm: str) -> None:
         """Count one request by the arm of the split that it went to."""

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from serving.errors import LimitError
 from serving.keys import ANYBODY, Caller
-from serving.limits import Bucket, Limits
+from serving.limits import Bucket, KeyLimits
 
 steps = st.lists(st.floats(0, 3), min_size=1, max_size=60)
 rates = st.floats(0.05, 50)
@@ -51,7 +51,7 @@ def test_a_clock_that_stands_still_gives_nothing():
 
 
 def test_each_key_has_its_own_rate():
-    limits = Limits(1.0)
+    limits = KeyLimits(1.0)
     slow, fast = Caller("slow"), Caller("fast", rate_limit=3.0)
 
     for caller, times in ((slow, 1), (fast, 3)):
@@ -62,7 +62,7 @@ def test_each_key_has_its_own_rate():
 
 
 def test_without_keys_all_share_the_rate():
-    limits = Limits(1.0)
+    limits = KeyLimits(1.0)
     limits.enter(ANYBODY, 0.0)
 
     with pytest.raises(LimitError, match="service: expected at most 1 requests a second") as caught:
@@ -72,14 +72,14 @@ def test_without_keys_all_share_the_rate():
 
 
 def test_without_a_limit_there_is_none():
-    limits = Limits(None)
+    limits = KeyLimits(None)
 
     for _ in range(1000):
         limits.enter(ANYBODY, 0.0)
 
 
 def test_a_changed_rate_counts_at_once():
-    limits = Limits(None)
+    limits = KeyLimits(None)
     limits.enter(Caller("a", rate_limit=1.0), 0.0)
 
     for _ in range(5):
@@ -88,7 +88,7 @@ def test_a_changed_rate_counts_at_once():
 
 @given(events=st.lists(st.booleans(), max_size=50), most=st.integers(1, 4))
 def test_no_more_are_in_flight_than_a_key_may(events, most):
-    limits, caller, active = Limits(None), Caller("a", concurrency=most), 0
+    limits, caller, active = KeyLimits(None), Caller("a", concurrency=most), 0
     for arrives in events:
         if arrives:
             with contextlib.ExitStack() if active < most else pytest.raises(LimitError):
@@ -101,7 +101,7 @@ def test_no_more_are_in_flight_than_a_key_may(events, most):
 
 
 def test_one_too_many_at_once_takes_nothing_of_the_rate():
-    limits, caller = Limits(2.0), Caller("a", concurrency=1)
+    limits, caller = KeyLimits(2.0), Caller("a", concurrency=1)
     limits.enter(caller, 0.0)
     with pytest.raises(LimitError, match="at most 1 requests at once"):
         limits.enter(caller, 0.0)

@@ -104,12 +104,12 @@ def test_without_gpus_there_are_no_metrics_of_them(metrics):
 
 
 def test_batches_are_counted_by_why_they_began(metrics):
-    metrics.record_batch(4, reason="full")
-    metrics.record_batch(2, reason="idle")
-    metrics.record_batch(1, reason="idle")
+    metrics.batch(4, "full")
+    metrics.batch(2, "free")
+    metrics.batch(1, "free")
 
     read = values(metrics)
-    assert read["tfpipe_batches_total,idle"] == 2
+    assert read["tfpipe_batches_total,free"] == 2
     assert (read["tfpipe_batch_rows_count"], read["tfpipe_batch_rows_sum"]) == (3, 7)
 
 
