@@ -23,6 +23,7 @@ from serving.memory import resident_bytes
 from serving.recent import Clock, Recent
 
 STAGES = ("body", "decode", "preprocess", "queue", "run", "postprocess", "total")
+NO_STAGES: Mapping[str, float] = {}
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 # From a tiny model on an idle machine to the default deadline.
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -139,21 +140,25 @@ class Metrics(Collector):
         # Its processor time, memory and open files, under the names that dashboards know.
         ProcessCollector(registry=self._registry)
 
-    def record_request(self, *, model: str, version: str, code: int, latency_s: float, protocol: str = "rest") -> None:
-        """Count one finished request and its latency, whatever its outcome."""
+    def record_request(
+        self,
+        *,
+        model: str,
+        version: str,
+        code: int,
+        latency_s: float,
+        protocol: str = "rest",
+        stage_s: Mapping[str, float] = NO_STAGES,
+    ) -> None:
+        """Count one finished request and its latency, whatever its outcome, and the seconds of its stages."""
         self._requests[model, version, protocol, str(code)] += 1
-        self.record_stage(model=model, version=version, stage="total", latency_s=latency_s)
+        for stage, seconds in stage_s.items():
+            self._observe((model, version, stage), seconds)
+        self._observe((model, version, "total"), latency_s)
         recent = self._recent.get((model, version))
         if recent is None:
             recent = self._recent[model, version] = Recent(self._clock, self._started_s)
         recent.add(latency_s)
-
-    def record_stage(self, *, model: str, version: str, stage: str, latency_s: float) -> None:
-        """Record the seconds of one stage of a request, one of `STAGES`."""
-        histogram = self._stages.get((model, version, stage))
-        if histogram is None:
-            histogram = self._stages[model, version, stage] = Histogram(_LATENCY_BUCKETS_S)
-        histogram.observe(latency_s)
 
     def record_error(self, *, model: str, version: str, kind: str) -> None:
         """Count one error by its code."""
@@ -231,6 +236,12 @@ class Metrics(Collector):
                 values = computed.get(one.name, self._values.get(one.name, {}))
                 if values:
                     yield _family(one, list(values.items()))
+
+    def _observe(self, labels: Labels, seconds: float) -> None:
+        histogram = self._stages.get(labels)
+        if histogram is None:
+            histogram = self._stages[labels] = Histogram(_LATENCY_BUCKETS_S)
+        histogram.observe(seconds)
 
     def _recent_values(self) -> dict[str, dict[Labels, float]]:
         throughput: dict[Labels, float] = {}

@@ -106,10 +106,19 @@ def refuse(error: Exception, request: Request, service: Service) -> Answer:
     if isinstance(error, errors.NotReadyError):
         headers.append((b"retry-after", _RETRY_AFTER_S))
     if isinstance(error, errors.QueueFullError):
-        headers.append((b"retry-after", str(max(math.ceil(error.retry_after_s), 1)).encode()))
+        headers.append(_retry_after(error.retry_after_s))
+    if isinstance(error, errors.LimitError):
+        headers.append(_retry_after(error.details["retry_after_s"]))
+    if isinstance(error, errors.UnauthorizedError | errors.ForbiddenError) and "challenge" in error.details:
+        headers.append((b"www-authenticate", error.details["challenge"].encode()))
     if isinstance(error, errors.MethodError):
         headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
     if b"expect" in request.headers:
         # The client waits for leave to send its body; without it, what follows on this connection is ambiguous.
         headers.append((b"connection", b"close"))
     return Answer(status, orjson.dumps({"error": error_body(error, request.id)}), headers)
+
+
+def _retry_after(seconds: float) -> tuple[bytes, bytes]:
+    # Whole seconds, RFC 9110; 0 would be read as at once.
+    return b"retry-after", str(max(math.ceil(seconds), 1)).encode()
