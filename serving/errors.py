@@ -11,6 +11,9 @@
     ├── MethodError            the path does not take this method
     ├── RowsFailedError        every row of a batch failed
     ├── NotReadyError          loading or draining
+    ├── ModelDownError         the process of a model ended before, and is being started again
+    ├── ModelCrashedError      the process of a model ended in the middle of a batch
+    ├── RunTimeoutError        a run of a model took longer than RUN_TIMEOUT_MS
     ├── DeadlineError          no answer within the deadline
     └── UndecodableTextError   bytes that are no UTF-8, or a string that is no Unicode
 
@@ -72,6 +75,18 @@ class RowsFailedError(RequestError):
 
 class NotReadyError(RequestError):
     """The service is loading its model or draining."""
+
+
+class ModelDownError(RequestError):
+    """The process of a model ended, and is not there again yet; the batch was not begun."""
+
+
+class ModelCrashedError(RequestError):
+    """The process of a model ended in the middle of a batch."""
+
+
+class RunTimeoutError(RequestError):
+    """A run of a model took longer than RUN_TIMEOUT_MS."""
 
 
 class DeadlineError(RequestError):

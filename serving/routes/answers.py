@@ -29,8 +29,11 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     # Nobody reads it; the number is what other servers log for a client that is gone.
     (errors.ClientGoneError, 499, "client_gone"),
     (errors.NotReadyError, 503, "not_ready"),
+    (errors.ModelDownError, 503, "model_down"),
+    (errors.ModelCrashedError, 503, "model_crashed"),
     (MemoryError, 503, "out_of_memory"),
     (errors.DeadlineError, 504, "deadline_exceeded"),
+    (errors.RunTimeoutError, 504, "run_timeout"),
     (InferenceError, 500, "inference_failed"),
 )
 _INTERNAL = (500, "internal")
