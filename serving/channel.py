@@ -1,5 +1,6 @@
 """What the service and the child process of a model say to each other, and the memory that they share."""
 
+import contextlib
 import fcntl
 import json
 import math
@@ -66,10 +67,9 @@ class Channel:
 
     def close(self) -> None:
         """End the connection, also for a thread that waits in `receive`."""
-        try:
+        # The other side may have been faster.
+        with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other side was faster
         self._connection.close()
 
     def _take(self, size: int, until_s: float | None) -> bytes:

@@ -251,7 +251,7 @@ def test_closing_ends_the_process_and_a_run_in_it(slow, caller):
 
 def test_nothing_is_left_behind(fast_file):
     def held() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
     before = held()
     for _ in range(2):
