@@ -166,10 +166,9 @@ class ChildProcess:
     def _ask(self, message: Message, timeout_s: float) -> Message:
         try:
             self._channel.send(message)
-        except OSError as error:
-            raise ProcessEndedError(had_begun=False) from error
-        try:
             answer = self._channel.receive(timeout_s)
+        except ConnectionError as error:
+            raise ProcessEndedError(had_begun=False) from error
         except (EOFError, ValueError) as error:
             raise ProcessEndedError(had_begun=True) from error
         if "error" not in answer:

@@ -118,5 +118,14 @@ def test_who_waits_is_told_that_nothing_came_and_that_nobody_is_there(pair):
     there.close()
     with pytest.raises(EOFError):
         here.receive(9.0)
-    with pytest.raises(OSError):
+    with pytest.raises(BrokenPipeError):
         here.send({})
+
+
+def test_who_waits_is_told_that_its_message_was_not_read(pair):
+    here, there = pair
+    here.send({})
+    there.close()
+
+    with pytest.raises(ConnectionResetError):
+        here.receive(9.0)
