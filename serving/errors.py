@@ -11,6 +11,7 @@
     ├── MethodError            the path does not take this method
     ├── RowsFailedError        every row of a batch failed
     ├── NotReadyError          loading or draining
+    ├── QueueFullError         more waits than may
     ├── ModelDownError         the process of a model ended before, and is being started again
     ├── ModelCrashedError      the process of a model ended in the middle of a batch
     ├── RunTimeoutError        a run of a model took longer than RUN_TIMEOUT_MS
@@ -75,6 +76,18 @@ class RowsFailedError(RequestError):
 
 class NotReadyError(RequestError):
     """The service is loading its model or draining."""
+
+
+class QueueFullError(RequestError):
+    """More waits than may.
+
+    Attributes:
+        retry_after_s: Seconds after which there should be room.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after_s = retry_after_s
 
 
 class ModelDownError(RequestError):
