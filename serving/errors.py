@@ -12,6 +12,7 @@
     ├── RowsFailedError        every row of a batch failed
     ├── NotReadyError          loading or draining
     ├── QueueFullError         more waits than may
+    ├── NotEnoughMemoryError   a version that does not fit into the memory that is left
     ├── ModelDownError         the process of a model ended before, and is being started again
     ├── ModelCrashedError      the process of a model ended in the middle of a batch
     ├── RunTimeoutError        a run of a model took longer than RUN_TIMEOUT_MS
@@ -88,6 +89,10 @@ class QueueFullError(RequestError):
     def __init__(self, message: str, *, retry_after_s: float, **details: Any) -> None:
         super().__init__(message, **details)
         self.retry_after_s = retry_after_s
+
+
+class NotEnoughMemoryError(RequestError):
+    """A version that does not fit into the memory that is left."""
 
 
 class ModelDownError(RequestError):

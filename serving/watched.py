@@ -1,9 +1,11 @@
-"""Blocking work in a thread of its own, which is given up where the work takes too long."""
+"""Threads for blocking work, each of which is given up where its work takes too long."""
 
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, InvalidStateError
 from typing import Any, TypeVar
 
 from serving.errors import RunTimeoutError
@@ -11,110 +13,103 @@ from serving.errors import RunTimeoutError
 T = TypeVar("T")
 
 
-class WatchedThread:
-    """A thread that runs one piece of work after another, and another thread once one of them hangs.
+class WatchedThreads(Executor):
+    """As many threads as there is work at a time; one whose work hangs is given up.
 
-    Nothing can end a thread inside native code. One that hangs is left alone: it ends with the process, or when its
-    work does, whose result nobody gets. What the work used (a session) may hang for the next one too, so the caller
-    opens it anew.
+    Nothing can end a thread inside native code. One that hangs is left alone: it ends with the process, or takes work
+    again once its own is over, whose result nobody gets.
 
-    All methods are called on one event loop.
+    `submit` is called on an event loop.
 
-    Attributes:
-        name: Of the thread.
+    Args:
+        name: Of the threads, for whoever looks at the process.
+        timeout_s: How long work may take; None: for ever.
     """
 
-    def __init__(self, name: str) -> None:
-        """Start the thread.
-
-        Args:
-            name: For whoever looks at the process.
-        """
-        self.name = name
-        self._stuck: list[threading.Thread] = []
-        self._active: asyncio.Future[Any] | None = None
-        self._work, self._thread = self._start()
+    def __init__(self, name: str, *, timeout_s: float | None) -> None:
+        self._name, self._timeout_s = name, timeout_s
+        self._free: deque[_Worker] = deque()
+        self._given_up: list[_Worker] = []
+        self._is_closed = False
 
     @property
     def abandoned(self) -> int:
         """Threads that were given up and still hang."""
-        self._stuck = [thread for thread in self._stuck if thread.is_alive()]
-        return len(self._stuck)
+        self._given_up = [worker for worker in self._given_up if worker.is_busy]
+        return len(self._given_up)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether work is in the thread that takes it."""
-        return self._active is not None
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        """Run work in a thread.
 
-    async def run(self, work: Callable[[], T], timeout_s: float) -> T:
-        """Run blocking work; one at a time.
-
-        Args:
-            work: Called in the thread. A caller that is cancelled leaves it: the thread is free when it ends.
-            timeout_s: How long it may take.
-
-        Raises:
-            RunTimeoutError: It took longer; the thread is given up.
-            RuntimeError: Other work is in the thread.
+        Returns:
+            Its result or error; RunTimeoutError where it took too long.
         """
-        if self._active is not None:
-            raise RuntimeError(f"thread {self.name!r}: expected one piece of work at a time, received another.")
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        self._active = done
-        self._work.put((work, done, loop))
-        watch = loop.call_later(timeout_s, self._give_up, done, timeout_s)
-        done.add_done_callback(lambda _: watch.cancel())
-        # Shielded: what the thread does not stop for must not look done.
-        return await asyncio.shield(done)
+        if self._is_closed:
+            raise RuntimeError(f"threads {self._name!r}: expected no work after the end, received some.")
+        worker = self._free.pop() if self._free else _Worker(self._name, self._free)
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+        if self._timeout_s is not None:
+            watch = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, worker, future)
+            future.add_done_callback(lambda _: _cancel(watch))
+        worker.start(future, lambda: fn(*args, **kwargs))
+        return future
 
-    def close(self) -> None:
-        """Take no more work; the thread ends once it has none."""
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work; threads that are busy end with it, or with the process."""
+        self._is_closed = True
+        while self._free:
+            self._free.pop().end()
+
+    def _give_up(self, worker: "_Worker", future: "Future[Any]") -> None:
+        error = RunTimeoutError(f"model: expected a run to end within {self._timeout_s:g} s, but it took longer.")
+        if _settle(future, error=error):
+            self._given_up.append(worker)
+
+
+class _Worker:
+    def __init__(self, name: str, free: "deque[_Worker]") -> None:
+        self.is_busy = False
+        self._free = free
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def start(self, future: "Future[Any]", work: Callable[[], Any]) -> None:
+        self.is_busy = True
+        self._work.put((future, work))
+
+    def end(self) -> None:
         self._work.put(None)
 
-    def _start(self) -> "tuple[queue.SimpleQueue[Any], threading.Thread]":
-        work: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        thread = threading.Thread(target=_work_on, args=(work, self._finish), name=self.name, daemon=True)
-        thread.start()
-        return work, thread
+    def _run(self) -> None:
+        while (given := self._work.get()) is not None:
+            future, work = given
+            result, error = None, None
+            try:
+                result = work()
+            # The outermost edge of a thread: whoever waits for the future is told.
+            except BaseException as caught:
+                error = caught
+            self.is_busy = False
+            # Before it is told, so that whoever is told finds a free thread.
+            self._free.append(self)
+            _settle(future, result, error)
+            # Neither inputs nor answers are kept until the next ones come.
+            del given, future, work, result, error
 
-    def _finish(self, done: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
-        if self._active is done:
-            self._active = None
-        if done.done():
-            return
+
+def _settle(future: "Future[Any]", result: Any = None, error: BaseException | None = None) -> bool:
+    """Whether it was not settled before: a run may end in the moment in which it is given up."""
+    try:
         if error is None:
-            done.set_result(result)
+            future.set_result(result)
         else:
-            done.set_exception(error)
-
-    def _give_up(self, done: "asyncio.Future[Any]", timeout_s: float) -> None:
-        if done.done():
-            return
-        self._stuck.append(self._thread)
-        self._work.put(None)
-        self._active = None
-        self._work, self._thread = self._start()
-        done.set_exception(
-            RunTimeoutError(
-                f"thread {self.name!r}: expected its work to end within {timeout_s:g} s, but it took longer and was "
-                "given up."
-            )
-        )
+            future.set_exception(error)
+    except InvalidStateError:
+        return False
+    return True
 
 
-def _work_on(work: "queue.SimpleQueue[Any]", finish: Callable[..., None]) -> None:
-    while (given := work.get()) is not None:
-        call, done, loop = given
-        result, error = None, None
-        try:
-            result = call()
-        # The outermost edge of this thread; the caller meets it.
-        except BaseException as caught:
-            error = caught
-        try:
-            loop.call_soon_threadsafe(finish, done, result, error)
-        except RuntimeError:
-            return  # the loop is closed: nobody waits any more
-        # Neither inputs nor answers are kept until the next ones come.
-        del given, call, done, result, error
+def _cancel(watch: asyncio.TimerHandle) -> None:
+    # In the thread that did the work. It only marks the handle, which the loop drops later.
+    watch.cancel()

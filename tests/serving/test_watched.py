@@ -1,4 +1,4 @@
-"""Work in a thread that is given up where it hangs."""
+"""Work in threads that are given up where they hang."""
 
 import asyncio
 import threading
@@ -7,17 +7,10 @@ import weakref
 import pytest
 
 from serving.errors import RunTimeoutError
-from serving.watched import WatchedThread
+from serving.watched import WatchedThreads
 from tests.serving.servers import wait_for
 
-LONG_S = 60.0
-
-
-@pytest.fixture
-async def thread():
-    made = WatchedThread("worker")
-    yield made
-    made.close()
+SHORT_S, LONG_S = 0.05, 60.0
 
 
 @pytest.fixture
@@ -28,79 +21,66 @@ def gate():
     made.set()
 
 
-async def test_work_runs_in_the_named_thread_and_gives_its_result(thread):
-    assert await thread.run(lambda: threading.current_thread().name, LONG_S) == "worker"
-    assert not thread.is_busy
+def thread_name() -> str:
+    return threading.current_thread().name
 
 
-async def test_an_error_of_the_work_is_the_callers(thread):
+async def test_work_gives_its_result_or_its_error():
+    threads = WatchedThreads("worker", timeout_s=LONG_S)
+
+    assert await asyncio.wrap_future(threads.submit(thread_name)) == "worker"
+    assert await asyncio.wrap_future(threads.submit(divmod, 7, 2)) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        await thread.run(lambda: 1 / 0, LONG_S)
-
-    assert await thread.run(lambda: 7, LONG_S) == 7
+        await asyncio.wrap_future(threads.submit(lambda: 1 / 0))
 
 
-async def test_what_hangs_is_given_up_and_the_next_work_runs(thread, gate):
+async def test_a_thread_is_used_again():
+    threads = WatchedThreads("worker", timeout_s=None)
+
+    used = {await asyncio.wrap_future(threads.submit(threading.get_ident)) for _ in range(5)}
+
+    assert len(used) == 1
+
+
+async def test_work_does_not_wait_for_other_work(gate):
+    threads = WatchedThreads("worker", timeout_s=LONG_S)
+    waiting = [threads.submit(gate.wait) for _ in range(3)]
+
+    assert await asyncio.wrap_future(threads.submit(thread_name)) == "worker"
+
+    gate.set()
+    assert [await asyncio.wrap_future(one) for one in waiting] == [True] * 3
+
+
+async def test_what_hangs_is_given_up_and_other_work_goes_on(gate):
+    threads = WatchedThreads("worker", timeout_s=SHORT_S)
+
     with pytest.raises(RunTimeoutError, match=r"within 0\.05 s"):
-        await thread.run(gate.wait, 0.05)
+        await asyncio.wrap_future(threads.submit(gate.wait))
 
-    assert thread.abandoned == 1
-    assert await thread.run(lambda: threading.current_thread().name, LONG_S) == "worker"
+    assert threads.abandoned == 1
+    assert await asyncio.wrap_future(threads.submit(thread_name)) == "worker"
     gate.set()
-    wait_for(lambda: thread.abandoned == 0)
+    wait_for(lambda: threads.abandoned == 0)
+    assert await asyncio.wrap_future(threads.submit(thread_name)) == "worker"
 
 
-async def test_what_ends_after_it_was_given_up_changes_nothing(thread, gate):
-    with pytest.raises(RunTimeoutError):
-        await thread.run(gate.wait, 0.01)
-    second_gate = threading.Event()
-    second = asyncio.create_task(asyncio.to_thread(second_gate.wait))
-    running = asyncio.create_task(thread.run(lambda: second_gate.wait() and "second", LONG_S))
-    await asyncio.sleep(0)
+async def test_a_busy_thread_ends_with_its_work_after_the_end(gate):
+    threads = WatchedThreads("of the end", timeout_s=LONG_S)
+    idle = await asyncio.wrap_future(threads.submit(threading.current_thread))
 
-    gate.set()
-    wait_for(lambda: thread.abandoned == 0)
-    await asyncio.sleep(0)
-    is_busy = thread.is_busy
-    second_gate.set()
+    threads.shutdown()
 
-    assert is_busy
-    assert await running == "second"
-    await second
+    wait_for(lambda: not idle.is_alive())
+    with pytest.raises(RuntimeError, match="expected no work after the end"):
+        threads.submit(thread_name)
 
 
-async def test_work_whose_caller_is_cancelled_keeps_the_thread_until_it_ends(thread, gate):
-    running = asyncio.create_task(thread.run(gate.wait, LONG_S))
-    await asyncio.sleep(0)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-    assert thread.is_busy
-    with pytest.raises(RuntimeError, match="one piece of work at a time"):
-        await thread.run(lambda: 0, LONG_S)
-
-    gate.set()
-    while thread.is_busy:
-        await asyncio.sleep(0.01)  # polls
-    assert await thread.run(lambda: 1, LONG_S) == 1
-
-
-async def test_work_whose_caller_is_cancelled_is_given_up_too(thread, gate):
-    running = asyncio.create_task(thread.run(gate.wait, 0.05))
-    await asyncio.sleep(0)
-    running.cancel()
-
-    while thread.is_busy:
-        await asyncio.sleep(0.01)  # polls
-    assert thread.abandoned == 1
-    assert await thread.run(lambda: 1, LONG_S) == 1
-
-
-async def test_it_keeps_neither_inputs_nor_answers(thread):
+async def test_it_keeps_neither_inputs_nor_answers():
     class Batch:
         pass
 
+    threads = WatchedThreads("worker", timeout_s=LONG_S)
     alive = []
 
     def work() -> Batch:
@@ -108,7 +88,7 @@ async def test_it_keeps_neither_inputs_nor_answers(thread):
         alive.append(weakref.ref(batch))
         return batch
 
-    await thread.run(work, LONG_S)
+    await asyncio.wrap_future(threads.submit(work))
     # The loop holds what the task that it is running waited for.
     await asyncio.sleep(0)
 
