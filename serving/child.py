@@ -83,6 +83,11 @@ class ChildModel:
         return process.pid if process is not None else None
 
     @property
+    def is_open(self) -> bool:
+        """Whether there is a process that answers."""
+        return self._is_open
+
+    @property
     def memory_bytes(self) -> int | None:
         """Resident memory of the process; None while there is none, or the system does not tell."""
         process = self._process

@@ -101,11 +101,7 @@ class ChildProcess:
     @property
     def memory_bytes(self) -> int | None:
         """Its resident memory; None where the system does not tell, or it is gone."""
-        try:
-            pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="utf-8").split()[1])
-        except (OSError, IndexError):
-            return None
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes(self.pid)
 
     def open(self, timeout_s: float) -> Message:
         """Open the session.
@@ -176,6 +172,15 @@ class ChildProcess:
         if answer["error"] in _ERRORS:
             raise _ERRORS[answer["error"]](answer["message"])
         raise InferenceError("model: expected an answer, but its process failed; its log says how.")
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Resident memory of a process; None where the system does not tell, or it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
+    except (OSError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _start(name: str, inherited: tuple[int, int, int]) -> subprocess.Popen[bytes]:

@@ -281,6 +281,11 @@ class Engine:
             for _ in range(self.sessions.number if self.sessions else 1):
                 self.run([np.zeros(shape, spec.dtype)] * self._max_batch_size)
 
+    def close(self) -> None:
+        """End its processes, where it has some."""
+        if self.sessions is not None:
+            self.sessions.close()
+
     def _of_images(self) -> ImageInference:
         if not isinstance(self._inference, ImageInference):
             raise InvalidRequestError(f"input: model {self.name!r} takes texts, received numbers.")

@@ -102,6 +102,10 @@ class Metrics:
         """Say how many requests are admitted and not yet answered."""
         self._in_flight.set(requests)
 
+    def add(self, collector: Collector) -> None:
+        """Tell what a collector reads, too."""
+        self._registry.register(collector)
+
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -117,6 +117,11 @@ class TensorEngine:
     def warm_up(self) -> None:
         """Nothing: the golden samples have run it, and what else it is asked is not known."""
 
+    def close(self) -> None:
+        """End its processes, where it has some."""
+        if self.sessions is not None:
+            self.sessions.close()
+
     def refuse(self, path: str) -> InvalidRequestError:
         """Why a path for files and texts cannot ask it."""
         specs = [f"{spec.name} {spec.dtype} ({', '.join(map(str, spec.shape))})" for spec in self._model.inputs]

@@ -29,8 +29,14 @@ class WatchedThreads(Executor):
     def __init__(self, name: str, *, timeout_s: float | None) -> None:
         self._name, self._timeout_s = name, timeout_s
         self._free: deque[_Worker] = deque()
+        self._all: list[_Worker] = []
         self._given_up: list[_Worker] = []
         self._is_closed = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread is at work, given up or not."""
+        return any(worker.is_busy for worker in self._all)
 
     @property
     def abandoned(self) -> int:
@@ -46,7 +52,7 @@ class WatchedThreads(Executor):
         """
         if self._is_closed:
             raise RuntimeError(f"threads {self._name!r}: expected no work after the end, received some.")
-        worker = self._free.pop() if self._free else _Worker(self._name, self._free)
+        worker = self._free.pop() if self._free else self._another()
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
         if self._timeout_s is not None:
@@ -60,6 +66,11 @@ class WatchedThreads(Executor):
         self._is_closed = True
         while self._free:
             self._free.pop().end()
+
+    def _another(self) -> "_Worker":
+        worker = _Worker(self._name, self._free)
+        self._all.append(worker)
+        return worker
 
     def _give_up(self, worker: "_Worker", future: "Future[Any]") -> None:
         error = RunTimeoutError(f"model: expected a run to end within {self._timeout_s:g} s, but it took longer.")
