@@ -1,7 +1,6 @@
 """Whether a model fits into the memory that is left."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from serving.errors import NotEnoughMemoryError
 from tfpipe.cgroups import available_memory_bytes
@@ -30,7 +29,7 @@ def needed_bytes(file_bytes: int, *, provider: str, sessions: int, isolation: st
 
 def require_memory(
     name: str,
-    file: Path,
+    file_bytes: int,
     *,
     provider: str,
     sessions: int,
@@ -41,7 +40,7 @@ def require_memory(
 
     Args:
         name: Of the version.
-        file: Its model.
+        file_bytes: Of its model's file, weights included.
         provider: What will run it.
         sessions: How many.
         isolation: "process" or "inline".
@@ -50,10 +49,7 @@ def require_memory(
     Raises:
         NotEnoughMemoryError: It does not fit.
     """
-    # A file that is not there is told by what opens it.
-    needed = needed_bytes(
-        file.stat().st_size if file.is_file() else 0, provider=provider, sessions=sessions, isolation=isolation
-    )
+    needed = needed_bytes(file_bytes, provider=provider, sessions=sessions, isolation=isolation)
     left = available()
     if left is not None and needed > left:
         raise NotEnoughMemoryError(

@@ -145,7 +145,8 @@ def opener(name: str, plan: Plan) -> OpenModel:
             bundle.path(variant.file), provider, arithmetic, threads,
             tuple(variant.recipe.get("disabled_optimizers", ())), engines_dir,
         )  # fmt: skip
-        require_memory(name, file.path, provider=provider, sessions=plan.number, isolation=plan.isolation)
+        # The file itself may be small: weights of more than 2 GB lie beside it.
+        require_memory(name, variant.size_bytes, provider=provider, sessions=plan.number, isolation=plan.isolation)
 
         def open_one() -> Model:
             if plan.isolation == "process":
