@@ -19,9 +19,9 @@ _Timed = tuple[Sequence[Result], float]
 
 # A batch that takes less costs less than the hop to a thread and back.
 _QUICK_S = 0.0005
-# A batch that takes so many times what batches take, and longer than the least, lends its slot: where it hangs, it
-# needs no core, and other models must go on.
-_OVERDUE_TIMES, _OVERDUE_LEAST_S = 5.0, 0.5
+# A batch that takes so many times what batches take, and longer than the least, gives its slot back early: other models
+# must go on where it hangs.
+_OVERDUE_TIMES, _OVERDUE_LEAST_S = 2.0, 0.5
 
 
 @dataclass(frozen=True)

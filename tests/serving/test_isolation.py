@@ -11,6 +11,7 @@ import pytest
 
 from serving.app import create_app
 from serving.child import ChildModel
+from serving.deployment import Deployment
 from serving.settings import ServingSettings
 from tests.serving.bundles import GREEN, RED
 from tests.serving.servers import PATIENCE_S, Server, app_of, serving, wait_for
@@ -31,10 +32,15 @@ def slow(server) -> ChildModel:
     return model
 
 
-def child_of(server: Server, name: str) -> ChildModel:
+def deployment_of(server: Server, name: str) -> Deployment:
     (deployment,) = (one for one in server.app.service.models if one.name == name)
-    assert deployment.engine.sessions is not None
-    (child,) = deployment.engine.sessions.children
+    return deployment
+
+
+def child_of(server: Server, name: str) -> ChildModel:
+    sessions = deployment_of(server, name).engine.sessions
+    assert sessions is not None
+    (child,) = sessions.children
     return child
 
 
@@ -112,9 +118,11 @@ def test_a_crash_costs_one_batch_and_other_models_go_on(server, slow, signum):
 
 def test_a_hang_costs_one_batch_and_other_models_go_on_meanwhile(server, slow):
     wait_for(lambda: comes_back(server))
+    # Longer than the time after which a batch no longer keeps others from running.
+    run_timeout_s = 3.0 + 3 * deployment_of(server, "slow").batcher.room.pace.batch_s
     with Load(server, "fast") as load:
         os.kill(slow.pid or 0, signal.SIGSTOP)
-        slow.run_timeout_s = 3.0
+        slow.run_timeout_s = run_timeout_s
         began_s = time.monotonic()
         failed = ask(server, "slow")
         ended_s = time.monotonic()
@@ -123,7 +131,7 @@ def test_a_hang_costs_one_batch_and_other_models_go_on_meanwhile(server, slow):
 
     assert (failed.status_code, failed.json()["error"]["code"]) == (504, "run_timeout")
     assert {status for _, status in load.answers} == {200}
-    assert any(began_s + 1 < when < ended_s for when, _ in load.answers)
+    assert sum(began_s < when < ended_s for when, _ in load.answers) > 3
 
 
 def test_memory_and_restarts_of_the_processes_are_measured(server, slow):
