@@ -108,7 +108,7 @@ def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isol
 
     threads = settings.threads or threads_of_sessions(usable_cores(), settings.sessions)
     title = f"{served.name}/{served.version}" if served.version else served.name
-    open_model = opener(title, Plan(isolation, settings.sessions, settings.log_level))
+    open_model = opener(title, Plan(isolation, settings.sessions, settings.provider, settings.log_level))
 
     def open_tensors(candidate: Candidate) -> TensorEngine:
         cache = engines_dir(settings.cache_dir)

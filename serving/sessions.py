@@ -11,6 +11,7 @@ from serving.child import OPEN_TIMEOUT_S, ChildModel
 from serving.child_process import ModelFile
 from serving.memory import require_memory
 from tfpipe.core.bundle import Bundle, Variant
+from tfpipe.core.errors import ConfigError
 from tfpipe.core.signature import Array
 from tfpipe.inference.opening import open_model
 from tfpipe.ort import Model
@@ -18,6 +19,12 @@ from tfpipe.ort import Model
 logger = logging.getLogger(__name__)
 
 Isolation = Literal["process", "inline"]
+
+# ONNX Runtime computes shapes on the CPU beside a GPU, on purpose: they are a few integers that the host needs.
+_OF_SHAPES = frozenset({
+    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Gather", "Max", "Min", "Mul", "Range",
+    "ReduceProd", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
+})  # fmt: skip
 
 
 class OpenModel(Protocol):
@@ -43,11 +50,13 @@ class Plan:
     Attributes:
         isolation: "process": each in a child process; "inline": in this one.
         number: Sessions, each of which runs a batch at a time.
+        provider: What the settings ask for; "auto": whatever runs the model.
         log_level: Least level that child processes log.
     """
 
     isolation: Isolation = "inline"
     number: int = 1
+    provider: str = "auto"
     log_level: str = "info"
 
 
@@ -124,6 +133,25 @@ class Sessions:
         return session
 
 
+def require_provider(name: str, provider: str, on_cpu: Sequence[str]) -> None:
+    """Refuse a model of which a provider that was asked for by name leaves a part to the CPU's.
+
+    Args:
+        name: Of the version.
+        provider: What the settings ask for.
+        on_cpu: Operators that it leaves.
+
+    Raises:
+        ConfigError: Names them.
+    """
+    lacking = [one for one in on_cpu if provider == "openvino" or one not in _OF_SHAPES]
+    if provider not in ("auto", "cpu") and lacking:
+        raise ConfigError(
+            f"provider: expected {provider!r} to run all of model {name!r}, but it leaves {', '.join(lacking)} to the "
+            "CPU provider. Choose auto to allow that, or cpu."
+        )
+
+
 def opener(name: str, plan: Plan) -> OpenModel:
     """What opens the sessions of a version.
 
@@ -155,6 +183,12 @@ def opener(name: str, plan: Plan) -> OpenModel:
                 bundle, variant, provider=provider, arithmetic=arithmetic, threads=threads, engines_dir=engines_dir
             )
 
-        return Sessions(open_one, plan.number, plan.isolation)
+        sessions = Sessions(open_one, plan.number, plan.isolation)
+        try:
+            require_provider(name, plan.provider, sessions.on_cpu)
+        except ConfigError:
+            sessions.close()
+            raise
+        return sessions
 
     return open_sessions

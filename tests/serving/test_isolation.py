@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from serving.child import ChildModel
 from serving.deployment import Deployment
 from serving.settings import ServingSettings
 from tests.serving.bundles import GREEN, RED
-from tests.serving.servers import PATIENCE_S, Server, app_of, serving, wait_for
+from tests.serving.servers import PATIENCE_S, Server, app_of, process, serving, wait_for
 from tests.serving.test_child import cpu_ticks, has_ended
 
 
@@ -164,3 +165,27 @@ def test_one_model_is_in_the_service_itself(bundle):
 
     assert deployment.engine.sessions.children == []
     assert answer.json()["predictions"][0]["label"] == "green"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_the_processes_end_with_the_service(bundle, signum):
+    with process("--model", str(bundle), isolation="process") as started:
+        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
+        children = children_of(started.pid)
+        answer = httpx.post(f"{started.url}/predict", content=RED)
+
+        started.signal(signum)
+        code = started.wait()
+
+    assert answer.status_code == 200
+    assert len(children) == 1
+    assert code == (0 if signum == signal.SIGTERM else -signum)
+    wait_for(lambda: all(has_ended(pid) for pid in children))
+
+
+def children_of(pid: int) -> list[int]:
+    return [
+        int(stat.parent.name)
+        for stat in Path("/proc").glob("[0-9]*/stat")
+        if stat.exists() and int(stat.read_text().rpartition(")")[2].split()[1]) == pid
+    ]

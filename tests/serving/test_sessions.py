@@ -10,12 +10,13 @@ from serving.app import create_app
 from serving.engine import Engine
 from serving.errors import NotEnoughMemoryError
 from serving.memory import needed_bytes, require_memory
-from serving.sessions import Plan, Sessions, opener
+from serving.sessions import Plan, Sessions, opener, require_provider
 from serving.settings import ServingSettings
 from serving.source import ServedBundle
 from tests.serving.bundles import RED
 from tests.serving.servers import serving, wait_for
 from tfpipe.core.bundle import open_bundle
+from tfpipe.core.errors import ConfigError
 from tfpipe.inference.opening import open_inference, open_model
 from tfpipe.ort import OnnxModel
 
@@ -114,6 +115,25 @@ def test_sessions_answer_as_a_single_one_does(bundle, isolation):
     sessions.close()
 
     assert all(np.array_equal(answer, one.run(ROWS)["probabilities"]) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("provider", "on_cpu", "lacking"),
+    [
+        ("auto", ("Einsum",), None),
+        ("cpu", (), None),
+        ("cuda", ("Gather", "Shape"), None),
+        ("cuda", ("Einsum", "Shape"), "Einsum"),
+        ("openvino", ("Einsum", "Shape"), "Einsum, Shape"),
+        ("tensorrt", (), None),
+    ],
+)
+def test_the_provider_asked_for_runs_all_of_the_model_or_it_is_refused(provider, on_cpu, lacking):
+    if lacking is None:
+        require_provider("digits/3", provider, on_cpu)
+        return
+    with pytest.raises(ConfigError, match=f"but it leaves {lacking} to the CPU provider"):
+        require_provider("digits/3", provider, on_cpu)
 
 
 def test_what_does_not_fit_into_the_memory_is_refused():
