@@ -22,8 +22,8 @@ Isolation = Literal["process", "inline"]
 
 # ONNX Runtime computes shapes on the CPU beside a GPU, on purpose: they are a few integers that the host needs.
 _OF_SHAPES = frozenset({
-    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Gather", "Max", "Min", "Mul", "Range",
-    "ReduceProd", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
+    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Gather", "Max", "Min", "Mul",
+    "Range", "ReduceProd", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
 })  # fmt: skip
 
 

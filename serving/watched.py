@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, InvalidStateError
@@ -31,6 +32,7 @@ class WatchedThreads(Executor):
         self._free: deque[_Worker] = deque()
         self._all: list[_Worker] = []
         self._given_up: list[_Worker] = []
+        self._look_at: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @property
@@ -53,17 +55,20 @@ class WatchedThreads(Executor):
         if self._is_closed:
             raise RuntimeError(f"threads {self._name!r}: expected no work after the end, received some.")
         worker = self._free.pop() if self._free else self._another()
+        if worker in self._given_up:
+            self._given_up.remove(worker)
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
-        if self._timeout_s is not None:
-            watch = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, worker, future)
-            future.add_done_callback(lambda _: _cancel(watch))
         worker.start(future, lambda: fn(*args, **kwargs))
+        if self._timeout_s is not None and self._look_at is None:
+            self._look_at = asyncio.get_running_loop().call_later(self._timeout_s, self._look, self._timeout_s)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; threads that are busy end with it, or with the process."""
         self._is_closed = True
+        if self._look_at is not None:
+            self._look_at.cancel()
         while self._free:
             self._free.pop().end()
 
@@ -72,21 +77,37 @@ class WatchedThreads(Executor):
         self._all.append(worker)
         return worker
 
-    def _give_up(self, worker: "_Worker", future: "Future[Any]") -> None:
-        error = RunTimeoutError(f"model: expected a run to end within {self._timeout_s:g} s, but it took longer.")
-        if _settle(future, error=error):
-            self._given_up.append(worker)
+    def _look(self, timeout_s: float) -> None:
+        """Give up what is too late, and look again when the next one may be."""
+        self._look_at = None
+        now_s, waiting = time.monotonic(), []
+        for worker in self._all:
+            # In this order: a worker that is busy after its future was read had it in hand.
+            future, is_busy = worker.future, worker.is_busy
+            if not is_busy or worker in self._given_up:
+                continue
+            error = RunTimeoutError(f"model: expected a run to end within {timeout_s:g} s, but it took longer.")
+            if now_s < worker.started_s + timeout_s:
+                waiting.append(worker.started_s)
+            elif _settle(future, error=error):
+                self._given_up.append(worker)
+        # One timer for all: one for each batch would be most of the work of a small model.
+        if waiting:
+            wait_s = min(waiting) + timeout_s - now_s
+            self._look_at = asyncio.get_running_loop().call_later(wait_s, self._look, timeout_s)
 
 
 class _Worker:
     def __init__(self, name: str, free: "deque[_Worker]") -> None:
         self.is_busy = False
+        self.started_s = 0.0
+        self.future: Future[Any] = Future()
         self._free = free
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def start(self, future: "Future[Any]", work: Callable[[], Any]) -> None:
-        self.is_busy = True
+        self.is_busy, self.started_s, self.future = True, time.monotonic(), future
         self._work.put((future, work))
 
     def end(self) -> None:
@@ -101,7 +122,7 @@ class _Worker:
             # The outermost edge of a thread: whoever waits for the future is told.
             except BaseException as caught:
                 error = caught
-            self.is_busy = False
+            self.is_busy, self.future = False, Future()
             # Before it is told, so that whoever is told finds a free thread.
             self._free.append(self)
             _settle(future, result, error)
@@ -119,8 +140,3 @@ def _settle(future: "Future[Any]", result: Any = None, error: BaseException | No
     except InvalidStateError:
         return False
     return True
-
-
-def _cancel(watch: asyncio.TimerHandle) -> None:
-    # In the thread that did the work. It only marks the handle, which the loop drops later.
-    watch.cancel()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 import weakref
 
 import pytest
@@ -63,6 +64,34 @@ async def test_what_hangs_is_given_up_and_other_work_goes_on(gate):
     gate.set()
     wait_for(lambda: threads.abandoned == 0)
     assert await asyncio.wrap_future(threads.submit(thread_name)) == "worker"
+
+
+async def test_work_that_begins_while_other_work_is_watched_has_all_its_time(gate):
+    threads = WatchedThreads("worker", timeout_s=0.4)
+    first = threads.submit(gate.wait)
+    await asyncio.sleep(0.2)  # half of its time
+
+    began_s = time.monotonic()
+    second = threads.submit(gate.wait)
+    with pytest.raises(RunTimeoutError):
+        await asyncio.wrap_future(second)
+
+    assert time.monotonic() - began_s >= 0.4
+    assert first.done()
+    assert threads.abandoned == 2
+
+
+async def test_a_thread_that_was_given_up_is_watched_again(gate):
+    threads = WatchedThreads("worker", timeout_s=SHORT_S)
+    other_gate = threading.Event()
+    with pytest.raises(RunTimeoutError):
+        await asyncio.wrap_future(threads.submit(gate.wait))
+    gate.set()
+    wait_for(lambda: not threads.is_busy)
+
+    with pytest.raises(RunTimeoutError):
+        await asyncio.wrap_future(threads.submit(other_gate.wait))
+    other_gate.set()
 
 
 async def test_a_busy_thread_ends_with_its_work_after_the_end(gate):
