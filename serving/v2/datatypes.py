@@ -5,11 +5,13 @@ Source: KServe, Open Inference Protocol v2, "Tensor Data Types"; Triton, "Binary
 
 import struct
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from serving.errors import InvalidRequestError
 from serving.json_values import shown
+from tfpipe.core.signature import Array
 
 BYTES = "BYTES"
 # As they lie in memory on every machine that this runs on: little-endian.
@@ -67,3 +69,19 @@ def split_bytes(content: bytes | memoryview, where: str) -> list[bytes]:
 def join_bytes(elements: Iterable[bytes]) -> bytes:
     """Inverse of `split_bytes`."""
     return b"".join(part for element in elements for part in (_LENGTH.pack(len(element)), element))
+
+
+def from_bytes(content: bytes | memoryview, dtype: np.dtype[Any], where: str) -> Array:
+    """The elements in bytes, (elements,), without a copy.
+
+    Raises:
+        InvalidRequestError: The last is not whole, or a bool is neither 0 nor 1.
+    """
+    if dtype.kind != "b":
+        if len(content) % dtype.itemsize:
+            raise InvalidRequestError(f"{where}: expected whole elements of {dtype}, received {len(content)} bytes.")
+        return np.frombuffer(content, dtype)
+    values = np.frombuffer(content, np.uint8)
+    if (values > 1).any():
+        raise InvalidRequestError(f"{where}: expected BOOL as bytes 0 or 1, received {int(values.max())}.")
+    return values.view(dtype)

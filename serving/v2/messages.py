@@ -110,6 +110,17 @@ def shaped(array: Array, shape: tuple[int, ...], where: str) -> Array:
         raise InvalidRequestError(f"{where}: expected a shape that an array can have; {error}.") from error
 
 
+def check_classes(classes: object, where: str) -> int:
+    """The parameter `classification`, if it is one.
+
+    Raises:
+        InvalidRequestError: No whole number of at least 0.
+    """
+    if type(classes) is not int or classes < 0:
+        raise InvalidRequestError(f"{where}: expected classification as a whole number, received {shown(classes)}.")
+    return classes
+
+
 def check_request(request: InferRequest) -> InferRequest:
     """What no field can say alone: names once, parameters that are kept.
 
