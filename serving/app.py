@@ -18,9 +18,11 @@ from serving.errors import MethodError, UnknownPathError
 from serving.gpu import open_nvml
 from serving.metrics import Metrics
 from serving.request import Request
-from serving.routes.answers import refuse
+from serving.routes.answers import refuse, refuse_in_a_sentence
+from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
+from serving.routes.tensorflow_serving import TensorFlowServingRoutes
 from serving.schemas import components, inference_paths
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
@@ -72,7 +74,12 @@ def create_app(
     api.include_router(operations(service))
     _answer_errors_in_one_form(api, service)
     _document_inference(api)
-    return Admission(service, {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}, api)
+    protocols = {
+        "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
+        "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
+        "v2": Protocol("v2", OpenInferenceRoutes(service).handle, refuse_in_a_sentence),
+    }
+    return Admission(service, protocols, api)
 
 
 def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from serving.batcher import Batcher, Done, Observer
-from serving.batching import Limits
+from serving.batching import Limits, Reason
 from serving.engine import Answered, Engine, Input, Row
 from serving.slots import Slots
 from serving.tensor_engine import TensorEngine
@@ -44,11 +44,49 @@ class Outcome:
         default_factory=lambda: dict.fromkeys(("decode", "preprocess", "queue", "run"), 0.0)
     )
 
+    def all_answered(self) -> list[Answered]:
+        """The rows, for protocols that answer all of them or none.
+
+        Raises:
+            Exception: The first error that a row met; of several rows it says which.
+        """
+        answered: list[Answered] = []
+        for index, row in enumerate(self.rows):
+            if isinstance(row, Exception):
+                if len(self.rows) > 1:
+                    # In place, as each class is made in its own way.
+                    row.args = (f"row {index}: {row}",)
+                raise row
+            answered.append(row)
+        return answered
+
 
 @dataclass(frozen=True)
 class _Rows:
     rows: Sequence[Array]
     features: bool
+
+
+class Counts:
+    """What a version has run since it was loaded, passed on to the service's metrics.
+
+    Attributes:
+        batches: Runs of the model.
+        rows: In all of them.
+        last_s: `time.time()` of the newest; 0 before the first.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self.batches = self.rows = 0
+        self.last_s = 0.0
+        self._observer = observer
+
+    def batch(self, rows: int, reason: Reason) -> None:
+        """See `serving.batcher.Observer`."""
+        self.batches += 1
+        self.rows += rows
+        self.last_s = time.time()
+        self._observer.batch(rows, reason)
 
 
 class Deployment:
@@ -57,6 +95,7 @@ class Deployment:
     Attributes:
         engine: What prepares inputs and runs rows.
         batcher: What forms batches.
+        counts: What it has run.
 
     Args:
         engine: Opened, proved and warm.
@@ -83,7 +122,8 @@ class Deployment:
         run: Callable[[Sequence[Any]], Sequence[Any]] = (
             _tensor_runs(engine) if isinstance(engine, TensorEngine) else _row_runs(engine)
         )
-        self.batcher: Batcher[Any, Any] = Batcher([run], limits, slots=slots, executor=running, observer=observer)
+        self.counts = Counts(observer)
+        self.batcher: Batcher[Any, Any] = Batcher([run], limits, slots=slots, executor=running, observer=self.counts)
 
     @property
     def name(self) -> str:

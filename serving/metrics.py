@@ -102,6 +102,20 @@ class Metrics:
         """Say how many requests are admitted and not yet answered."""
         self._in_flight.set(requests)
 
+    def stage_totals(self, *, model: str, version: str) -> dict[str, tuple[int, float]]:
+        """How many requests to a model version had each stage, and their seconds in it."""
+        counts: dict[str, int] = {}
+        seconds: dict[str, float] = {}
+        for metric in self._latency.collect():
+            for sample in metric.samples:
+                if (sample.labels["model"], sample.labels["version"]) != (model, version):
+                    continue
+                if sample.name == "tfpipe_latency_seconds_count":
+                    counts[sample.labels["stage"]] = int(sample.value)
+                elif sample.name == "tfpipe_latency_seconds_sum":
+                    seconds[sample.labels["stage"]] = sample.value
+        return {stage: (count, seconds[stage]) for stage, count in counts.items()}
+
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from serving.engine import Answered
 from serving.errors import InvalidRequestError
 from serving.json_values import write_object
 from serving.model_facts import ModelFacts, gives_entities
 from serving.tfserving.signatures import Signature, signatures_of
-from serving.v2.outputs import AnsweredRow
+from serving.v2.outputs import probabilities_of
+from tfpipe.core.errors import InferenceError
 from tfpipe.core.signature import Array, TensorSpec
 
 _TYPES = {
@@ -22,18 +24,12 @@ _TYPES = {
 }  # fmt: skip
 
 
-def columns_of(model: ModelFacts, answered: Sequence[AnsweredRow]) -> dict[str, Array]:
+def columns_of(model: ModelFacts, answered: Sequence[Answered]) -> dict[str, Array]:
     """The outputs of a signature for answered rows, by name; strings as objects.
 
     Of tags, texts are brought to the length of the longest with empty labels of probability 0.
     """
-    if gives_entities(model):
-        longest = max(len(one.probabilities[0]) for one in answered)
-        probabilities = np.zeros((len(answered), longest, len(model.labels)), np.float32)
-        for row, one in zip(probabilities, answered, strict=True):
-            row[: len(one.probabilities[0])] = one.probabilities[0]
-    else:
-        probabilities = np.stack([one.probabilities[0] for one in answered])
+    probabilities = _padded(model, answered) if gives_entities(model) else probabilities_of(answered)
     score = probabilities.max(axis=-1)
     names = np.array([*model.labels, ""], object)
     label = names[np.where(score > 0, probabilities.argmax(axis=-1), len(model.labels))]
@@ -65,11 +61,11 @@ def write_predict(columns: Mapping[str, Array], *, in_rows: bool) -> bytes:
     return write_object({"predictions": rows}, floats)
 
 
-def write_classify(model: ModelFacts, answered: Sequence[AnsweredRow]) -> bytes:
+def write_classify(model: ModelFacts, answered: Sequence[Answered]) -> bytes:
     """The body of a :classify answer: every class with its probability, in the order of the classes."""
     result = [
-        [[label, score] for label, score in zip(model.labels, one.probabilities[0].tolist(), strict=True)]
-        for one in answered
+        [[label, score] for label, score in zip(model.labels, row, strict=True)]
+        for row in probabilities_of(answered).tolist()
     ]
     return write_object({"result": result}, [])
 
@@ -111,6 +107,17 @@ def model_metadata(model: ModelFacts) -> dict[str, Any]:
         "model_spec": {"name": model.name, "signature_name": "", "version": model.version or "1"},
         "metadata": {"signature_def": {"signature_def": definitions}},
     }
+
+
+def _padded(model: ModelFacts, answered: Sequence[Answered]) -> Array:
+    """(texts, tokens, tags); of a text that is longer than a row, the first, as an exported model cuts it."""
+    rows = [one.rows[0].probabilities for one in answered]
+    probabilities = np.zeros((len(rows), max(map(len, rows)), len(model.labels)), np.float32)
+    for padded, row in zip(probabilities, rows, strict=True):
+        padded[: len(row)] = row
+    if not np.isfinite(probabilities).all():
+        raise InferenceError("model: expected finite probabilities, received NaN or infinity.")
+    return probabilities
 
 
 def _definition(signature: Signature) -> dict[str, Any]:

@@ -37,8 +37,7 @@ def signatures_of(model: ModelFacts) -> dict[str, Signature]:
     inputs = {DEFAULT: TensorSpec("image_bytes" if model.takes == "image" else "text", "object", ("batch",))}
     if model.takes == "image":
         inputs["pixels"] = TensorSpec("pixels", "uint8", ("batch", "height", "width", 3))
-    (row,) = model.inputs
-    inputs["tensor"] = TensorSpec("input", row.dtype, row.shape)
+        inputs["tensor"] = model.inputs[0]
     return {name: Signature(name, (spec,), outputs) for name, spec in inputs.items()}
 
 

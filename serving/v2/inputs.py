@@ -18,7 +18,7 @@ ROWS = "input"
 
 def taken_names(model: ModelFacts) -> tuple[str, ...]:
     """The inputs of which a request sends one: that of the metadata first."""
-    return ("image", "pixels", ROWS) if model.takes == "image" else ("text", ROWS)
+    return ("image", "pixels", ROWS) if model.takes == "image" else ("text",)
 
 
 def raw_inputs(model: ModelFacts) -> tuple[TensorSpec, ...]:
@@ -51,7 +51,7 @@ def inputs_of(model: ModelFacts, request: InferRequest, *, max_image_pixels: int
     if tensor.name == "pixels":
         return pixel_rows(_array(tensor, "UINT8"), tensor.name, max_image_pixels=max_image_pixels)
     if tensor.name == ROWS:
-        return model_rows(model, _array(tensor, datatype_of(model.inputs[0].dtype)), tensor.name)
+        return model_rows(model, _array(tensor, "FP32"), tensor.name)
     if not isinstance(tensor.elements, list):
         raise _another_datatype(tensor, BYTES)
     return list(files_or_texts(tensor.elements, tensor.shape, tensor.name))

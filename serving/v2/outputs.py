@@ -2,30 +2,16 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
+from serving.engine import Answered
 from serving.errors import InvalidRequestError
 from serving.model_facts import ModelFacts, gives_entities
 from serving.v2.datatypes import BYTES, datatype_of
 from serving.v2.messages import InferRequest, Tensor, WantedOutput
+from tfpipe.core.errors import InferenceError
 from tfpipe.core.signature import Array
-
-
-class AnsweredRow(Protocol):
-    """One input's answer."""
-
-    @property
-    def probabilities(self) -> tuple[Array, ...]:
-        """Of each of its rows."""
-
-    @property
-    def features(self) -> Array | None:
-        """(units,) float32, where they were asked for."""
-
-    def answer(self) -> dict[str, Any]:
-        """As /predict gives it."""
 
 
 def given_names(model: ModelFacts) -> tuple[str, ...]:
@@ -62,7 +48,7 @@ def wants_features(request: InferRequest) -> bool:
     return any(output.name == "features" for output in request.outputs or ())
 
 
-def outputs_of(model: ModelFacts, request: InferRequest, answered: Sequence[AnsweredRow]) -> list[Tensor]:
+def outputs_of(model: ModelFacts, request: InferRequest, answered: Sequence[Answered]) -> list[Tensor]:
     """The tensors of answered rows that are wanted, in the order in which they are.
 
     Args:
@@ -74,19 +60,34 @@ def outputs_of(model: ModelFacts, request: InferRequest, answered: Sequence[Answ
     if gives_entities(model):
         rows = [json.dumps(one.answer()["entities"], ensure_ascii=False).encode() for one in answered]
         return [Tensor(output.name, BYTES, (len(rows),), rows) for output in wanted]
-    # Not np.stack, which costs more than all the rest for few rows.
-    probabilities = np.array([one.probabilities[0] for one in answered])
+    probabilities = probabilities_of(answered)
     makers: Mapping[str, Callable[[], Tensor]] = {
-        "probabilities": lambda: tensor_of("probabilities", probabilities),
+        "probabilities": lambda: Tensor("probabilities", "FP32", probabilities.shape, probabilities),
         "label": lambda: _labels(model, probabilities),
-        "score": lambda: tensor_of("score", probabilities.max(axis=1)),
-        "features": lambda: tensor_of(
-            "features", np.stack([one.features for one in answered if one.features is not None])
-        ),
+        "score": lambda: Tensor("score", "FP32", probabilities.shape[:1], probabilities.max(axis=1)),
+        "features": lambda: _features(answered),
     }
     return [
         _best(model, probabilities, output.classes) if output.classes else makers[output.name]() for output in wanted
     ]
+
+
+def probabilities_of(answered: Sequence[Answered]) -> Array:
+    """(rows, classes) float32.
+
+    Raises:
+        InferenceError: One is not finite, and so is no answer.
+    """
+    # Not np.stack, which costs more than all the rest for few rows.
+    probabilities = np.array([one.rows[0].probabilities for one in answered])
+    if not np.isfinite(probabilities.sum()):
+        raise InferenceError("model: expected finite probabilities, received NaN or infinity.")
+    return probabilities
+
+
+def _features(answered: Sequence[Answered]) -> Tensor:
+    features = np.array([one.rows[0].features for one in answered])
+    return Tensor("features", "FP32", features.shape, features)
 
 
 def tensor_of(name: str, array: Array) -> Tensor:

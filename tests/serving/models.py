@@ -1,11 +1,13 @@
 """What protocols read of a model, without a model; and what one answered."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from serving.engine import Answered, Row
 from tfpipe.core.signature import Array, TensorSpec
+from tfpipe.inference.interface import Prepared
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,10 @@ TENSORS = Model(
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """An answered row."""
-
-    probabilities: tuple[Array, ...]
-    features: Array | None = None
-    given: dict[str, Any] = field(default_factory=dict)
-
-    def answer(self) -> dict[str, Any]:
-        return self.given
+def answered(*rows: Array, features: Array | None = None, answer: dict[str, Any] | None = None) -> Answered:
+    """What came of one input; its rows' probabilities are given."""
+    return Answered(Prepared((), lambda _: answer or {}), tuple(Row(row, features) for row in rows))
 
 
-def row(*probabilities: float, features: Array | None = None) -> Row:
-    return Row((np.array(probabilities, np.float32),), features)
+def row(*probabilities: float, features: Array | None = None) -> Answered:
+    return answered(np.array(probabilities, np.float32), features=features)

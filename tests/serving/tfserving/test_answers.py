@@ -14,7 +14,7 @@ from serving.tfserving.answers import (
     write_classify,
     write_predict,
 )
-from tests.serving.models import IMAGES, TAGS, TENSORS, TEXTS, Row, row
+from tests.serving.models import IMAGES, TAGS, TENSORS, TEXTS, answered, row
 
 
 def written(columns, *, in_rows):
@@ -60,7 +60,7 @@ def test_outputs_of_unlike_length_have_no_rows():
 def test_tags_of_texts_are_brought_to_one_length():
     long, short = np.eye(3, dtype=np.float32)[[0, 1, 2]], np.eye(3, dtype=np.float32)[[1]]
 
-    columns = columns_of(TAGS, [Row((long,)), Row((short,))])
+    columns = columns_of(TAGS, [answered(long), answered(short)])
 
     assert columns["probabilities"].shape == (2, 3, 3)
     assert columns["label"].tolist() == [["O", "B-PER", "I-PER"], ["B-PER", "", ""]]
