@@ -57,7 +57,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(_load(service, on_load_error))
+        grpc_server = await _grpc_server(service)
         yield
+        if grpc_server is not None:
+            await grpc_server.stop()
         loading.cancel()
         with suppress(asyncio.CancelledError):
             await loading
@@ -125,6 +128,19 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
     if served.bundle.manifest.task == TensorEngine.task:
         return open_first(listed, open_tensors)
     return open_first(listed, open_one)
+
+
+async def _grpc_server(service: Service) -> Any:
+    port = service.settings.grpc_port
+    if port is None:
+        return None
+    # Here, as gRPC costs memory that a service without it should not have.
+    from serving.v2.grpc_server import GrpcServer
+
+    server = GrpcServer(service)
+    await server.start(port)
+    service.grpc_port = server.port
+    return server
 
 
 async def _load(service: Service, on_error: Callable[[Exception], None] | None) -> None:

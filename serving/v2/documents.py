@@ -18,6 +18,11 @@ EXTENSIONS = (
     "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "statistics",
 )  # fmt: skip
 _PLATFORM = "onnxruntime_onnx"
+# By their number in Triton's model_config.proto.
+DATA_TYPES = (
+    "TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT8", "TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64", "TYPE_INT8", "TYPE_INT16",
+    "TYPE_INT32", "TYPE_INT64", "TYPE_FP16", "TYPE_FP32", "TYPE_FP64", "TYPE_STRING",
+)  # fmt: skip
 
 
 def server_metadata() -> dict[str, Any]:
