@@ -13,8 +13,8 @@ from serving.engine import Answered
 from serving.errors import InvalidRequestError
 from serving.json_values import write_object
 from serving.model_facts import ModelFacts, gives_entities
+from serving.model_outputs import probabilities_of
 from serving.tfserving.signatures import Signature, signatures_of
-from serving.v2.outputs import probabilities_of
 from tfpipe.core.errors import InferenceError
 from tfpipe.core.signature import Array, TensorSpec
 
@@ -24,12 +24,20 @@ _TYPES = {
 }  # fmt: skip
 
 
-def columns_of(model: ModelFacts, answered: Sequence[Answered]) -> dict[str, Array]:
+def columns_of(model: ModelFacts, answered: Sequence[Answered], *, of_own_rows: bool) -> dict[str, Array]:
     """The outputs of a signature for answered rows, by name; strings as objects.
 
     Of tags, texts are brought to the length of the longest with empty labels of probability 0.
+
+    Args:
+        model: What answered.
+        answered: One a row.
+        of_own_rows: See `probabilities_of`.
     """
-    probabilities = _padded(model, answered) if gives_entities(model) else probabilities_of(answered)
+    if gives_entities(model):
+        probabilities = _padded(model, answered)
+    else:
+        probabilities = probabilities_of(answered, of_own_rows=of_own_rows)
     score = probabilities.max(axis=-1)
     names = np.array([*model.labels, ""], object)
     label = names[np.where(score > 0, probabilities.argmax(axis=-1), len(model.labels))]
@@ -61,11 +69,11 @@ def write_predict(columns: Mapping[str, Array], *, in_rows: bool) -> bytes:
     return write_object({"predictions": rows}, floats)
 
 
-def write_classify(model: ModelFacts, answered: Sequence[Answered]) -> bytes:
+def write_classify(model: ModelFacts, answered: Sequence[Answered], *, of_own_rows: bool) -> bytes:
     """The body of a :classify answer: every class with its probability, in the order of the classes."""
     result = [
         [[label, score] for label, score in zip(model.labels, row, strict=True)]
-        for row in probabilities_of(answered).tolist()
+        for row in probabilities_of(answered, of_own_rows=of_own_rows).tolist()
     ]
     return write_object({"result": result}, [])
 

@@ -6,6 +6,7 @@ from serving.errors import InvalidRequestError
 from serving.model_facts import ModelFacts
 from serving.model_inputs import files_or_texts, model_rows, pixel_rows
 from serving.tfserving.requests import PredictRequest
+from serving.tfserving.signatures import OWN_ROWS
 from tfpipe.core.errors import SignatureError
 from tfpipe.core.golden_tensors import check_tensors
 from tfpipe.core.signature import Array
@@ -26,7 +27,7 @@ def inputs_of(model: ModelFacts, request: PredictRequest, *, max_image_pixels: i
     ((name, array),) = request.arrays.items()
     if request.signature.name == "pixels":
         return pixel_rows(array, name, max_image_pixels=max_image_pixels)
-    if request.signature.name == "tensor":
+    if request.signature.name == OWN_ROWS:
         return model_rows(model, array, name)
     return list(files_or_texts(array.reshape(-1).tolist(), array.shape, name))
 

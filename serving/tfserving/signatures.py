@@ -8,7 +8,7 @@ from serving.errors import InvalidRequestError
 from serving.model_facts import ModelFacts, gives_entities
 from tfpipe.core.signature import TensorSpec
 
-DEFAULT = "serving_default"
+DEFAULT, OWN_ROWS = "serving_default", "tensor"
 STRING = np.dtype(object)
 # What clients of the estimator API name for the same method.
 _METHODS = {"predict": "tensorflow/serving/predict", "classify": "tensorflow/serving/classify"}
@@ -37,7 +37,7 @@ def signatures_of(model: ModelFacts) -> dict[str, Signature]:
     inputs = {DEFAULT: TensorSpec("image_bytes" if model.takes == "image" else "text", "object", ("batch",))}
     if model.takes == "image":
         inputs["pixels"] = TensorSpec("pixels", "uint8", ("batch", "height", "width", 3))
-        inputs["tensor"] = model.inputs[0]
+        inputs[OWN_ROWS] = model.inputs[0]
     return {name: Signature(name, (spec,), outputs) for name, spec in inputs.items()}
 
 

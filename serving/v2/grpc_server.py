@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from serving.errors import InvalidRequestError, NotReadyError
 from serving.request import Request
@@ -110,23 +111,24 @@ class GrpcServer:
         }
         methods = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._answering(name, handlers[name]),
-                request_deserializer=MESSAGES[f"{name}Request"].FromString,
+                self._answering(name, handlers[name], MESSAGES[f"{name}Request"].FromString),
                 response_serializer=MESSAGES[f"{name}Response"].SerializeToString,
             )
             for name in METHODS
         }
-        # Bytes in, and nothing out: their messages are of no interest.
         refused = {
-            name: grpc.unary_unary_rpc_method_handler(self._answering(name, self._refuse)) for name in REFUSED_METHODS
+            name: grpc.unary_unary_rpc_method_handler(self._answering(name, self._refuse, bytes))
+            for name in REFUSED_METHODS
         }
         return {**methods, **refused}
 
-    def _answering(self, name: str, handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def answer(message: Any, context: Any) -> Any:
+    def _answering(
+        self, name: str, handler: Handler, parse: Callable[[bytes], Any]
+    ) -> Callable[[bytes, Any], Awaitable[Any]]:
+        async def answer(content: bytes, context: Any) -> Any:
             request = _request_of(name, context)
             with self._service.admitted():
-                answer, error = await self._outcome(handler, message, request, context)
+                answer, error = await self._outcome(handler, parse, content, request, context)
                 status, code = (200, "") if error is None else record_error(error, request, self._service)
                 self._service.metrics.record_request(
                     **self._service.labels_of(request.deployment),
@@ -143,11 +145,14 @@ class GrpcServer:
         return answer
 
     async def _outcome(
-        self, handler: Handler, message: Any, request: Request, context: Any
+        self, handler: Handler, parse: Callable[[bytes], Any], content: bytes, request: Request, context: Any
     ) -> tuple[Any, Exception | None]:
         try:
             request.check_id()
-            return await handler(message, request, context), None
+            return await handler(parse(content), request, context), None
+        # Here rather than in gRPC, which would log a traceback and say that it does not know.
+        except DecodeError as error:
+            return None, InvalidRequestError(f"{request.path}: expected its message, received other bytes; {error}.")
         except asyncio.CancelledError:
             if not self._service.is_cut:
                 raise

@@ -8,9 +8,10 @@ import numpy as np
 from serving.engine import Answered
 from serving.errors import InvalidRequestError
 from serving.model_facts import ModelFacts, gives_entities
+from serving.model_outputs import probabilities_of
 from serving.v2.datatypes import BYTES, datatype_of
+from serving.v2.inputs import ROWS
 from serving.v2.messages import InferRequest, Tensor, WantedOutput
-from tfpipe.core.errors import InferenceError
 from tfpipe.core.signature import Array
 
 
@@ -60,7 +61,7 @@ def outputs_of(model: ModelFacts, request: InferRequest, answered: Sequence[Answ
     if gives_entities(model):
         rows = [json.dumps(one.answer()["entities"], ensure_ascii=False).encode() for one in answered]
         return [Tensor(output.name, BYTES, (len(rows),), rows) for output in wanted]
-    probabilities = probabilities_of(answered)
+    probabilities = probabilities_of(answered, of_own_rows=request.tensors[0].name == ROWS)
     makers: Mapping[str, Callable[[], Tensor]] = {
         "probabilities": lambda: Tensor("probabilities", "FP32", probabilities.shape, probabilities),
         "label": lambda: _labels(model, probabilities),
@@ -70,19 +71,6 @@ def outputs_of(model: ModelFacts, request: InferRequest, answered: Sequence[Answ
     return [
         _best(model, probabilities, output.classes) if output.classes else makers[output.name]() for output in wanted
     ]
-
-
-def probabilities_of(answered: Sequence[Answered]) -> Array:
-    """(rows, classes) float32.
-
-    Raises:
-        InferenceError: One is not finite, and so is no answer.
-    """
-    # Not np.stack, which costs more than all the rest for few rows.
-    probabilities = np.array([one.rows[0].probabilities for one in answered])
-    if not np.isfinite(probabilities.sum()):
-        raise InferenceError("model: expected finite probabilities, received NaN or infinity.")
-    return probabilities
 
 
 def _features(answered: Sequence[Answered]) -> Tensor:

@@ -161,7 +161,7 @@ def test_named_tensors_are_answered(tmp_path):
 def test_a_client_that_leaves_is_not_answered_and_others_are(slow_bundle):
     with serving(app_of(slow_bundle, grpc_port=0)) as running:
         client = Client(running.app.service.grpc_port)
-        left = [client.start("ModelInfer", images(RED)) for _ in range(8)]
+        left = [client.start("ModelInfer", images(RED)) for _ in range(3)]
         for one in left:
             one.cancel()
         code, _ = client.refused(images(RED), timeout=0.05)

@@ -12,8 +12,10 @@ from serving.v2.inputs import feeds_of, inputs_of
 from serving.v2.messages import InferRequest, Tensor, WantedOutput
 from serving.v2.outputs import check_outputs, given_names, outputs_of, tensor_of, wants_features
 from tests.serving.models import IMAGES, TAGS, TENSORS, TEXTS, Model, answered, row
+from tfpipe.core.errors import InferenceError
 
 PIXELS = 10_000
+ASKED = InferRequest([Tensor("image", "BYTES", (1,), [b"a"])])
 
 
 def array(name, values):
@@ -89,7 +91,7 @@ def test_a_tensor_of_another_name_is_refused():
 
 
 def test_classes_are_probabilities_label_and_score():
-    probabilities, label, score = outputs_of(IMAGES, InferRequest([]), [row(0.5, 0.25, 0.25), row(0, 0.25, 0.75)])
+    probabilities, label, score = outputs_of(IMAGES, ASKED, [row(0.5, 0.25, 0.25), row(0, 0.25, 0.75)])
 
     assert (probabilities.shape, probabilities.datatype) == ((2, 3), "FP32")
     assert (label.elements, label.shape) == ([b"red", b"blue"], (2,))
@@ -98,7 +100,7 @@ def test_classes_are_probabilities_label_and_score():
 
 def test_outputs_come_in_the_order_in_which_they_are_wanted():
     model = Model(gives_features=True)
-    request = InferRequest([], outputs=[WantedOutput("features"), WantedOutput("label")])
+    request = InferRequest(ASKED.tensors, outputs=[WantedOutput("features"), WantedOutput("label")])
 
     features, label = outputs_of(model, request, [row(1, 0, 0, features=np.ones(4, np.float32))])
 
@@ -108,7 +110,7 @@ def test_outputs_come_in_the_order_in_which_they_are_wanted():
 
 
 def test_the_best_classes_are_given_as_triton_gives_them():
-    request = InferRequest([], outputs=[WantedOutput("probabilities", classes=2)])
+    request = InferRequest(ASKED.tensors, outputs=[WantedOutput("probabilities", classes=2)])
 
     (best,) = outputs_of(IMAGES, request, [row(0.25, 0.5, 0.25)])
 
@@ -161,3 +163,9 @@ def test_the_configuration_lists_all_inputs_as_optional():
     assert all(one["optional"] for one in config["input"])
     assert "optional" not in model_config(TENSORS, max_batch_size=8)["input"][0]
     assert "binary_tensor_data" in server_metadata()["extensions"]
+
+
+def test_an_answer_that_is_not_finite_is_the_models_fault_unless_the_rows_were_the_clients():
+    for tensor, error in ((ASKED.tensors[0], InferenceError), (Tensor("input", "FP32", (1,), []), InvalidRequestError)):
+        with pytest.raises(error, match="expected finite probabilities"):
+            outputs_of(IMAGES, InferRequest([tensor]), [row(np.nan, 0, 0)])
