@@ -24,9 +24,11 @@ from serving.keys import Keys
 from serving.limits import KeyLimits
 from serving.metrics import Metrics
 from serving.request import Request
-from serving.routes.answers import refuse
+from serving.routes.answers import refuse, refuse_in_a_sentence
+from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
+from serving.routes.tensorflow_serving import TensorFlowServingRoutes
 from serving.schemas import components, inference_paths
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
@@ -73,7 +75,10 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
         loading = asyncio.create_task(_load(service, on_load_error))
+        grpc_server = await _grpc_server(service, gate)
         yield
+        if grpc_server is not None:
+            await grpc_server.stop()
         for task in (watching, loading):
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -93,7 +98,11 @@ def create_app(
     api.include_router(operations(service))
     _answer_errors_in_one_form(api, service)
     _document_inference(api)
-    protocols = {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}
+    protocols = {
+        "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
+        "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
+        "v2": Protocol("v2", OpenInferenceRoutes(service).handle, refuse_in_a_sentence),
+    }
     return Admission(service, protocols, api, gate=gate, tracing=tracing)
 
 
@@ -151,6 +160,19 @@ def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isol
     if served.bundle.manifest.task == TensorEngine.task:
         return open_first(listed, open_tensors)
     return open_first(listed, open_one)
+
+
+async def _grpc_server(service: Service, gate: Gate) -> Any:
+    port = service.settings.grpc_port
+    if port is None:
+        return None
+    # Here, as gRPC costs memory that a service without it should not have.
+    from serving.v2.grpc_server import GrpcServer
+
+    server = GrpcServer(service, gate)
+    await server.start(port)
+    service.grpc_port = server.port
+    return server
 
 
 async def _load(service: Service, on_error: Callable[[Exception], None] | None) -> None:

@@ -130,6 +130,10 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    def totals(self) -> tuple[int, float]:
+        """How many values were counted, and their sum."""
+        return sum(self._counts), self._sum
+
     def add_to(self, family: HistogramMetricFamily, labels: Labels) -> None:
         """Write the counts as Prometheus wants them: each bucket with all below it."""
         total, buckets = 0, []
@@ -234,6 +238,14 @@ class Metrics(Collector):
     def watch_processes(self, read: Callable[[], Iterable[ModelReading]]) -> None:
         """Ask for the processes of each version whenever somebody wants metrics."""
         self._processes = read
+
+    def stage_totals(self, *, model: str, version: str) -> dict[str, tuple[int, float]]:
+        """How many requests to a model version had each stage, and their seconds in it."""
+        return {
+            stage: histogram.totals()
+            for (name, number, stage), histogram in list(self._stages.items())
+            if (name, number) == (model, version)
+        }
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format; reads GPUs and processes, so not on the event loop."""

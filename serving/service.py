@@ -44,6 +44,7 @@ class Service:
         metrics: What is measured.
         status: "loading" until the golden samples agreed, "draining" from the signal to stop on.
         models: What is loaded.
+        grpc_port: Where gRPC is answered, once it is; None: nowhere.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Service:
         self.settings, self.metrics = settings, metrics
         self.status: Status = "loading"
         self.models = Models()
+        self.grpc_port: int | None = None
         self._open_engines = open_engines
         self._gpu_memory = gpu_memory
         self._cache: AnswerCache[Answered] | None = None

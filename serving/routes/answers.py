@@ -52,13 +52,15 @@ class Answer:
 
     Attributes:
         status: Status code.
-        body: JSON.
+        body: JSON, unless `media` says otherwise.
         headers: Besides Content-Type, Content-Length and X-Request-ID, which every answer has.
+        media: Content-Type.
     """
 
     status: int
     body: bytes
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    media: bytes = b"application/json"
 
 
 def status_of(error: Exception) -> tuple[int, str]:
@@ -106,6 +108,18 @@ def record_error(error: Exception, request: Request, service: Service, **fields:
 def refuse(error: Exception, request: Request, service: Service) -> Answer:
     """Count and log an error, and answer with it."""
     status, _ = record_error(error, request, service)
+    body = orjson.dumps({"error": error_body(error, request.id)})
+    return Answer(status, body, _headers(error, request))
+
+
+def refuse_in_a_sentence(error: Exception, request: Request, service: Service) -> Answer:
+    """Like `refuse`, in the form that clients of foreign protocols know: `{"error": "one sentence"}`."""
+    status, code = record_error(error, request, service)
+    body = orjson.dumps({"error": error_body(error, request.id)["message"]})
+    return Answer(status, body, [(b"x-error-code", code.encode()), *_headers(error, request)])
+
+
+def _headers(error: Exception, request: Request) -> list[tuple[bytes, bytes]]:
     headers = []
     if isinstance(error, errors.NotReadyError | errors.ModelDownError | errors.ModelCrashedError):
         headers.append((b"retry-after", _RETRY_AFTER_S))
@@ -120,7 +134,7 @@ def refuse(error: Exception, request: Request, service: Service) -> Answer:
     if b"expect" in request.headers:
         # The client waits for leave to send its body; without it, what follows on this connection is ambiguous.
         headers.append((b"connection", b"close"))
-    return Answer(status, orjson.dumps({"error": error_body(error, request.id)}), headers)
+    return headers
 
 
 def _retry_after(seconds: float) -> tuple[bytes, bytes]:
