@@ -142,9 +142,23 @@ def rollback(routing: Routing, origin: Origin, version: str | None = None) -> Ro
 
 
 def start_canary(
-    routing: Routing, version: str, steps: Sequence[float], origin: Origin, *, limits: Mapping[str, float] | None = None
+    routing: Routing,
+    version: str,
+    steps: Sequence[float],
+    origin: Origin,
+    *,
+    limits: Mapping[str, float] | None = None,
+    evidence: Mapping[str, Any] | None = None,
 ) -> Routing:
     """Give a version the first of several growing shares; the others keep their proportions.
+
+    Args:
+        routing: The document before.
+        version: To try.
+        steps: Growing, between 0 and 1.
+        origin: Who, when, why.
+        limits: See `Canary`.
+        evidence: See `Canary`.
 
     Raises:
         RegistryError: Steps that do not grow within (0, 1), a canary that is under way, or a version that is withdrawn
@@ -161,7 +175,7 @@ def start_canary(
         raise RegistryError(f"{where}: expected steps that grow between 0 and 1, received {list(steps)}.")
     champion = routing.champion
     baseline = champion if champion in routing.shares and champion is not None else next(iter(routing.shares))
-    canary = Canary(version, baseline, tuple(steps), limits=dict(limits or {}))
+    canary = Canary(version, baseline, tuple(steps), limits=dict(limits or {}), evidence=dict(evidence or {}))
     return _next(
         routing, origin, f"canary {version} at {100 * steps[0]:.6g} %",
         slices=_with_share(routing, version, steps[0]), canary=canary, shadow=_unless(routing.shadow, version),
