@@ -16,9 +16,13 @@ from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
 from serving.gpu import open_nvml
+from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.request import Request
+from serving.rollout import Origins, Rollout
+from serving.routes.admin import administration
 from serving.routes.answers import refuse
+from serving.routes.feedback import feedback
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
 from serving.schemas import components, inference_paths
@@ -26,6 +30,7 @@ from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.source import ServedBundle, fetch_bundles
+from serving.sources import Sources
 from serving.tensor_engine import TensorEngine
 from tfpipe.tuned import engines_dir, find_choice, this_machine
 
@@ -36,6 +41,7 @@ def create_app(
     settings: ServingSettings,
     *,
     open_engines: Callable[[], Iterable[AnyEngine]] | None = None,
+    origins: Origins | None = None,
     metrics: Metrics | None = None,
     on_load_error: Callable[[Exception], None] | None = None,
 ) -> Admission:
@@ -44,6 +50,7 @@ def create_app(
     Args:
         settings: See `serving.settings`.
         open_engines: Opens the models; by default those that the settings name.
+        origins: Where other versions and routing documents come from; by default as the settings say.
         metrics: Where to record; by default with the GPUs that NVML finds.
         on_load_error: Called where the model cannot be served; by default it is logged, and the service stays
             "loading".
@@ -52,13 +59,18 @@ def create_app(
         settings, metrics or Metrics(gpus=open_nvml()), open_engines or (lambda: engines_of_settings(settings))
     )
 
+    origins = origins or Sources(settings, lambda served: open_engine(served, settings))
+    keys = Keys(settings.api_keys_file)
+    rollout = Rollout(service, origins, poll_s=settings.registry_poll_ms / 1000)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(service, on_load_error))
+        loading = asyncio.create_task(_load(service, rollout, on_load_error))
         yield
         loading.cancel()
         with suppress(asyncio.CancelledError):
             await loading
+        await rollout.close()
         service.close()
 
     api = FastAPI(
@@ -70,6 +82,8 @@ def create_app(
         redirect_slashes=False,
     )
     api.include_router(operations(service))
+    api.include_router(administration(service, rollout, lambda headers: keys.authorize(headers, "admin")))
+    api.include_router(feedback(service))
     _answer_errors_in_one_form(api, service)
     _document_inference(api)
     return Admission(service, {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}, api)
@@ -120,9 +134,10 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
     return open_first(listed, open_one)
 
 
-async def _load(service: Service, on_error: Callable[[Exception], None] | None) -> None:
+async def _load(service: Service, rollout: Rollout, on_error: Callable[[Exception], None] | None) -> None:
     try:
-        await service.load()
+        await service.load(rollout.begin)
+        await rollout.follow()
     # The outermost edge of loading: the process ends with it, or the log has it.
     except Exception as error:
         if on_error is None:

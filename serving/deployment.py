@@ -12,7 +12,10 @@ import numpy as np
 
 from serving.batcher import Batcher, Done, Observer
 from serving.batching import Limits
+from serving.breaker import Breaker
 from serving.engine import Answered, Engine, Input, Row
+from serving.guard import guarded
+from serving.shadow import Shadow
 from serving.slots import Slots
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import InferenceError, TfpipeError
@@ -57,6 +60,8 @@ class Deployment:
     Attributes:
         engine: What prepares inputs and runs rows.
         batcher: What forms batches.
+        breaker: Whether it is left alone, as it fails again and again.
+        shadow: What is asked the same; None for nothing.
 
     Args:
         engine: Opened, proved and warm.
@@ -78,6 +83,8 @@ class Deployment:
         observer: Observer,
     ) -> None:
         self.engine = engine
+        self.breaker = Breaker()
+        self.shadow: Shadow | None = None
         self._preparing = preparing
         self._max_batch_size = limits.max_batch_size
         run: Callable[[Sequence[Any]], Sequence[Any]] = (
@@ -95,6 +102,7 @@ class Deployment:
         """Registered version; None for a model that is not registered."""
         return self.engine.version
 
+    @guarded
     async def infer(self, inputs: Sequence[Input], *, deadline_s: float, features: bool = False) -> Outcome:
         """Answer inputs, each on its own: one that fails leaves the others be.
 
@@ -122,6 +130,7 @@ class Deployment:
             room.leave(len(inputs), size)
         return outcome
 
+    @guarded
     async def infer_tensors(
         self, feeds: Mapping[str, Array], outputs: Sequence[str] | None, *, deadline_s: float
     ) -> tuple[dict[str, Array], dict[str, float]]:

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from serving.batching import Limits
 from serving.deployment import AnyEngine, Deployment
 from serving.errors import NotReadyError
+from serving.feedback import Lately
 from serving.metrics import Metrics
 from serving.models import Models
 from serving.settings import ServingSettings
@@ -38,6 +39,7 @@ class Service:
         metrics: What is measured.
         status: "loading" until the golden samples agreed, "draining" from the signal to stop on.
         models: What is loaded.
+        lately: Answers that feedback may come on.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Service:
         self.settings, self.metrics = settings, metrics
         self.status: Status = "loading"
         self.models = Models()
+        self.lately = Lately(settings.feedback_ttl_s)
         self._open_engines = open_engines
         self._active: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -87,37 +90,54 @@ class Service:
         """Whether a thread may still be inside native code, which nothing can interrupt."""
         return any(work.running() for work in list(self._work))
 
-    async def load(self) -> None:
+    async def load(self, before_ready: Callable[[], Awaitable[None]] | None = None) -> None:
         """Open the engines, warm them up, and become ready.
+
+        Args:
+            before_ready: Awaited once they are there.
 
         Raises:
             TfpipeError: A model cannot be served.
         """
-        loading = _in_daemon_thread(self._load)
+        loading = in_daemon_thread(self._load)
         self._work.add(loading)
         loading.add_done_callback(self._work.discard)
         for engine in await asyncio.wrap_future(loading):
-            self.models.put(self._deployment(engine))
+            self.deploy(engine)
+        if before_ready is not None:
+            await before_ready()
         if self.status == "loading":
             self.status = "ready"
             self.metrics.set_ready(True)
             for model in self.describe():
                 logger.info("ready", extra={"fields": model})
 
+    def deploy(self, engine: AnyEngine) -> Deployment:
+        """Let an engine that is warm answer from now on."""
+        deployment = self._deployment(engine)
+        self.models.put(deployment)
+        return deployment
+
     def describe(self) -> list[dict[str, Any]]:
         """The models served, for people and probes."""
         return [_described(deployment.engine) for deployment in self.models]
 
-    def find(self, wanted: Wanted) -> Deployment:
+    def find(self, wanted: Wanted, *, key: str | None = None) -> Deployment:
         """The version that answers a request, if requests are taken.
 
+        Args:
+            wanted: What it names.
+            key: X-Routing-Key: where routing is sticky, requests with the same go the same way.
+
         Raises:
-            NotReadyError: Loading or draining.
+            NotReadyError: Loading or draining, or the version is left alone as it fails again and again.
             UnknownModelError: No such model, version or alias.
         """
         if self.status != "ready":
             raise NotReadyError(f"service: expected it to be ready, but it is {self.status}.", status=self.status)
-        return self.models.find(wanted)
+        deployment, arm = self.models.find(wanted, key=key)
+        self.metrics.record_routed(**self.labels_of(deployment), arm=arm)
+        return deployment
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -135,6 +155,12 @@ class Service:
             self.metrics.set_in_flight(len(self._active))
             if not self._active:
                 self._idle.set()
+
+    async def settled(self) -> None:
+        """Wait until every request that is in flight at present has ended."""
+        others = self._active - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run blocking work in one of the inference threads; a waiter that is cancelled leaves work that has begun."""
@@ -229,7 +255,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_daemon_thread(work: Callable[[], T]) -> "Future[T]":
+def in_daemon_thread(work: Callable[[], T]) -> "Future[T]":
+    """Run work in a thread of its own, for which the process does not wait when it ends."""
     # Not a pool's thread, for which the interpreter waits when it exits: a download may retry for a minute.
     future: Future[T] = Future()
 

@@ -143,7 +143,7 @@ def choose(routing: Routing, point: float) -> tuple[str, Arm]:
     version = next((one.version for one in routing.slices if position < one.end), routing.slices[-1].version)
     if routing.canary is not None and version == routing.canary.version:
         return version, "canary"
-    return version, "champion" if version == routing.champion else "split"
+    return version, "champion" if version == routing.champion or len(routing.slices) == 1 else "split"
 
 
 def point_of(key: str, salt: str) -> float:
