@@ -42,9 +42,13 @@ class Sources:
         open_registry: "Callable[[], Registry]" = open_default_registry,
     ) -> None:
         self._settings, self._open_engine, self._open_registry = settings, open_engine, open_registry
-        self._entries = entries(settings.model)
         self._own = FolderLedger(settings.cache_dir.expanduser())
         self._registrys: MlflowLedger | None = None
+
+    @property
+    def _entries(self) -> list[tuple[str, str | None]]:
+        # Not in the constructor: a list that cannot be served is told where models are loaded.
+        return entries(self._settings.model)
 
     def follows(self, model: str) -> bool:
         """Whether the registry says which version of a model answers."""

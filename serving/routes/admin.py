@@ -12,6 +12,7 @@ from serving.deployment import Deployment
 from serving.errors import ConflictError, InvalidRequestError, RequestError
 from serving.rollout import Rollout
 from serving.routes.json_bodies import read_json
+from serving.schemas import ErrorAnswer
 from serving.service import Service
 from tfpipe.core.errors import RegistryError, TfpipeError, TrackingError
 from tfpipe.core.routing import Routing
@@ -37,7 +38,9 @@ def administration(
     async def allowed(http_request: Request) -> None:
         authorize(http_request.state.request.headers)
 
-    router = APIRouter(prefix="/admin/models", tags=["administration"], dependencies=[Depends(allowed)])
+    router = APIRouter(
+        prefix="/admin/models", tags=["administration"], dependencies=[Depends(allowed)], responses=_REFUSED
+    )
 
     async def models() -> Response:
         """What is loaded, and how requests are routed."""
@@ -171,6 +174,8 @@ def _text_or_none(body: Mapping[str, Any], key: str, *, none: str | None = None)
     return value
 
 
+# Also keeps FastAPI from documenting a 422 that is never given.
+_REFUSED: dict[int | str, dict[str, Any]] = {"4XX": {"description": "Refused", "model": ErrorAnswer}}
 _TEXT: dict[str, Any] = {"type": "string"}
 _NULLABLE: dict[str, Any] = {"type": ["string", "null"]}
 _ROUTING: dict[str, Any] = {
