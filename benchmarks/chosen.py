@@ -45,8 +45,11 @@ class Rows:
 
 
 def by_processor(*, amx: float, vnni: float) -> float:
-    """The goal on this processor."""
-    return amx if "amx_int8" in cpu_features() else vnni
+    """The goal on this processor; one without VNNI, for which INT8 is not made, is told and has that of one with."""
+    features = cpu_features()
+    if not any("vnni" in feature or "amx" in feature for feature in features):
+        print("this processor has neither AMX nor VNNI: the goal is that of one with VNNI")
+    return amx if "amx_int8" in features else vnni
 
 
 def benchmark_choice(

@@ -54,7 +54,7 @@ def test_a_passed_report_holds_every_figure():
 
     assert page.startswith("# Conversion of digits version 3\n\n**int8 passed**")
     figures = "0.250 | 3.500 | 4.500 | 1.500 | 5.500 | 6.500 | 4000 | 4.00 | 70 MB |"
-    assert f"| int8 (asked for) | 1.100 MB | 27.5% | 25.0% | 97.00% | 98.50% | {figures}" in page
+    assert f"| int8 (served by default) | 1.100 MB | 27.5% | 25.0% | 97.00% | 98.50% | {figures}" in page
     assert (
         "Accuracy on the 360 validation samples of training, 2 more cannot be read. At most 2.00% may be lost." in page
     )

@@ -21,7 +21,7 @@ from tfpipe.core.certificate import Certificate
 from tfpipe.export import export_saved_model
 from tfpipe.verify.__main__ import main, verify
 from tfpipe.verify.golden import GoldenSamples
-from tfpipe.verify.http import http_hop
+from tfpipe.verify.http import http_bound, http_hop
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
@@ -187,9 +187,21 @@ def test_a_service_of_another_model_breaks_the_last_hop(folder, copy, trained):
     assert "HTTP answer" in hop.problem
 
 
+def test_an_answer_is_held_to_the_arithmetic_that_gave_it(folder):
+    bundle = open_bundle(folder)
+    way = {"variant": "fp32", "precision": "fp32", "provider": "openvino"}
+
+    exact = http_bound(bundle, way | {"arithmetic": "float32"})
+    coarse = http_bound(bundle, way | {"arithmetic": "bfloat16"})
+
+    assert coarse.atol > 100 * exact.atol
+    assert "bfloat16" in coarse.reason
+
+
 def test_an_address_without_a_service_is_a_sentence(folder, capsys):
     assert main(["http://127.0.0.1:9", "--bundle", str(folder)]) == 1
-    assert "expected an answer, but" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said == "error: http://127.0.0.1:9/health: expected an answer, but: Connection refused.\n"
 
 
 def test_a_service_that_is_not_registered_needs_its_bundle(folder, capsys, copy):

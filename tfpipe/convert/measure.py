@@ -24,6 +24,7 @@ from tfpipe.ort import OnnxModel
 from tfpipe.ort_providers import Way
 from tfpipe.tasks.task import Task
 from tfpipe.training.artifacts import known_as
+from tfpipe.training.limits import limited, limited_validation
 
 # One, so that figures of machines with other core counts compare.
 LATENCY_THREADS = 1
@@ -179,10 +180,12 @@ def open_validation(trained: TrainedModel) -> Source | None:
 
 
 def _held_out(trained: TrainedModel) -> Source | None:
-    if trained.config.data.validation_path is None:
-        return open_splits(trained.config).validation
+    config = trained.config
+    if config.data.validation_path is None or config.training.overfit_batches is not None:
+        return limited(open_splits(config), config).validation
     # By themselves: the training data may be gone.
-    return open_validation_alone(trained.config, trained.parts.labels, multi_label=trained.multi_label)
+    source = open_validation_alone(config, trained.parts.labels, multi_label=trained.multi_label)
+    return None if source is None else limited_validation(source, config)
 
 
 def score(models: Mapping[str, Answers], examples: Examples, task: Task, *, max_corrupt_fraction: float) -> Scores:

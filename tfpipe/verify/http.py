@@ -12,17 +12,18 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from tfpipe.core.bundle import Execution
+from tfpipe.core.bundle import Bundle, Execution
 from tfpipe.core.certificate import Hop, compare
 from tfpipe.core.errors import InferenceError
 from tfpipe.core.parity import Bound, golden_bound
 from tfpipe.core.signature import Array
+from tfpipe.inference.golden import bound_of
 from tfpipe.inference.interface import answer_of
 from tfpipe.verify.golden import GoldenSamples
 
@@ -74,17 +75,32 @@ def running_service(folder: Path, execution: Execution | None = None) -> Iterato
             process.wait()
 
 
-def describe(url: str) -> dict[str, Any]:
-    """The first model of a service, as its /health tells.
+def http_bound(bundle: Bundle, served: Mapping[str, Any]) -> Bound:
+    """How far the answers of a service may lie from Keras's.
+
+    Args:
+        bundle: What it should serve.
+        served: By `describe`: the variant, provider and arithmetic that answer.
+    """
+    if served["variant"] not in bundle.manifest.variants:
+        # Another bundle's: its answers will tell.
+        return golden_bound(served["precision"], 0.0)
+    return bound_of(bundle, Execution(served["variant"], served["provider"], served["arithmetic"]))
+
+
+def describe(url: str, name: str | None = None) -> dict[str, Any]:
+    """A model of a service, as its /health tells: the first of the name, or of all.
 
     Raises:
-        InferenceError: There is no service, or it is not ready.
+        InferenceError: There is no service, it is not ready, or has no such model.
     """
     state = _get(f"{url}/health")
     if state.get("status") != "ready" or not state.get("models"):
         raise InferenceError(f"{url}: expected a service that is ready, received status {state.get('status')!r}.")
-    model: dict[str, Any] = state["models"][0]
-    return model
+    for model in state["models"]:
+        if name in (None, model["name"]):
+            return dict(model)
+    raise InferenceError(f"{url}: expected a service with model {name!r}, received {state['models']}.")
 
 
 def http_hop(url: str, golden: GoldenSamples, *, name: str | None = None) -> Hop:
@@ -99,11 +115,9 @@ def http_hop(url: str, golden: GoldenSamples, *, name: str | None = None) -> Hop
         InferenceError: The service does not answer.
     """
     answers = [_ask(url, sample.content, sample.decoded, name) for sample in golden.samples]
-    precision = str(answers[0]["precision"])
-    variant = golden.bundle.manifest.variants.get(precision)
-    recorded = 0.0 if variant is None else variant.golden_max_abs_diff
-    bound = golden_bound(variant.precision if variant else precision, recorded)
-    title = f"file -> HTTP answer ({precision} on {answers[0]['provider']})"
+    served = describe(url, name)
+    bound = http_bound(golden.bundle, served)
+    title = f"file -> HTTP answer ({served['precision']} on {served['provider']})"
     expected = [
         json.loads(json.dumps(answer_of(sample.prepared, [sample.golden.probabilities])))
         for sample in golden.samples
@@ -171,7 +185,11 @@ def _get(url: str, body: bytes | None = None, headers: dict[str, str] | None = N
             return answer
         raise InferenceError(f"{url}: expected an answer, received status {error.code}: {said}") from error
     except (OSError, ValueError) as error:
-        raise InferenceError(f"{url}: expected an answer, but: {error}") from error
+        # urllib wraps what the system says.
+        reason = getattr(error, "reason", error)
+        raise InferenceError(
+            f"{url}: expected an answer, but: {getattr(reason, 'strerror', None) or reason}."
+        ) from error
 
 
 def _address(process: subprocess.Popen[str]) -> str:
