@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(300)
 CONVERT = [sys.executable, "-m", "tfpipe.convert"]
 ROOT = Path(__file__).parents[2]
 QUICK = ("conversion.latency_runs=1", "conversion.http_hop=false")
-WAIT_S = 120.0
+WAIT_S = 240.0
 
 
 def environment(scratch):
