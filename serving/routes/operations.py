@@ -1,6 +1,5 @@
 """What people and monitoring read: the start page, health and metrics."""
 
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -8,10 +7,10 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from serving.routes.inputs import FORM_FIELDS, JSON_KEYS
+from serving.routes.page import PAGE, read_files, static_files
 from serving.schemas import HealthAnswer
 from serving.service import Service
 
-_PAGE = Path(__file__).with_name("upload.html")
 _IMAGE_EXAMPLE = "-F file=@image.png"
 _TEXT_EXAMPLE = """-H 'Content-Type: application/json' -d '{"text": "..."}'"""
 _ENDPOINTS = {
@@ -31,7 +30,7 @@ _ENDPOINTS = {
 def operations(service: Service) -> APIRouter:
     """Routes about the state of one service."""
     router = APIRouter(tags=["operations"])
-    page = _PAGE.read_bytes()
+    files = read_files()
 
     async def health() -> Response:
         """Whether requests are taken."""
@@ -47,12 +46,14 @@ def operations(service: Service) -> APIRouter:
         return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     async def index(request: Request) -> Response:
-        """A page to try the model on an image or a text; JSON for programs."""
+        """A page to ask the model and to watch the service; JSON for programs."""
         if "text/html" in request.headers.get("accept", ""):
-            return Response(page, media_type="text/html")
-        takes_texts = service.engine is not None and service.engine.takes == "text"
+            return files[PAGE].answer(request, vary="Accept")
+        takes_texts = any(deployment.engine.takes == "text" for deployment in service.models)
         example = f"curl {_TEXT_EXAMPLE if takes_texts else _IMAGE_EXAMPLE} {request.base_url}predict"
-        return _json({"models": service.describe(), "endpoints": _ENDPOINTS, "example": example})
+        answer = _json({"models": service.describe(), "endpoints": _ENDPOINTS, "example": example})
+        answer.headers["vary"] = "Accept"
+        return answer
 
     not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Loading or draining", "model": HealthAnswer}}
     for path in ("/health", "/health/ready"):
@@ -60,6 +61,7 @@ def operations(service: Service) -> APIRouter:
     router.get("/health/live")(live)
     router.get("/metrics", response_class=Response)(metrics)
     router.get("/")(index)
+    router.include_router(static_files(files))
     return router
 
 

@@ -1,0 +1,404 @@
+"""The page at `/` in a headless Chromium, against real servers."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.app import create_app
+from serving.settings import ServingSettings
+from tests.serving.browser import chromium, needs_browser
+from tests.serving.bundles import BLUE, GREEN, RED, make_bundle
+from tests.serving.servers import Server, app_of, serving
+
+pytestmark = needs_browser
+
+# 👍🏽 is two code points and four UTF-16 units: places after it are told right only by counting the former.
+TEXT = "👍🏽 The quick brown fox meets Ada in São Paulo."
+HEALTH = {"task": "image_classification", "precision": "int8", "provider": "cpu"}
+DROP = """([target, type, name, bytes]) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([new Uint8Array(bytes)], name));
+    const data = type === "paste" ? { clipboardData: transfer } : { dataTransfer: transfer };
+    const kind = type === "paste" ? ClipboardEvent : DragEvent;
+    document.querySelector(target).dispatchEvent(new kind(type, { ...data, bubbles: true, cancelable: true }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tags_server(tags_bundle: Path) -> Iterator[Server]:
+    with serving(app_of(tags_bundle)) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page of its own, which at the end has said nothing on the console and loaded nothing from elsewhere."""
+    with browser.new_context(reduced_motion="reduce") as context:
+        page = context.new_page()
+        said: list[str] = []
+        asked: list[str] = []
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("request", lambda request: asked.append(request.url))
+        yield page
+        # Chromium itself tells of each answer that is an error.
+        assert [text for text in said if not text.startswith("Failed to load resource")] == []
+        origins = {"/".join(url.split("/")[:3]) for url in asked}
+        assert {origin for origin in origins if not re.match(r"blob:|http://127\.0\.0\.1:", origin)} == set()
+
+
+def opened(page: Any, server: Server, form: str = "#image-form") -> Any:
+    page.goto(str(server.client.base_url))
+    page.locator(form).wait_for()
+    return page
+
+
+def choose(page: Any, content: bytes) -> None:
+    page.locator("#file").set_input_files({"name": "image.png", "mimeType": "image/png", "buffer": content})
+
+
+def said(page: Any, pattern: str) -> str:
+    """The line of the answer, once it matches."""
+    line = page.locator("#said").filter(has_text=re.compile(pattern))
+    line.wait_for()
+    return str(line.inner_text())
+
+
+def facts(page: Any) -> dict[str, str]:
+    names, values = (page.locator(f"#facts {tag}").all_inner_texts() for tag in ("dt", "dd"))
+    return dict(zip(names, values, strict=True))
+
+
+def plain_text(page: Any) -> str:
+    """The text in which entities are marked, without their labels."""
+    nodes = page.locator("#marked").evaluate(
+        "p => Array.from(p.childNodes, node => (node.nodeName === 'MARK' ? node.firstChild : node).textContent)"
+    )
+    return "".join(nodes)
+
+
+def totals(page: Any) -> dict[str, str]:
+    names, values = (page.locator(f"#totals {tag}").all_inner_texts() for tag in ("dt", "dd"))
+    return dict(zip(names, values, strict=True))
+
+
+@pytest.mark.parametrize(("target", "type"), [("#drop", "drop"), ("body", "drop"), ("body", "paste")])
+def test_an_image_that_is_dropped_or_pasted_is_answered(page, server, target, type):
+    opened(page, server)
+
+    page.evaluate(DROP, [target, type, "image.png", list(GREEN)])
+
+    assert re.fullmatch(r"green, \d+\.\d %", said(page, "green"))
+    assert page.locator("#bars tbody th").all_inner_texts()[0] == "green"
+    assert page.locator("#bars tbody tr").count() == 3
+    assert page.locator("#preview").is_visible()
+
+
+def test_an_answer_says_who_gave_it_and_what_took_how_long(page, server):
+    opened(page, server)
+
+    choose(page, RED)
+
+    said(page, "red")
+    shown = facts(page)
+    assert (shown["Model"], shown["Version"], shown["Precision"], shown["Provider"]) == ("colours", "3", "int8", "cpu")
+    assert re.fullmatch(r"[0-9a-f]{12}", shown["Bundle"])
+    assert re.fullmatch(r"[0-9a-f]{32}", shown["Request"])
+    assert re.fullmatch(r"[\d.]+ ms in the service, [\d.]+ ms as seen from here", page.inner_text("#timing-title"))
+    assert {"queue", "decode", "preprocess", "model"} <= set(
+        page.locator("#legend li").evaluate_all("items => items.map(item => item.dataset.stage)")
+    )
+
+
+def test_classes_that_are_numbers_stand_best_first(page, tmp_path):
+    bundle = make_bundle(tmp_path / "numbers", manifest_changes={"labels": ("0", "1", "2")})
+    with serving(app_of(bundle)) as server:
+        opened(page, server)
+
+        choose(page, BLUE)
+
+        said(page, "^2, ")
+        assert page.locator("#bars tbody th").all_inner_texts()[0] == "2"
+
+
+@pytest.mark.parametrize("how", ["typed", "dropped"])
+def test_entities_are_marked_where_they_stand_in_the_text(page, tags_server, how):
+    text = "\ufeff" + TEXT if how == "dropped" else TEXT
+    entities = tags_server.client.post("/predict", json={"text": text}).json()["predictions"][0]["entities"]
+    opened(page, tags_server, "#text-form")
+
+    if how == "typed":
+        page.fill("#text", text)
+        page.press("#text", "Control+Enter")
+    else:
+        page.evaluate(DROP, ["#text", "drop", "letter.txt", list(text.encode())])
+
+    said(page, "entit")
+    marked = page.locator("#marked mark").evaluate_all("marks => marks.map(mark => mark.firstChild.textContent)")
+    assert marked == [entity["text"] for entity in entities]
+    assert len(marked) > 2
+    assert plain_text(page) == text
+
+
+def test_several_labels_are_told_with_the_probability_of_each(page, multi_label_bundle):
+    with serving(app_of(multi_label_bundle)) as server:
+        opened(page, server, "#text-form")
+        answer = server.client.post("/predict", json={"text": TEXT}).json()["predictions"][0]
+
+        page.fill("#text", TEXT)
+        page.get_by_role("button", name="Ask").click()
+
+        expected = ", ".join(label["label"] for label in answer["labels"]) or "No label of at least 50 %"
+        said(page, f"^{re.escape(expected)}$")
+        assert page.locator("#bars tbody th").all_inner_texts() == list(answer["probabilities"])
+
+
+def test_an_error_is_told_in_the_words_of_the_service(page, server):
+    opened(page, server)
+    choose(page, RED)
+    said(page, "red")
+
+    choose(page, b"junk")
+
+    expected = server.client.post("/predict", files={"file": ("image.png", b"junk", "image/png")}).json()["error"]
+    assert said(page, "expected") == expected["message"]
+    assert (facts(page)["Status"], facts(page)["Code"]) == ("400", "undecodable_image")
+    assert not page.locator("#bars").is_visible()
+
+
+def test_markup_in_a_text_is_shown_and_not_run(page, tags_server):
+    opened(page, tags_server, "#text-form")
+    text = "<img src=x onerror=alert(1)> The fox <b>Ada</b>"
+
+    page.fill("#text", text)
+    page.press("#text", "Control+Enter")
+
+    said(page, "entit")
+    assert page.locator("#marked img, #marked b").count() == 0
+    assert plain_text(page) == text
+
+
+def test_a_text_is_asked_with_the_keyboard_alone(page, tags_server):
+    opened(page, tags_server, "#text-form")
+
+    page.keyboard.press("Tab")
+    page.keyboard.type(TEXT)
+    page.keyboard.press("Tab")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    page.keyboard.press("Enter")
+
+    assert outline == "solid"
+    assert "entit" in said(page, "entit")
+
+
+def test_a_file_is_chosen_with_the_keyboard_alone(page, server):
+    opened(page, server)
+
+    page.keyboard.press("Tab")
+    outline = page.evaluate("getComputedStyle(document.querySelector('#drop')).outlineStyle")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files({"name": "image.png", "mimeType": "image/png", "buffer": BLUE})
+
+    assert outline == "solid"
+    assert "blue" in said(page, "blue")
+
+
+def test_live_numbers_move_with_requests(page, server):
+    opened(page, server)
+    page.locator("article").wait_for()
+
+    for _ in range(40):
+        server.client.post("/predict", content=RED)
+    server.client.post("/predict", content=b"junk")
+
+    chart = page.get_by_role("img", name=re.compile(r"Requests a second: now [\d.]*[1-9]"))
+    chart.wait_for()
+    page.get_by_role(
+        "img", name=re.compile(r"Milliseconds: now p50 [\d.]+, p95 [\d.]+, p99 [\d.]+; at most")
+    ).wait_for()
+    assert float(totals(page)["Requests a second"]) > 1
+    assert page.locator("article h3").all_inner_texts() == ["colours version 3 int8 · cpu"]
+    below = page.locator("[data-chart=errors]").get_attribute("data-below")
+    assert "1 undecodable_image" in below
+    # A line, once there are two rates.
+    chart.locator("path[d*=L]").wait_for(state="attached")
+
+
+def stand_still(page: Any) -> None:
+    """Stop the clock of the page; `page.clock.run_for` moves it."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1)
+
+
+class Told:
+    """What `/health` and `/metrics` say, told to a page in place of the server's own."""
+
+    def __init__(self, page: Any, models: list[dict[str, Any]]) -> None:
+        self.requests: dict[tuple[str, str], int] = {}
+        self.models = models
+        page.route("**/health", lambda route: route.fulfill(json={"status": "ready", "models": self.models}))
+        page.route("**/metrics", lambda route: route.fulfill(body=self._metrics()))
+
+    def _metrics(self) -> str:
+        return "".join(
+            f'tfpipe_requests_total{{code="200",model={json.dumps(model)},version="{version}"}} {count}\n'
+            for (model, version), count in self.requests.items()
+        )
+
+
+def test_a_counter_that_begins_anew_is_not_a_negative_rate(page, server):
+    stand_still(page)
+    told = Told(page, [{"name": "colours", "version": "3", **HEALTH}])
+    told.requests = {("colours", "3"): 1000}
+    opened(page, server)
+
+    for count in (1010, 4):
+        told.requests = {("colours", "3"): count}
+        with page.expect_response("**/metrics"):
+            page.clock.run_for(2000)
+
+    # How many there were before is not known; 10 and 4 more in 4 s.
+    page.locator("#totals dd").first.filter(has_text=re.compile("^3.50$")).wait_for()
+
+
+def test_the_split_between_versions_is_shown(page, server):
+    stand_still(page)
+    named = 'col"ours'
+    told = Told(page, [{"name": named, "version": version, **HEALTH} for version in ("9", "10")])
+    opened(page, server)
+
+    for step in range(4):
+        told.requests = {(named, "9"): 30 * step, (named, "10"): 10 * step}
+        with page.expect_response("**/metrics"):
+            page.clock.run_for(2000)
+
+    page.get_by_role("img", name=f"Split of {named}: version 9 75.0 %, version 10 25.0 %").wait_for()
+    assert [text.split(" int8")[0] for text in page.locator("article h3").all_inner_texts()] == [
+        f"{named} version 9",
+        f"{named} version 10",
+    ]
+
+
+def test_a_hidden_page_does_not_poll(page, server):
+    stand_still(page)
+    page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => window.isHidden === true })")
+    opened(page, server)
+    polled: list[str] = []
+    page.on("request", lambda request: polled.append(request.url))
+
+    page.evaluate("window.isHidden = true")
+    page.clock.run_for(60_000)
+    while_hidden = list(polled)
+    with page.expect_response("**/metrics"):
+        page.evaluate("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))")
+
+    assert while_hidden == []
+
+
+def test_a_model_and_a_version_are_chosen_where_there_are_several(page, server):
+    models = [{"name": "colours", "version": version, **HEALTH} for version in ("3", "4")]
+    Told(page, [*models, {"name": "moods", "version": "1", **HEALTH, "task": "text_classification"}])
+    opened(page, server)
+
+    page.get_by_role("combobox", name="Version").select_option("3")
+    choose(page, RED)
+    said(page, "red")
+    page.get_by_role("combobox", name="Version").select_option("4")
+    choose(page, BLUE)
+    refusal = said(page, "version|4")
+    page.get_by_role("combobox", name="Model").select_option("moods")
+
+    # The real server has only version 3.
+    assert "'4'" in refusal
+    assert page.locator("#text-form").is_visible()
+    assert not page.get_by_role("combobox", name="Version").is_visible()
+
+
+def test_a_key_is_asked_for_where_one_is_needed(page, server):
+    def answer(route: Any) -> None:
+        if route.request.headers.get("authorization") == "Bearer opensesame":
+            route.continue_()
+        else:
+            error = {"code": "unauthorized", "message": "key: expected one.", "details": {}, "request_id": "r"}
+            route.fulfill(status=401, json={"error": error})
+
+    page.route("**/predict", answer)
+    opened(page, server)
+    assert not page.get_by_label("API key").is_visible()
+
+    choose(page, RED)
+    said(page, "key: expected one")
+    page.keyboard.type("opensesame")
+    page.keyboard.press("Enter")
+
+    assert "red" in said(page, "red")
+
+
+def test_the_light_says_loading_and_when_nobody_answers(page, tmp_path):
+    app = create_app(ServingSettings(model=str(tmp_path / "missing")), on_load_error=lambda error: None)
+
+    with serving(app, until="loading") as server:
+        page.goto(str(server.client.base_url))
+        page.get_by_role("status").filter(has_text="loading").wait_for()
+        assert not page.locator("#image-form, #text-form").first.is_visible()
+
+    page.get_by_role("status").filter(has_text="unreachable").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["image", "text", "error"])
+def test_axe_finds_no_barrier(page, server, tags_server, scheme, kind):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.emulate_media(color_scheme=scheme)
+    if kind == "text":
+        opened(page, tags_server, "#text-form")
+        page.fill("#text", TEXT)
+        page.press("#text", "Control+Enter")
+        said(page, "entit")
+    else:
+        opened(page, server)
+        choose(page, RED if kind == "image" else b"junk")
+        said(page, "red|expected")
+    page.locator("summary").click()
+    page.locator("article svg").first.wait_for()
+    # Shown where a key is asked for, and where there are several models.
+    page.evaluate("document.querySelectorAll('#key-form, #choice label').forEach(each => { each.hidden = false; })")
+
+    found = Axe().run(page)
+
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found.response["violations"]] == []
+
+
+@pytest.mark.parametrize("width", [320, 768])
+def test_nothing_is_wider_than_a_small_screen(page, server, width):
+    page.set_viewport_size({"width": width, "height": 700})
+    opened(page, server)
+
+    choose(page, RED)
+    said(page, "red")
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("motion", "moves"), [("reduce", 0), ("no-preference", 1)])
+def test_nothing_moves_for_people_who_want_that(page, tmp_path, motion, moves):
+    app = create_app(ServingSettings(model=str(tmp_path / "missing")), on_load_error=lambda error: None)
+    page.emulate_media(reduced_motion=motion)
+
+    with serving(app, until="loading") as server:
+        page.goto(str(server.client.base_url))
+        page.get_by_role("status").filter(has_text="loading").wait_for()
+
+        assert page.evaluate("document.getAnimations().length") == moves
