@@ -298,7 +298,7 @@ static void set_timer(void) {
     timerfd_settime(timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-/* Give free connections what is due; the last used first, so that few are used where few are needed. */
+/* Give free connections what is due, the first free first, so that few are used where few are needed. */
 static void serve_due(void) {
     int place = 0;
     double at_s = now_s();
