@@ -74,7 +74,7 @@ def answering(how: Answering) -> Iterator[HttpServer]:
         if scope["path"] in how.documents:
             status, content = 200, orjson.dumps(how.documents[scope["path"]])
         elif scope["method"] == "POST":
-            path = scope["path"] + (f"?{scope['query_string'].decode()}" if scope["query_string"] else "")
+            path = scope["raw_path"].decode() + (f"?{scope['query_string'].decode()}" if scope["query_string"] else "")
             headers = {name.decode(): value.decode() for name, value in scope["headers"]}
             running.asked.append(Asked(path, headers, body))
             status, content, wait_s = how.answer(len(running.asked), time.monotonic())
