@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from tfpipe.bench.session import Target
-from tfpipe.figure_style import style
+from tfpipe.figure_style import style as plain_style
 
 _COLOURS = ("#2f6fde", "#d9822b", "#2e9e6b", "#9b59b6")
 _SLICES = 120
@@ -28,6 +29,14 @@ def figures_of(targets: Sequence[Target]) -> dict[str, Figure]:
     return found
 
 
+def _style(axes: Axes, title: str) -> None:
+    """Milliseconds on a logarithmic axis, as plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    plain_style(axes, title)
+    axes.minorticks_off()
+
+
 def _percentiles(measured: Sequence[tuple[Target, str]]) -> Figure:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -37,9 +46,8 @@ def _percentiles(measured: Sequence[tuple[Target, str]]) -> Figure:
         above = np.geomspace(1.0, 1 / max(2, len(values)), _POINTS)
         axes.plot(1 / above, np.quantile(values, 1 - above), color=colour, label=target.title)
     axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (1 - 1 / x):.7g} %"))
-    style(axes, "ms by percentile")
+    _style(axes, "ms by percentile")
     axes.legend(frameon=False, fontsize=8.5)
     return figure
 
@@ -60,8 +68,7 @@ def _over_time(measured: Sequence[tuple[Target, str]]) -> Figure:
             )  # fmt: skip
             axes.plot(seconds, [rows[slice_].max() for slice_ in filled], ".", color=colour, markersize=2.5, alpha=0.6)
             start_s += record.duration_s
-    axes.set_yscale("log")
-    style(axes, "ms over seconds of sending")
+    _style(axes, "ms over seconds of sending")
     axes.legend(frameon=False, fontsize=8.5)
     return figure
 
@@ -75,6 +82,5 @@ def _probes(probed: Sequence[tuple[Target, str]]) -> Figure:
                 if np.isfinite(value_s):
                     axes.plot(rate, value_s * 1e3, "o", color=colour, fillstyle="full" if verdict.holds else "none")
     axes.set_xscale("log")
-    axes.set_yscale("log")
-    style(axes, "ms at requests/s")
+    _style(axes, "ms at requests/s")
     return figure
