@@ -33,6 +33,10 @@ class Loaded:
     statuses: Mapping[str, int]
     unanswered: int
 
+    def __str__(self) -> str:
+        latencies = f"p50 {self.p50_ms:.2f}, p95 {self.p95_ms:.2f}, p99 {self.p99_ms:.2f} ms"
+        return f"{self.throughput:,.1f}/s, {latencies}, {self.failed} failed"
+
     @property
     def failed(self) -> int:
         """Requests that had no 2xx."""
@@ -60,7 +64,7 @@ def send_load(
         rate: Requests a second, at random moments; 0: as many as are answered.
 
     Raises:
-        RuntimeError: The generator failed, or was too busy for its figures to mean anything.
+        RuntimeError: Nothing was answered, or the generator failed or was too busy for its figures to mean anything.
     """
     with tempfile.TemporaryDirectory(prefix="tfpipe-load-") as name:
         files = []
@@ -75,6 +79,8 @@ def send_load(
     found: dict[str, Any] = json.loads(done.stdout)
     if found["busy_share"] > _MOST_BUSY:
         raise RuntimeError(f"load: the generator itself was the limit: {found}")
+    if not found["answered"]:
+        raise RuntimeError(f"load: expected answers, received {found}")
     return Loaded(
         found["throughput"],
         found["p50_ms"],

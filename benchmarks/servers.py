@@ -17,6 +17,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -27,6 +28,8 @@ from tfpipe.bench.http_channel import render_request
 _ENVIRONMENTS = Path(".venvs").resolve()
 _APPS = Path(__file__).with_name("peers").resolve()
 _PATIENCE_S = 90.0
+OURS = "tfpipe"
+T = TypeVar("T")
 _JSON = {"Content-Type": "application/json"}
 _BINARY = "application/octet-stream"
 
@@ -156,7 +159,7 @@ def tfpipe(asked: Asked, **settings: str) -> Contender:
     values = {"THREADS": "1", "MAX_BATCH_SIZE": str(asked.batch_size), "PROVIDER": "cpu", "LOG_LEVEL": "warning"}
     values |= {"MODEL": str(asked.bundle), **settings}
     return Contender(
-        "tfpipe",
+        OURS,
         lambda port, _: [sys.executable, "-m", "serving", "--port", str(port)],
         "/health/ready",
         f"/v2/models/{name}/infer",
@@ -178,6 +181,40 @@ def v2_body(name: str, row: np.ndarray) -> tuple[Mapping[str, str], bytes]:
     outputs = [{"name": "probabilities", "parameters": {"binary_data": True}}]
     head = json.dumps({"inputs": [given], "outputs": outputs}).encode()
     return {"Content-Type": _BINARY, "Inference-Header-Content-Length": str(len(head))}, head + content
+
+
+def in_turns(
+    listed: dict[str, Contender], asked: Asked, measure: Callable[[str, Running], T], *, turns: int
+) -> dict[str, list[T]]:
+    """Measure contenders by turns, each alone; a peer that does not answer is named and left out.
+
+    Args:
+        listed: By name; "tfpipe" is one of them.
+        asked: What they are asked.
+        measure: Name and server -> what was measured of it, printed as it is.
+        turns: Of each.
+
+    Returns:
+        What was measured by name, one a turn.
+
+    Raises:
+        RuntimeError: tfpipe itself does not answer.
+    """
+    found: dict[str, list[T]] = {name: [] for name in listed}
+    for turn in range(turns):
+        for name in list(found):
+            try:
+                with serving(listed[name], asked) as running:
+                    measured = measure(name, running)
+            except RuntimeError as error:
+                if name == OURS:
+                    raise
+                print(f"{name}: left out, it does not answer: {error}", flush=True)
+                del found[name]
+                continue
+            found[name].append(measured)
+            print(f"turn {turn + 1}/{turns}  {name}: {measured}", flush=True)
+    return found
 
 
 @contextlib.contextmanager
@@ -229,7 +266,7 @@ def _environ(contender: Contender, asked: Asked) -> dict[str, str]:
     shape = "x".join(map(str, asked.rows[0].shape[1:]))
     peer = {"PEER_MODEL": str(asked.graphs.resolve()), "PEER_SHAPE": shape, "PEER_BATCH": str(asked.batch_size)}
     peer |= {"PEER_CODE": str(_APPS), "OMP_NUM_THREADS": "1"}
-    if contender.name != "tfpipe":
+    if contender.name != OURS:
         # Where the apps find their model; of tfpipe nothing.
         peer["PYTHONPATH"] = str(_APPS)
     return {**inherited, **peer, **contender.environ}

@@ -48,11 +48,13 @@ class Answering:
 
     Attributes:
         documents: Body by path of GET, and of POST where it is no inference.
-        answer: POST number, seconds since the start -> status, body, seconds to wait before.
+        answer: POST number, moment -> status, body, seconds to wait before.
+        closes: Whether it closes a connection after each answer.
     """
 
     documents: dict[str, Any] = field(default_factory=dict)
     answer: Callable[[int, float], tuple[int, bytes, float]] = lambda number, second: (200, b"{}", 0.0)
+    closes: bool = False
 
 
 HEALTH = {"status": "ready", "models": [{"name": "digits", "task": "image_classification"}]}
@@ -83,9 +85,8 @@ def answering(how: Answering) -> Iterator[HttpServer]:
             await asyncio.sleep(max(0.0, stalled_until[0] - time.monotonic()))
         else:
             status, content = 404, b'{"error": "no such path"}'
-        await send(
-            {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % len(content))]}
-        )
+        headers = [(b"content-length", b"%d" % len(content))] + [(b"connection", b"close")] * how.closes
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", lifespan="off", log_config=None))
