@@ -1,6 +1,7 @@
 """tfpipe's service and its peers, each started as its documentation advises, pinned to one core, one thread a run."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -166,6 +167,18 @@ def tfpipe(asked: Asked, **settings: str) -> Contender:
         lambda row: v2_body(asked.name, row),
         {f"TFPIPE_SERVING_{key}": value for key, value in values.items()},
     )
+
+
+def predict(asked: Asked, media_type: str) -> Contender:
+    """tfpipe's service, asked by /predict; rows are bytes of encoded images."""
+    return dataclasses.replace(
+        tfpipe(asked), path="/predict", body=lambda row: ({"Content-Type": media_type}, row.tobytes())
+    )
+
+
+def as_rows(contents: Iterable[bytes]) -> list[np.ndarray]:
+    """Encoded images as the rows of `Asked`."""
+    return [np.frombuffer(content, np.uint8)[None] for content in contents]
 
 
 def raw_body(row: np.ndarray) -> tuple[Mapping[str, str], bytes]:

@@ -5,16 +5,13 @@
 Files of 480 x 640 to /predict; the service on one core with one thread, as are the two alone; by turns.
 """
 
-import dataclasses
 import statistics
-
-import numpy as np
 
 from benchmarks.bare import images_per_second, rows_per_second
 from benchmarks.load import send_load
 from benchmarks.measure import conclude
 from benchmarks.served_models import BUILD, graphs_of, jpeg, resnet50_bundle
-from benchmarks.servers import Asked, serving, tfpipe
+from benchmarks.servers import Asked, as_rows, predict, serving
 
 HEIGHT, WIDTH = 480, 640
 CONNECTIONS = 16
@@ -30,12 +27,8 @@ def main() -> None:
     contents = [jpeg(HEIGHT, WIDTH, seed=seed) for seed in range(8)]
     file = BUILD / "photo.jpg"
     file.write_bytes(contents[0])
-    # The bodies are the files themselves; arrays of bytes stand for them.
-    rows = [np.frombuffer(content, np.uint8)[None] for content in contents]
-    asked = Asked(bundle, graphs, "image", rows, batch_size=8)
-    contender = dataclasses.replace(
-        tfpipe(asked), path="/predict", body=lambda row: ({"Content-Type": "image/jpeg"}, row.tobytes())
-    )
+    asked = Asked(bundle, graphs, "image", as_rows(contents), batch_size=8)
+    contender = predict(asked, "image/jpeg")
     shares = []
     for turn in range(TURNS):
         decoded = images_per_second(file, seconds=ALONE_S / 4)

@@ -6,7 +6,6 @@ The digits model, pictures of 64 sizes as PNG and JPEG to /predict, 16 connectio
 made the first time.
 """
 
-import dataclasses
 import io
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from PIL import Image
 from benchmarks.load import send_load
 from benchmarks.measure import conclude
 from benchmarks.served_models import BUILD
-from benchmarks.servers import Asked, resident_bytes, serving, tfpipe
+from benchmarks.servers import Asked, as_rows, predict, resident_bytes, serving
 
 FIRST, LAST = 5_000, 100_000
 SIZES = 64
@@ -29,11 +28,8 @@ GOAL = 0.95
 
 def main() -> None:
     bundle = digits_bundle()
-    rows = [np.frombuffer(content, np.uint8)[None] for content in pictures()]
-    asked = Asked(bundle, bundle, "image", rows, batch_size=16)
-    contender = dataclasses.replace(
-        tfpipe(asked), path="/predict", body=lambda row: ({"Content-Type": "image/png"}, row.tobytes())
-    )
+    asked = Asked(bundle, bundle, "image", as_rows(pictures()), batch_size=16)
+    contender = predict(asked, "application/octet-stream")
     sent, first_bytes = 0, 0
     with serving(contender, asked) as running:
         print(f"at the start: {resident_bytes(running.pid) / 1e6:.1f} MB", flush=True)

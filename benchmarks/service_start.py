@@ -9,11 +9,9 @@ in it. Files are in the page cache, as after a first start.
 import dataclasses
 import statistics
 
-import numpy as np
-
 from benchmarks.measure import conclude_nearest
-from benchmarks.served_models import TINY_SIDE, resnet50_bundle, tiny_bundle
-from benchmarks.servers import Asked, Contender, resident_bytes, serving, tfpipe
+from benchmarks.served_models import jpeg, resnet50_bundle, tiny_bundle
+from benchmarks.servers import Asked, Contender, as_rows, predict, resident_bytes, serving
 
 TURNS = 5
 MOST_S, MOST_BYTES = 3.0, 250e6
@@ -21,15 +19,14 @@ MOST_S, MOST_BYTES = 3.0, 250e6
 
 def main() -> None:
     large, small = resnet50_bundle(), tiny_bundle()
-    pixels = [np.zeros((1, 224, 224, 3), np.uint8)]
-    grey = [np.zeros((1, TINY_SIDE, TINY_SIDE, 1), np.float32)]
+    rows = as_rows([jpeg(224, 224, seed=0)])
     start_s, resident = [], []
     for turn in range(TURNS):
-        asked = Asked(large, large, "pixels", pixels, batch_size=8)
-        with serving(_by_default(tfpipe(asked)), asked) as running:
+        asked = Asked(large, large, "image", rows)
+        with serving(_by_default(predict(asked, "image/jpeg")), asked) as running:
             start_s.append(running.start_s)
-        asked = Asked(small, small, "input", grey, batch_size=8)
-        with serving(_by_default(tfpipe(asked)), asked) as running:
+        asked = Asked(small, small, "image", rows)
+        with serving(_by_default(predict(asked, "image/jpeg")), asked) as running:
             resident.append(resident_bytes(running.pid))
         print(
             f"turn {turn + 1}/{TURNS}  ready after {start_s[-1]:.2f} s; small model {resident[-1] / 1e6:.1f} MB",
