@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import sys
 import time
@@ -51,7 +52,7 @@ def alarm() -> Iterator[Alarm]:
     if not sys.platform.startswith("linux"):
         yield Alarm(None)
         return
-    descriptor = ctypes.CDLL(None, use_errno=True).timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = _libc().timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), "timerfd_create")
     loop = asyncio.get_running_loop()
@@ -64,9 +65,14 @@ def alarm() -> Iterator[Alarm]:
         os.close(descriptor)
 
 
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _set(descriptor: int, moment_s: float) -> None:
     # 0 would disarm it.
     nanoseconds = max(1, round(moment_s * 1e9))
     timer = _Itimerspec(_Timespec(0, 0), _Timespec(nanoseconds // 10**9, nanoseconds % 10**9))
-    if ctypes.CDLL(None, use_errno=True).timerfd_settime(descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(timer), None):
+    if _libc().timerfd_settime(descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(timer), None):
         raise OSError(ctypes.get_errno(), "timerfd_settime")

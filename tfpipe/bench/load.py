@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
@@ -98,7 +99,7 @@ class Load:
                 one, and its wait is part of its latency.
             duration_s: Seconds that the arrivals span.
         """
-        due: asyncio.Queue[float | None] = asyncio.Queue()
+        due = _Due()
         record = Record(started_s=time.monotonic())
         record.ended_s = record.started_s + duration_s
         callers = [self._call_when_due(channel, due, record) for channel in self.channels]
@@ -133,11 +134,9 @@ class Load:
         while (sent_s := time.monotonic()) < record.ended_s:
             await self._send(channel, sent_s, record)
 
-    async def _call_when_due(self, channel: Channel, due: "asyncio.Queue[float | None]", record: Record) -> None:
+    async def _call_when_due(self, channel: Channel, due: "_Due", record: Record) -> None:
         while (intended_s := await due.get()) is not None:
             await self._send(channel, intended_s, record)
-        # For the next caller.
-        due.put_nowait(None)
 
     async def _send(self, channel: Channel, intended_s: float, record: Record) -> None:
         reply = await channel.exchange(next(self._requests))
@@ -146,13 +145,47 @@ class Load:
         if reply.outcome == UNREACHABLE:
             await asyncio.sleep(_AWAY_S)
 
-    async def _schedule(
-        self, arrivals_s: NDArray[np.float64], due: "asyncio.Queue[float | None]", record: Record
-    ) -> None:
+    async def _schedule(self, arrivals_s: NDArray[np.float64], due: "_Due", record: Record) -> None:
         with alarm() as clock:
             for moment_s in (arrivals_s + record.started_s).tolist():
                 if moment_s > time.monotonic():
                     await clock.wait_until(moment_s)
                 record.add_lag(time.monotonic() - moment_s)
-                due.put_nowait(moment_s)
-        due.put_nowait(None)
+                due.put(moment_s)
+        due.end()
+
+
+class _Due:
+    """Moments of sending that wait for a caller, or callers that wait for one.
+
+    The caller that became free last is the next: no more connections are open than were needed at once.
+    """
+
+    def __init__(self) -> None:
+        self._moments: deque[float] = deque()
+        self._callers: list[asyncio.Future[float | None]] = []
+        self._ended = False
+
+    def put(self, moment_s: float) -> None:
+        while self._callers:
+            caller = self._callers.pop()
+            if not caller.done():
+                caller.set_result(moment_s)
+                return
+        self._moments.append(moment_s)
+
+    def end(self) -> None:
+        self._ended = True
+        for caller in self._callers:
+            if not caller.done():
+                caller.set_result(None)
+
+    async def get(self) -> float | None:
+        """The moment that has waited longest; None when there will be no more."""
+        if self._moments:
+            return self._moments.popleft()
+        if self._ended:
+            return None
+        caller: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
+        self._callers.append(caller)
+        return await caller
