@@ -12,10 +12,16 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import tfpipe
 from serving.admission import Admission, Protocol
+from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
+from serving.gate import Gate
+from serving.golden_watch import replay_when_idle
 from serving.gpu import open_nvml
+from serving.gpu_memory import GpuMemory
+from serving.keys import Keys
+from serving.limits import KeyLimits
 from serving.metrics import Metrics
 from serving.request import Request
 from serving.routes.answers import refuse
@@ -24,9 +30,11 @@ from serving.routes.predict import PredictRoutes
 from serving.schemas import components, inference_paths
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
+from serving.sessions import Isolation, Plan, opener
 from serving.settings import ServingSettings
-from serving.source import ServedBundle, fetch_bundles
+from serving.source import ServedBundle, fetch_bundles, names_several
 from serving.tensor_engine import TensorEngine
+from serving.tracing import open_tracing
 from tfpipe.tuned import engines_dir, find_choice, this_machine
 
 logger = logging.getLogger(__name__)
@@ -47,19 +55,32 @@ def create_app(
         metrics: Where to record; by default with the GPUs that NVML finds.
         on_load_error: Called where the model cannot be served; by default it is logged, and the service stays
             "loading".
+
+    Raises:
+        ConfigError: The file of API keys or the address for traces cannot be used.
     """
+    gpus = open_nvml()
     service = Service(
-        settings, metrics or Metrics(gpus=open_nvml()), open_engines or (lambda: engines_of_settings(settings))
+        settings,
+        metrics or Metrics(gpus=gpus),
+        open_engines or (lambda: engines_of_settings(settings)),
+        gpu_memory=GpuMemory(gpus),
     )
+    gate = Gate(Keys(settings.api_keys_file), KeyLimits(settings.rate_limit))
+    tracing = open_tracing(settings.traces_endpoint)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
         loading = asyncio.create_task(_load(service, on_load_error))
         yield
-        loading.cancel()
-        with suppress(asyncio.CancelledError):
-            await loading
+        for task in (watching, loading):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         service.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     api = FastAPI(
         title="tfpipe",
@@ -72,7 +93,8 @@ def create_app(
     api.include_router(operations(service))
     _answer_errors_in_one_form(api, service)
     _document_inference(api)
-    return Admission(service, {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}, api)
+    protocols = {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}
+    return Admission(service, protocols, api, gate=gate, tracing=tracing)
 
 
 def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
@@ -81,14 +103,20 @@ def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
     Raises:
         TfpipeError: One cannot be served.
     """
+    isolation = settings.isolation or ("process" if names_several(settings.model) else "inline")
     for served in fetch_bundles(
         settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir
     ):
-        yield open_engine(served, settings)
+        yield open_engine(served, settings, isolation)
 
 
-def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
+def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isolation) -> AnyEngine:
     """Open a bundle in the first way that gives training's golden answers.
+
+    Args:
+        served: The bundle and its names.
+        settings: What may be run, and how.
+        isolation: Where sessions run.
 
     Raises:
         TfpipeError: It cannot be served.
@@ -98,9 +126,13 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
         served.bundle, precision=settings.precision, provider=settings.provider, choice=choice, untuned=untuned
     )
 
+    threads = settings.threads or threads_of_sessions(usable_cores(), settings.sessions)
+    title = f"{served.name}/{served.version}" if served.version else served.name
+    open_model = opener(title, Plan(isolation, settings.sessions, settings.provider, settings.log_level))
+
     def open_tensors(candidate: Candidate) -> TensorEngine:
         cache = engines_dir(settings.cache_dir)
-        return TensorEngine.open(served, candidate.execution, threads=settings.threads, engines_dir=cache)
+        return TensorEngine.open(served, candidate.execution, threads=threads, engines_dir=cache, open_model=open_model)
 
     def open_one(candidate: Candidate) -> Engine:
         return Engine.open(
@@ -108,11 +140,12 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
             precision=candidate.execution.variant,
             provider=candidate.execution.provider,
             arithmetic=candidate.execution.arithmetic,
-            threads=settings.threads,
+            threads=threads,
             max_batch_size=settings.max_batch_size,
             max_image_pixels=settings.max_image_pixels,
             max_text_chars=settings.max_text_chars,
             engines_dir=engines_dir(settings.cache_dir),
+            open_model=open_model,
         )
 
     if served.bundle.manifest.task == TensorEngine.task:

@@ -6,12 +6,19 @@
     ├── TooLargeError          body, image or batch above its limit
     ├── BodyTimeoutError       the body came too slowly
     ├── ClientGoneError        the client closed the connection before its body was complete
+    ├── UnauthorizedError      no API key where one is needed, or one that is not known
+    ├── ForbiddenError         the key may not do this, or nobody may
+    ├── LimitError             the key asks more often, or more at once, than it may
     ├── UnknownModelError      another model, version or alias than the one served
     ├── UnknownPathError       no such path
     ├── MethodError            the path does not take this method
     ├── RowsFailedError        every row of a batch failed
     ├── NotReadyError          loading or draining
     ├── QueueFullError         more waits than may
+    ├── NotEnoughMemoryError   a version that does not fit into the memory that is left
+    ├── ModelDownError         the process of a model ended before, and is being started again
+    ├── ModelCrashedError      the process of a model ended in the middle of a batch
+    ├── RunTimeoutError        a run of a model took longer than RUN_TIMEOUT_MS
     ├── DeadlineError          no answer within the deadline
     └── UndecodableTextError   bytes that are no UTF-8, or a string that is no Unicode
 
@@ -55,6 +62,18 @@ class ClientGoneError(RequestError):
     """The client closed the connection before its body was complete."""
 
 
+class UnauthorizedError(RequestError):
+    """No API key where one is needed, or one that is not known; `details["challenge"]` says how to ask (RFC 6750)."""
+
+
+class ForbiddenError(RequestError):
+    """The key may not do this, or nobody may; `details["scope"]` is the scope that is needed."""
+
+
+class LimitError(RequestError):
+    """The key asks more often, or more at once, than it may; `details["retry_after_s"]` says when to ask again."""
+
+
 class UnknownModelError(RequestError):
     """The request names another model, version or alias than the one served."""
 
@@ -85,6 +104,22 @@ class QueueFullError(RequestError):
     def __init__(self, message: str, *, retry_after_s: float, **details: Any) -> None:
         super().__init__(message, **details)
         self.retry_after_s = retry_after_s
+
+
+class NotEnoughMemoryError(RequestError):
+    """A version that does not fit into the memory that is left."""
+
+
+class ModelDownError(RequestError):
+    """The process of a model ended, and is not there again yet; the batch was not begun."""
+
+
+class ModelCrashedError(RequestError):
+    """The process of a model ended in the middle of a batch."""
+
+
+class RunTimeoutError(RequestError):
+    """A run of a model took longer than RUN_TIMEOUT_MS."""
 
 
 class DeadlineError(RequestError):

@@ -31,6 +31,7 @@ def _lower(value: Any) -> Any:
 
 Milliseconds = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
+File = Annotated[Path, "file"]
 
 
 class ServingSettings(BaseSettings):
@@ -61,7 +62,17 @@ class ServingSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(_DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
-    threads: Count | None = Field(None, description="Threads inside one run of the model; unset: one a core.")
+    isolation: Annotated[Literal["process", "inline"] | None, BeforeValidator(_lower)] = Field(
+        None,
+        description="Where models run: `process`, each session in a process of its own, whose crash or hang costs one "
+        "batch; `inline`, in the service's own; unset: process where MODEL names several.",
+    )
+    sessions: Count = Field(1, description="Batches of a model version that run side by side, each in its own session.")
+    threads: Count | None = Field(
+        None,
+        description="Threads inside one run of the model; unset: the cores that affinity and CPU quota leave, shared "
+        "by SESSIONS.",
+    )
     max_batch_size: Count = Field(8, description="Most rows in one run of the model.")
     max_queue_delay_ms: int = Field(
         0,
@@ -83,8 +94,32 @@ class ServingSettings(BaseSettings):
         60_000,
         description="Longest time from a request's arrival to its answer, else 504; a request may ask for less.",
     )
+    run_timeout_ms: Milliseconds = Field(
+        30_000, description="Longest run of the model; one that takes longer is ended, its requests get 504."
+    )
     body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
     drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")
+    cache_bytes: int = Field(
+        0, ge=0, description="Most bytes of answers to keep for inputs that come again; 0 keeps none."
+    )
+    api_keys_file: File | None = Field(
+        None,
+        description="Who may ask, as `tfpipe keys create` writes it. Unset: anybody may predict, nobody administer.",
+    )
+    rate_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Requests a second of each API key that has no limit of its own, and of all callers together where "
+        "there are no keys; more are refused with 429.",
+    )
+    tls_cert_file: File | None = Field(
+        None, description="Certificate in PEM, those that signed it after it; serves HTTPS, with TLS_KEY_FILE."
+    )
+    tls_key_file: File | None = Field(None, description="Private key of TLS_CERT_FILE in PEM, without a password.")
+    traces_endpoint: str | None = Field(
+        None,
+        description="Where to send OpenTelemetry traces, as OTLP in JSON over HTTP, e.g. `http://127.0.0.1:4318`; "
+        "needs `pip install tfpipe[tracing]`.",
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         "info", description="Least level that is logged; debug has a line for every request."
     )
@@ -154,10 +189,13 @@ def _describe(entry: Any) -> str:
 
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is Annotated:
+        # What a Path is of stands beside it.
+        if "file" in get_args(kind):
+            return "file"
         return _type_name(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return ", ".join(get_args(kind))
     for part in get_args(kind):
         if part is not type(None):
             return _type_name(part)
-    return {"str": "text", "int": "integer", "Path": "folder"}[kind.__name__]
+    return {"str": "text", "int": "integer", "float": "number", "Path": "folder"}[kind.__name__]
