@@ -24,7 +24,7 @@ _CLASSES = 10
 
 def tiny_bundle() -> Path:
     """A net of 26,000 weights on 28 x 28 grey pixels: next to nothing to compute, so that the service is measured."""
-    return _kept("tiny", lambda folder: _write(folder, _grey_rows(), {"fp32": _perceptron()}, _TINY_ROW))
+    return _kept("tiny", lambda folder: _write(folder, "tiny", _grey_rows(), {"fp32": _perceptron()}, _TINY_ROW))
 
 
 def resnet50_bundle() -> Path:
@@ -41,7 +41,7 @@ def resnet50_bundle() -> Path:
         network = network_to_onnx(parts, opset=18, metadata={})
         variants = {"fp32": network, "int8": to_int8(network, [{"input": rows}], Recipe("all", "minmax"))}
         row = TensorSpec("input", "float32", ("batch", *rows.shape[1:]))
-        _write(folder, preprocessing_to_onnx(parts, opset=18, metadata={}), variants, row, classes=1000)
+        _write(folder, "resnet50", preprocessing_to_onnx(parts, opset=18, metadata={}), variants, row, classes=1000)
 
     return _kept("resnet50", build)
 
@@ -74,6 +74,7 @@ def _kept(name: str, build: Any) -> Path:
 
 def _write(
     folder: Path,
+    name: str,
     preprocess: onnx.ModelProto,
     models: Mapping[str, onnx.ModelProto],
     row: TensorSpec,
@@ -91,7 +92,7 @@ def _write(
     default = list(models)[-1]
     write_golden(folder, _golden(folder, models["fp32"]))
     manifest = Manifest(
-        model_name=folder.name.partition(".")[0] or "model",
+        model_name=name,
         model_version=None,
         task="image_classification",
         labels=tuple(f"class {index}" for index in range(classes)),

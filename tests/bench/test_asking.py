@@ -239,3 +239,11 @@ def test_a_grpc_server_is_described_asked_and_its_errors_are_named():
 def test_a_grpc_service_that_is_away_is_told():
     with pytest.raises(ConfigError, match="expected ModelMetadata to be answered over gRPC, received unreachable"):
         asyncio.run(GrpcAsking(urlsplit("http://127.0.0.1:1"), {}, timeout_s=5.0).describe("m", None))
+
+
+def test_a_service_that_is_still_loading_is_told():
+    with (
+        answering(Answering(documents={"/health": {"status": "loading", "models": []}})) as loading,
+        pytest.raises(ConfigError, match=r"expected a model, but it serves none\. Is it still loading"),
+    ):
+        described(loading, PredictAsking)

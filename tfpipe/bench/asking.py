@@ -68,9 +68,11 @@ def choose(names: list[str], wanted: str | None, *, where: str) -> str:
     Raises:
         ConfigError: There is no such name, or several and none is wanted.
     """
-    listed = ", ".join(sorted(set(names))) or "none"
+    listed = ", ".join(sorted(set(names)))
     if wanted is None and len(set(names)) == 1:
         return names[0]
+    if not names:
+        raise ConfigError(f"{where}: expected a model, but it serves none. Is it still loading?")
     if wanted is None:
         raise ConfigError(f"{where}: expected one model, or its name by --model; it serves {listed}.")
     if wanted not in names:
