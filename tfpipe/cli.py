@@ -13,6 +13,7 @@ _COMMANDS = {
     "predict": ("tfpipe.predict", "score image files in bulk"),
     "export": ("tfpipe.targets.command", "write a bundle for TensorFlow Serving, Triton, MLflow or plain ONNX"),
     "data": ("tfpipe.data.__main__", "validate or pack a data set"),
+    "bench": ("tfpipe.bench.__main__", "send a load to a service: throughput, latencies, the highest rate it holds"),
     "serve": ("serving.__main__", "answer over HTTP"),
     "registry": ("tfpipe.rollout.command", "say which version of a model answers: promote, split, canary, rollback"),
     "keys": ("serving.keys_command", "make API keys for the service"),
