@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from serving.app import create_app
 from serving.settings import ServingSettings
@@ -270,6 +271,39 @@ def test_a_counter_that_begins_anew_is_not_a_negative_rate(page, server):
 
     # How many there were before is not known; 10 and 4 more in 4 s.
     page.locator("#totals dd").first.filter(has_text=re.compile("^3.50$")).wait_for()
+
+
+def test_labels_with_any_letters_are_read_from_metrics(page, server):
+    """As prometheus_client writes them."""
+    registry = CollectorRegistry()
+    named = 'a "b" {c} \\n d\\ é, x="1"'
+    Counter("tfpipe_errors", "Errors.", ("model", "type"), registry=registry).labels(named, "\n").inc(3)
+    opened(page, server)
+
+    read = page.evaluate(
+        "async text => [...(await import('/static/history.js')).parse(text)]", generate_latest(registry).decode()
+    )
+
+    assert [(one["labels"], one["value"]) for one in read if one["name"] == "tfpipe_errors_total"] == [
+        ({"model": named, "type": "\n"}, 3)
+    ]
+
+
+def test_what_happened_in_a_long_pause_is_not_spread_over_it(page, server):
+    opened(page, server)
+
+    values = page.evaluate(
+        """async () => {
+            const { History, keyOf } = await import("/static/history.js");
+            const history = new History();
+            const key = keyOf("m", "1");
+            for (const [at, count] of [[0, 5], [2, 7], [600, 9000], [602, 9004]])
+                history.add(at, `tfpipe_requests_total{model="m",version="1"} ${count}\n`);
+            return [history.requests(key), history.values(key, "requests_rps")];
+        }"""
+    )
+
+    assert values == [4, [[600, None], [602, 2]]]
 
 
 def test_the_split_between_versions_is_shown(page, server):
