@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.measure import alternate, conclude, median_of, ratios
+from benchmarks.measure import alternate, conclude_nearest, median_of, ratios
 from tfpipe.config import load_config
 from tfpipe.convert.half import to_float16
 from tfpipe.convert.pipeline import convert
@@ -53,9 +53,7 @@ def main() -> None:
     print()
     for name, values in margins.items():
         print(f"{name}: {statistics.median(values):.3f} of what its goal asks")
-    nearest = min(margins, key=lambda name: statistics.median(margins[name]))
-    print(f"nearest to its limit: {nearest}")
-    conclude("conversion", margins[nearest], goal=1.0, unit="worst figure over its goal")
+    conclude_nearest("conversion", margins)
 
 
 def resnet_margins() -> dict[str, list[float]]:

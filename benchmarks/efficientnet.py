@@ -12,10 +12,9 @@ from pathlib import Path
 import tensorflow as tf
 
 from benchmarks.measure import conclude
-from tfpipe.config import load_config
+from benchmarks.trained_digits import table_of_trials, train_digits
 from tfpipe.convert.pipeline import convert
 from tfpipe.convert.search import Budget
-from tfpipe.train import train
 
 # Moving averages of its batch normalisation follow 1 % a step: fewer steps, and it answers by chance.
 EPOCHS, BATCH_SIZE = 20, 32
@@ -24,16 +23,17 @@ EPOCHS, BATCH_SIZE = 20, 32
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        train(
-            load_config(
-                "configs/image_classification_digits.yaml",
-                ["model.name=efficientnet_b0", "preprocessing.image_size=[32,32]", "preprocessing.normalization=auto",
-                 f"training.epochs={EPOCHS}", f"training.batch_size={BATCH_SIZE}", "tracking.min_metrics={}",
-                 f"output_dir={folder}/run", f"tracking.uri=sqlite:///{folder}/mlflow.db"],
-            )
-        )  # fmt: skip
-        result = convert(folder / "run", output=folder / "bundle", search=Budget(max_trials=14, max_s=480.0))
-        print((folder / "bundle" / "report.md").read_text().partition("## What was tried")[2].partition("\n## ")[0])
+        run = train_digits(
+            folder,
+            "model.name=efficientnet_b0",
+            "preprocessing.image_size=[32,32]",
+            "preprocessing.normalization=auto",
+            f"training.epochs={EPOCHS}",
+            f"training.batch_size={BATCH_SIZE}",
+            "tracking.min_metrics={}",
+        )
+        result = convert(run, output=folder / "bundle", search=Budget(max_trials=14, max_s=480.0))
+        print(table_of_trials(folder / "bundle"))
     best = result.bundle.executions()[0]
     fp32 = next(one for one in result.bundle.manifest.executions if one.title == "fp32, cpu")
     print(f"chosen: {best.title}; accuracy {best.metrics['accuracy']:.2%}, fp32 {fp32.metrics['accuracy']:.2%}")

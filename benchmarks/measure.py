@@ -49,6 +49,18 @@ def conclude(name: str, values: list[float], *, goal: float, unit: str) -> None:
     print(json.dumps({"name": name, "value": round(value, 4), "goal": goal, "unit": unit, "passed": value >= goal}))
 
 
+def conclude_nearest(name: str, margins: Mapping[str, list[float]]) -> None:
+    """Conclude with the figure whose median is nearest to its limit.
+
+    Args:
+        name: Of the benchmark.
+        margins: Each figure over its goal, by name, one a turn.
+    """
+    nearest = min(margins, key=lambda figure: statistics.median(margins[figure]))
+    print(f"nearest to its limit: {nearest}")
+    conclude(name, margins[nearest], goal=1.0, unit="worst figure over its goal")
+
+
 def median_of(run: Callable[[], object], *, runs: int = 5) -> Callable[[], float]:
     """A contender: the median milliseconds of some runs."""
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import tensorflow as tf
 
 from benchmarks.measure import conclude
-from tfpipe.config import load_config
+from benchmarks.trained_digits import table_of_trials, train_digits
 from tfpipe.convert.pipeline import convert
 from tfpipe.convert.search import Budget
-from tfpipe.train import train
 
 TRIALS, MOST_S = 12, 300.0
 
@@ -24,16 +23,11 @@ TRIALS, MOST_S = 12, 300.0
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        train(
-            load_config(
-                "configs/image_classification_digits.yaml",
-                [f"output_dir={folder}/run", f"tracking.uri=sqlite:///{folder}/mlflow.db"],
-            )
-        )
+        run = train_digits(folder)
         started = time.perf_counter()
-        result = convert(folder / "run", output=folder / "bundle", search=Budget(TRIALS, max_s=2 * MOST_S))
+        result = convert(run, output=folder / "bundle", search=Budget(TRIALS, max_s=2 * MOST_S))
         took_s = time.perf_counter() - started
-        table = (folder / "bundle" / "report.md").read_text().partition("## What was tried")[2].partition("\n## ")[0]
+        table = table_of_trials(folder / "bundle")
     print(table)
     best = result.bundle.executions()[0]
     print(f"chosen: {best.title}, {best.latency_ms['1']['p50']:.3f} ms for one row; {took_s:.0f} s")

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from benchmarks.measure import alternate, conclude, median_of, ratios
+from benchmarks.measure import alternate, conclude_nearest, median_of, ratios
 from benchmarks.processes import ROOT
 from tfpipe.config import load_config
 from tfpipe.convert.half import to_float16
@@ -52,9 +52,7 @@ def main() -> None:
     print()
     for figure, values in margins.items():
         print(f"{figure}: {statistics.median(values):.3f} of what its goal asks")
-    nearest = min(margins, key=lambda figure: statistics.median(margins[figure]))
-    print(f"nearest to its limit: {nearest}")
-    conclude("text_conversion", margins[nearest], goal=1.0, unit="worst figure over its goal")
+    conclude_nearest("text_conversion", margins)
 
 
 def bert_base() -> keras.Model:

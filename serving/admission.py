@@ -9,17 +9,33 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import MethodError, NotReadyError
+from serving.errors import NotReadyError
 from serving.request import Request
-from serving.routes.answers import Answer, refuse
+from serving.routes.answers import Answer
 from serving.service import Service
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Request, Receive], Awaitable[Answer]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to ask for answers.
+
+    Attributes:
+        name: For metrics.
+        handle: Answers a request of any method.
+        refuse: Answers an error in the protocol's own form; counts and logs it.
+    """
+
+    name: str
+    handle: Handler
+    refuse: Callable[[Exception, Request, Service], Answer]
 
 
 class Admission:
@@ -29,16 +45,16 @@ class Admission:
         service: What it admits to.
     """
 
-    def __init__(self, service: Service, handlers: Mapping[str, Handler], inner: ASGIApp) -> None:
+    def __init__(self, service: Service, protocols: Mapping[str, Protocol], inner: ASGIApp) -> None:
         """Wire it.
 
         Args:
             service: Its state, and where requests in flight are counted.
-            handlers: By path; each answers POST.
+            protocols: By the first segment of the path, e.g. "predict".
             inner: Answers every other path.
         """
         self.service = service
-        self._handlers = handlers
+        self._protocols = protocols
         self._inner = inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,29 +63,30 @@ class Admission:
             await self._inner(scope, receive, send)
             return
         request = Request.of(scope)
-        handler = self._handlers.get(request.path)
-        if handler is None:
+        protocol = self._protocols.get(request.path[1:].partition("/")[0])
+        if protocol is None:
             await self._hand_over(request, scope, receive, send)
         else:
-            await self._infer(handler, request, receive, send)
+            await self._infer(protocol, request, receive, send)
 
-    async def _infer(self, handler: Handler, request: Request, receive: Receive, send: Send) -> None:
+    async def _infer(self, protocol: Protocol, request: Request, receive: Receive, send: Send) -> None:
         with self.service.admitted():
-            answer = await self._answer(handler, request, receive)
-            latency_s = time.monotonic() - request.started_s
-            self.service.metrics.record_request(**self.service.labels, code=answer.status, latency_s=latency_s)
-            logger.debug(
-                "answered",
-                extra={"fields": {"request_id": request.id, "path": request.path, "status": answer.status}},
+            answer = await self._answer(protocol, request, receive)
+            self.service.metrics.record_request(
+                **self.service.labels_of(request.deployment),
+                code=answer.status,
+                latency_s=time.monotonic() - request.started_s,
+                protocol=protocol.name,
             )
+            if logger.isEnabledFor(logging.DEBUG):
+                fields = {"request_id": request.id, "path": request.path, "status": answer.status}
+                logger.debug("answered", extra={"fields": fields})
             await _send(answer, request, send)
 
-    async def _answer(self, handler: Handler, request: Request, receive: Receive) -> Answer:
+    async def _answer(self, protocol: Protocol, request: Request, receive: Receive) -> Answer:
         try:
             request.check_id()
-            if request.method != "POST":
-                raise MethodError(f"{request.path}: expected POST, received {request.method}.", allowed=["POST"])
-            return await handler(request, receive)
+            return await protocol.handle(request, receive)
         except asyncio.CancelledError:
             if not self.service.is_cut:
                 raise
@@ -77,7 +94,7 @@ class Admission:
         # The outermost edge: whatever it is, it is counted, logged and answered in one form.
         except Exception as caught:
             error = caught
-        return refuse(error, request, self.service)
+        return protocol.refuse(error, request, self.service)
 
     async def _hand_over(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_id(message: Message) -> None:

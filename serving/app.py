@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -11,21 +11,21 @@ from fastapi import Request as HttpRequest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import tfpipe
-from serving.admission import Admission
+from serving.admission import Admission, Protocol
+from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
 from serving.gpu import open_nvml
 from serving.metrics import Metrics
 from serving.request import Request
 from serving.routes.answers import refuse
-from serving.routes.inputs import FORM_FIELDS
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
 from serving.schemas import components, inference_paths
 from serving.selection import Candidate, candidates, open_first
-from serving.service import AnyEngine, Service
+from serving.service import Service
 from serving.settings import ServingSettings
-from serving.source import fetch_bundle
+from serving.source import ServedBundle, fetch_bundles
 from serving.tensor_engine import TensorEngine
 from tfpipe.tuned import engines_dir, find_choice, this_machine
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 def create_app(
     settings: ServingSettings,
     *,
-    open_engine: Callable[[], AnyEngine] | None = None,
+    open_engines: Callable[[], Iterable[AnyEngine]] | None = None,
     metrics: Metrics | None = None,
     on_load_error: Callable[[Exception], None] | None = None,
 ) -> Admission:
@@ -43,13 +43,13 @@ def create_app(
 
     Args:
         settings: See `serving.settings`.
-        open_engine: Opens the model; by default the one that the settings name.
+        open_engines: Opens the models; by default those that the settings name.
         metrics: Where to record; by default with the GPUs that NVML finds.
         on_load_error: Called where the model cannot be served; by default it is logged, and the service stays
             "loading".
     """
     service = Service(
-        settings, metrics or Metrics(gpus=open_nvml()), open_engine or (lambda: engine_of_settings(settings))
+        settings, metrics or Metrics(gpus=open_nvml()), open_engines or (lambda: engines_of_settings(settings))
     )
 
     @asynccontextmanager
@@ -72,17 +72,27 @@ def create_app(
     api.include_router(operations(service))
     _answer_errors_in_one_form(api, service)
     _document_inference(api)
-    predict = PredictRoutes(service).predict
-    return Admission(service, dict.fromkeys(FORM_FIELDS, predict), api)
+    return Admission(service, {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}, api)
 
 
-def engine_of_settings(settings: ServingSettings) -> AnyEngine:
-    """Fetch the bundle that the settings name, and open it in the first way that gives training's golden answers.
+def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
+    """Fetch each bundle that the settings name, and open it in the first way that gives training's golden answers.
+
+    Raises:
+        TfpipeError: One cannot be served.
+    """
+    for served in fetch_bundles(
+        settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir
+    ):
+        yield open_engine(served, settings)
+
+
+def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
+    """Open a bundle in the first way that gives training's golden answers.
 
     Raises:
         TfpipeError: It cannot be served.
     """
-    served = fetch_bundle(settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir)
     choice, untuned = find_choice(settings.cache_dir, served.bundle, this_machine())
     listed = candidates(
         served.bundle, precision=settings.precision, provider=settings.provider, choice=choice, untuned=untuned

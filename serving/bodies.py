@@ -1,7 +1,8 @@
 """Request bodies: read with limits, and taken apart."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,43 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, *, max_byt
             received_bytes=received_bytes,
         ) from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+@asynccontextmanager
+async def hang_up_watched(receive: Receive, *, after_s: float = 0.05) -> AsyncIterator[None]:
+    """Give up what the block does if the client closes the connection meanwhile.
+
+    Args:
+        receive: ASGI's, once the whole body was read from it.
+        after_s: Time from which on it is watched: most answers are there before.
+
+    Raises:
+        ClientGoneError: The client is gone.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    watchers: list[asyncio.Task[None]] = []
+    is_gone = False
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        if task is not None:
+            task.cancel()
+
+    later = loop.call_later(after_s, lambda: watchers.append(loop.create_task(watch())))
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not is_gone or task is None:
+            raise
+        task.uncancel()
+        raise ClientGoneError("client: expected it to wait for the answer, but it closed the connection.") from None
+    finally:
+        later.cancel()
+        for watcher in watchers:
+            watcher.cancel()
 
 
 def media_type(headers: Mapping[bytes, bytes]) -> str:

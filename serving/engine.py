@@ -2,16 +2,14 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from serving.errors import DeadlineError, RequestError, TooLargeError, UndecodableTextError
+from serving.errors import InvalidRequestError, RequestError, TooLargeError, UndecodableTextError
 from serving.source import ServedBundle
 from tfpipe.core.bundle import Execution, Variant
 from tfpipe.core.errors import (
@@ -20,43 +18,60 @@ from tfpipe.core.errors import (
     InferenceError,
     InputTooLargeError,
     SignatureError,
-    TfpipeError,
 )
 from tfpipe.core.parity import assert_parity
 from tfpipe.core.signature import Array
+from tfpipe.decode import MAX_IMAGE_PIXELS
 from tfpipe.inference.golden import bound_of, golden_rows
+from tfpipe.inference.images import ImageInference
 from tfpipe.inference.interface import Inference, Prepared, Takes, answer_of, in_runs
 from tfpipe.inference.opening import open_inference, open_model
 from tfpipe.ort import OnnxModel
 
 _OUTPUT, _FEATURES = "probabilities", "features"
 
-Input: TypeAlias = bytes | str | RequestError
-"""A file as a client sends it, a text, or what is wrong with an input already."""
+Input: TypeAlias = bytes | str | Array | RequestError
+"""A file as a client sends it, a text, decoded pixels (height, width, 3) uint8, a row of the model's input, or what is
+wrong with an input already."""
 
 
-@dataclass
-class Outcome:
-    """What came of the inputs of one request.
+@dataclass(frozen=True)
+class Row:
+    """What the model gave for one row.
 
     Attributes:
-        rows: For each input, in order, its answer or the error that it met.
-        stage_s: Seconds spent in "decode", "preprocess" and "model".
-        batches: Rows of each run of the model.
+        probabilities: (classes,) or (tokens, tags), float32.
+        features: (units,) float32; None where they were not asked for.
     """
 
-    rows: list[dict[str, Any] | Exception] = field(default_factory=list)
-    stage_s: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "preprocess": 0.0, "model": 0.0})
-    batches: list[int] = field(default_factory=list)
+    probabilities: Array
+    features: Array | None = None
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time inside the block to a stage."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stage_s[stage] += time.perf_counter() - started
+
+@dataclass(frozen=True)
+class Answered:
+    """What came of one input.
+
+    Attributes:
+        rows: Of its rows: several stand for a text that is longer than a row.
+    """
+
+    prepared: Prepared
+    rows: tuple[Row, ...]
+
+    def answer(self) -> dict[str, Any]:
+        """The answer for people: "label", "score" and "probabilities", or "labels", or "entities"; and "features".
+
+        Raises:
+            InferenceError: A number is not finite.
+        """
+        answer = answer_of(self.prepared, [row.probabilities for row in self.rows])
+        vector = self.rows[0].features
+        if vector is None:
+            return answer
+        if not np.isfinite(vector).all():
+            raise InferenceError("model: expected finite features, received NaN or infinity for this input.")
+        return {**answer, _FEATURES: vector.tolist()}
 
 
 class Engine:
@@ -76,6 +91,9 @@ class Engine:
         bundle_id: First 12 hex digits of the bundle's sha256.
         task: "image_classification", ...
         takes: What an input is.
+        labels: Class names, or tags, in the order of the model's output.
+        inputs: What the model takes.
+        outputs: What it gives.
     """
 
     def __init__(
@@ -86,6 +104,7 @@ class Engine:
         inference: Inference,
         model: OnnxModel,
         max_batch_size: int,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
         self.name, self.version, self.aliases = served.name, served.version, served.aliases
         self.precision, self.provider, self.arithmetic = variant.precision, model.provider, model.arithmetic
@@ -95,12 +114,15 @@ class Engine:
         self.bundle_id = served.bundle.short_id
         self.task = served.bundle.manifest.task
         self.takes: Takes = inference.takes
+        self.labels = inference.labels
+        self.inputs, self.outputs = served.bundle.manifest.inputs, served.bundle.manifest.outputs
         self._served, self._variant = served, variant
+        self._spec = served.bundle.manifest.inputs[0]
         # Several variants may share a precision.
         variants = served.bundle.manifest.variants
         self.variant = next(name for name, one in variants.items() if one.file == variant.file)
         self._inference, self._model = inference, model
-        self._max_batch_size = max_batch_size
+        self._max_batch_size, self._max_image_pixels = max_batch_size, max_image_pixels
         self._check_graph()
 
     @classmethod
@@ -141,93 +163,81 @@ class Engine:
         model = open_model(
             bundle, variant, provider=provider, arithmetic=arithmetic, threads=threads, engines_dir=engines_dir
         )
-        return cls(served, variant, inference=inference, model=model, max_batch_size=max_batch_size)
+        return cls(
+            served, variant, inference=inference, model=model, max_batch_size=max_batch_size,
+            max_image_pixels=max_image_pixels,
+        )  # fmt: skip
 
     @property
     def gives_features(self) -> bool:
         """Whether the bundle was converted with conversion.features."""
         return _FEATURES in (spec.name for spec in self._served.bundle.manifest.outputs)
 
-    def predict(self, inputs: Sequence[Input], *, deadline_s: float = float("inf"), features: bool = False) -> Outcome:
-        """Answer inputs, each on its own: one that fails leaves the others be.
+    def prepare(self, given: Input, stage_s: MutableMapping[str, float]) -> Prepared:
+        """One input -> rows of the model's input.
 
         Args:
-            inputs: What a request holds; an error stays the answer in its place.
-            deadline_s: `time.monotonic()` after which nobody waits for the answer.
-            features: Whether each answer is to hold the vector before the model's head as "features".
-
-        Raises:
-            DeadlineError: The deadline passed before the last row was answered.
-        """
-        outcome = Outcome(rows=[{} for _ in inputs])
-        prepared: dict[int, Prepared] = {}
-        for index, given in enumerate(inputs):
-            _check_deadline(deadline_s)
-            try:
-                prepared[index] = self.prepare(given, outcome)
-            except (TfpipeError, MemoryError) as error:
-                outcome.rows[index] = error
-        # Several of one input, where it is a text that is longer than a row.
-        rows = [row for one in prepared.values() for row in one.rows]
-        vectors: dict[int, Array] | None = {} if features else None
-        answered = enumerate(self._run_all(rows, outcome, deadline_s, vectors))
-        for index, one in prepared.items():
-            those = list(islice(answered, len(one.rows)))
-            outcome.rows[index] = _answer(one, [row for _, row in those])
-            if vectors is not None:
-                outcome.rows[index] = _with_features(outcome.rows[index], vectors.get(those[0][0]))
-        return outcome
-
-    def prepare(self, given: Input, outcome: Outcome) -> Prepared:
-        """One input -> rows of the model's input.
+            given: The input.
+            stage_s: Seconds of "decode" and "preprocess" are added to it.
 
         Raises:
             DecodeError: Not an image that can be read.
             UndecodableTextError: Not a text that can be read.
             TooLargeError: More pixels or characters than allowed.
             InferenceError: The preprocessing graph failed.
+            InvalidRequestError: An array that is neither pixels nor a row.
             RequestError: The one that was given.
         """
         if isinstance(given, RequestError):
             raise given
+        if isinstance(given, np.ndarray):
+            images = self._of_images()
+            if given.dtype != np.uint8:
+                self._check_row(given)
+                return Prepared((given,), images.answer_row)
+            self._check_pixels(given)
+        started_s = time.perf_counter()
         try:
-            with outcome.timed("decode"):
-                sample = self._inference.decode(given)
-            with outcome.timed("preprocess"):
-                prepared = self._inference.prepare(sample)
+            sample = given if isinstance(given, np.ndarray) else self._inference.decode(given)
+            decoded_s = time.perf_counter()
+            prepared = self._inference.prepare(sample)
         except InputTooLargeError as error:
             raise TooLargeError(str(error), **error.details) from error
         except DecodeError as error:
             if self.takes == "text":
                 raise UndecodableTextError(str(error)) from error
             raise
+        stage_s["decode"] = stage_s.get("decode", 0.0) + decoded_s - started_s
+        stage_s["preprocess"] = stage_s.get("preprocess", 0.0) + time.perf_counter() - decoded_s
         try:
             for row in prepared.rows:
-                self._served.bundle.manifest.inputs[0].check(row[None])
+                self._spec.check(row[None])
         except SignatureError as error:
             raise InferenceError(f"preprocessing: {error}") from error
         return prepared
 
-    def run(self, rows: Sequence[Array], outcome: Outcome, vectors: list[Array] | None = None) -> list[Array]:
-        """Rows -> the probabilities of each, in one run of the model.
+    def bucket_of(self, row: Array) -> int:
+        """Rows of one bucket are run together with little or no padding."""
+        return self._inference.padded_length(row)
+
+    def run(self, rows: Sequence[Array], *, features: bool = False) -> list[Row]:
+        """Run the model once.
 
         Args:
             rows: At least one.
-            outcome: What is measured goes there.
-            vectors: Features of each row are added to it, (units,) float32; None: they are not computed.
+            features: Whether the vector before the head is wanted.
 
         Raises:
             InferenceError: The model failed.
             MemoryError: There was not enough of it.
         """
-        outcome.batches.append(len(rows))
-        with outcome.timed("model"):
-            batch = self._inference.batch(rows)
-            wanted = [_OUTPUT] if vectors is None else [_OUTPUT, _FEATURES]
-            given = self._model.run({self._model.input_names[0]: batch}, wanted)
-        if vectors is not None:
-            vectors += list(given[_FEATURES])
-        return self._inference.cut(given[_OUTPUT], rows)
+        batch = self._inference.batch(rows)
+        wanted = [_OUTPUT, _FEATURES] if features else [_OUTPUT]
+        given = self._model.run({self._spec.name: batch}, wanted)
+        probabilities = self._inference.cut(given[_OUTPUT], rows)
+        if not features:
+            return [Row(one) for one in probabilities]
+        return [Row(one, vector) for one, vector in zip(probabilities, given[_FEATURES], strict=True)]
 
     def replay_golden(self) -> float:
         """Answer the bundle's golden samples and compare with training's answers, alone and in batches.
@@ -247,36 +257,43 @@ class Engine:
         largest = 0.0
         for size, how in ((self._max_batch_size, ", in batches"), (1, "")):
             for positions in in_runs(self._inference, rows, size):
-                answered = self.run([rows[position] for position in positions], Outcome())
+                answered = self.run([rows[position] for position in positions])
                 for position, row in zip(positions, answered, strict=True):
-                    difference = assert_parity(row, golden[position].probabilities, bound, where=f"{where}{how}")
+                    expected = golden[position].probabilities
+                    difference = assert_parity(row.probabilities, expected, bound, where=f"{where}{how}")
                     largest = max(largest, difference)
         self.golden_max_abs_diff = largest
         return largest
 
     def warm_up(self) -> None:
         """Run the largest batch at each length once, so that no request pays for its first allocation."""
-        spec = self._served.bundle.manifest.inputs[0]
+        spec = self._spec
         for length in self._inference.lengths:
             shape = [length if isinstance(axis, str) else axis for axis in spec.shape[1:]]
-            self.run([np.zeros(shape, spec.dtype)] * self._max_batch_size, Outcome())
+            self.run([np.zeros(shape, spec.dtype)] * self._max_batch_size)
 
-    def _run_all(
-        self, rows: Sequence[Array], outcome: Outcome, deadline_s: float, vectors: dict[int, Array] | None
-    ) -> list[Array | Exception]:
-        results: dict[int, Array | Exception] = {}
-        for positions in in_runs(self._inference, rows, self._max_batch_size):
-            _check_deadline(deadline_s)
-            features: list[Array] | None = None if vectors is None else []
-            try:
-                answered = self.run([rows[position] for position in positions], outcome, features)
-            except (InferenceError, MemoryError) as error:
-                results |= dict.fromkeys(positions, error)
-            else:
-                results |= zip(positions, answered, strict=True)
-                if vectors is not None and features is not None:
-                    vectors |= zip(positions, features, strict=True)
-        return [results[position] for position in range(len(rows))]
+    def _of_images(self) -> ImageInference:
+        if not isinstance(self._inference, ImageInference):
+            raise InvalidRequestError(f"input: model {self.name!r} takes texts, received numbers.")
+        return self._inference
+
+    def _check_row(self, given: Array) -> None:
+        try:
+            self._spec.check(given[None])
+        except SignatureError as error:
+            raise InvalidRequestError(str(error)) from error
+        if not np.isfinite(given).all():
+            raise InvalidRequestError(f"{self._spec.name}: expected finite numbers, received NaN or infinity.")
+
+    def _check_pixels(self, pixels: Array) -> None:
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise InvalidRequestError(f"pixels: expected (height, width, 3) uint8, received {pixels.shape}.")
+        if pixels.size // 3 > self._max_image_pixels:
+            raise TooLargeError(
+                f"pixels: expected at most {self._max_image_pixels} pixels, received {pixels.size // 3}.",
+                expected_pixels=self._max_image_pixels,
+                received_pixels=pixels.size // 3,
+            )
 
     def _check_graph(self) -> None:
         manifest, where = self._served.bundle.manifest, self._served.bundle.path(self._variant.file)
@@ -288,28 +305,3 @@ class Engine:
                 f"{where}: expected input {[spec.name for spec in manifest.inputs]} and output {_OUTPUT!r}, "
                 f"received {self._model.input_names} and {self._model.output_names}."
             )
-
-
-def _answer(prepared: Prepared, answered: Sequence[Array | Exception]) -> dict[str, Any] | Exception:
-    rows: list[Array] = []
-    for row in answered:
-        if isinstance(row, Exception):
-            return row
-        rows.append(row)
-    try:
-        return answer_of(prepared, rows)
-    except InferenceError as error:
-        return error
-
-
-def _with_features(answer: dict[str, Any] | Exception, vector: Array | None) -> dict[str, Any] | Exception:
-    if isinstance(answer, Exception) or vector is None:
-        return answer
-    if not np.isfinite(vector).all():
-        return InferenceError("model: expected finite features, received NaN or infinity for this input.")
-    return {**answer, _FEATURES: vector.tolist()}
-
-
-def _check_deadline(deadline_s: float) -> None:
-    if time.monotonic() >= deadline_s:
-        raise DeadlineError("deadline: expected an answer in time, but the time was over before the last row was run.")

@@ -11,6 +11,7 @@
     ├── MethodError            the path does not take this method
     ├── RowsFailedError        every row of a batch failed
     ├── NotReadyError          loading or draining
+    ├── QueueFullError         more waits than may
     ├── DeadlineError          no answer within the deadline
     └── UndecodableTextError   bytes that are no UTF-8, or a string that is no Unicode
 
@@ -72,6 +73,18 @@ class RowsFailedError(RequestError):
 
 class NotReadyError(RequestError):
     """The service is loading its model or draining."""
+
+
+class QueueFullError(RequestError):
+    """More waits than may.
+
+    Attributes:
+        retry_after_s: Seconds after which there should be room.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineError(RequestError):

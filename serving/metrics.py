@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from serving.batching import Reason
 from serving.gpu import GpuReading, ReadGpus
 
 WINDOW_S = 60.0
@@ -49,6 +50,12 @@ class Metrics:
         self._batch_rows = Histogram(
             "tfpipe_batch_rows", "Rows of one run of the model.", buckets=_BATCH_BUCKETS, registry=registry
         )
+        self._batches = Counter(
+            "tfpipe_batches",
+            "Runs of the model by why they began: full, window (it was over) or free (a session was).",
+            ("reason",),
+            registry=registry,
+        )
         self._in_flight = Gauge("tfpipe_in_flight", "Requests admitted and not yet answered.", registry=registry)
         self._load = Gauge("tfpipe_model_load_seconds", "Seconds until the model was ready.", who, registry=registry)
         self._golden = Gauge(
@@ -70,16 +77,17 @@ class Metrics:
         self._recent.add((model, version), latency_s)
 
     def record_stage(self, *, model: str, version: str, stage: str, latency_s: float) -> None:
-        """Record the seconds of one stage of a request: body, queue, decode, preprocess or model."""
+        """Record the seconds of one stage of a request: body, decode, preprocess, queue, run or postprocess."""
         self._latency.labels(model, version, stage).observe(latency_s)
 
     def record_error(self, *, model: str, version: str, kind: str) -> None:
         """Count one error by its code."""
         self._errors.labels(model, version, kind).inc()
 
-    def record_batch(self, rows: int) -> None:
-        """Record the rows of one run of the model."""
+    def batch(self, rows: int, reason: Reason) -> None:
+        """Record the rows of one run of the model, and why it began."""
         self._batch_rows.observe(rows)
+        self._batches.labels(reason).inc()
 
     def record_load(self, *, model: str, version: str, seconds: float, golden_max_abs_diff: float) -> None:
         """Record how long a model took until it was ready, and how far its golden answers lay from training's."""

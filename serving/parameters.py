@@ -5,9 +5,10 @@ import math
 import urllib.parse
 from collections.abc import Mapping
 
-from serving.errors import InvalidRequestError, UnknownModelError
+from serving.deployment import AnyEngine
+from serving.errors import InvalidRequestError
 from serving.request import Request
-from serving.service import AnyEngine
+from serving.wanted import Wanted
 
 PARAMETERS = ("model_name", "model_version", "alias", "timeout_ms", "features")
 
@@ -34,32 +35,9 @@ def read_parameters(query: bytes) -> dict[str, str]:
     return parameters
 
 
-def check_model(engine: AnyEngine, parameters: Mapping[str, str]) -> None:
-    """Refuse what this model is not: a request is answered by what it names, or not at all.
-
-    Raises:
-        UnknownModelError: Another name, version or alias.
-        InvalidRequestError: Features are asked for, and its bundle has none.
-    """
-    name = parameters.get("model_name", engine.name)
-    version = parameters.get("model_version", engine.version)
-    alias = parameters.get("alias")
-    if name != engine.name:
-        raise UnknownModelError(f"model_name: expected {engine.name!r}, received {name!r}.", model_name=engine.name)
-    if version != engine.version:
-        served = repr(engine.version) if engine.version else "none (it is not registered)"
-        raise UnknownModelError(
-            f"model_version: expected {served} of model {engine.name!r}, received {version!r}.",
-            model_name=engine.name,
-            model_version=engine.version,
-        )
-    if alias is not None and alias not in engine.aliases:
-        raise UnknownModelError(
-            f"alias: expected one of {list(engine.aliases)} of model {engine.name!r}, received {alias!r}.",
-            model_name=engine.name,
-            aliases=list(engine.aliases),
-        )
-    _check_features(engine, parameters.get("features", "false"))
+def wanted_of(parameters: Mapping[str, str]) -> Wanted:
+    """Which model they name."""
+    return Wanted(parameters.get("model_name"), parameters.get("model_version"), parameters.get("alias"))
 
 
 def timeout_s(request: Request, parameters: Mapping[str, str], *, longest_s: float) -> float:
@@ -75,7 +53,13 @@ def timeout_s(request: Request, parameters: Mapping[str, str], *, longest_s: flo
     return min([longest_s, *(_milliseconds(name, text) / 1000 for name, text in given.items() if text is not None)])
 
 
-def _check_features(engine: AnyEngine, features: str) -> None:
+def wants_features(engine: AnyEngine, parameters: Mapping[str, str]) -> bool:
+    """Whether the vector before the head is asked for.
+
+    Raises:
+        InvalidRequestError: Neither true nor false, or the bundle has none.
+    """
+    features = parameters.get("features", "false")
     if features not in ("true", "false"):
         raise InvalidRequestError(f"features: expected true or false, received {features!r}.", parameter="features")
     if features == "true" and not engine.gives_features:
@@ -84,6 +68,7 @@ def _check_features(engine: AnyEngine, features: str) -> None:
             "conversion.features=true.",
             parameter="features",
         )
+    return features == "true"
 
 
 def _milliseconds(name: str, text: str) -> float:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from serving.deployment import Deployment
 from serving.errors import InvalidRequestError
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """What is known of a request before its body is read.
+    """What is known of a request before its body is read, and which version it came to.
 
     Attributes:
         id: X-Request-ID as the client sent it, else made here.
@@ -24,6 +25,7 @@ class Request:
         headers: By lower-case name; the last of several.
         query: Raw query string.
         started_s: `time.monotonic()` of its arrival.
+        deployment: The version that answers it, once that is known.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Request:
     headers: Mapping[bytes, bytes]
     query: bytes
     started_s: float = field(default_factory=time.monotonic)
+    deployment: Deployment | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> "Request":

@@ -1,20 +1,23 @@
-"""The state of the service: loading, ready, draining; and the threads in which its work runs."""
+"""The state of the service: loading, ready, draining; what it has loaded, and the threads in which its work runs."""
 
 import asyncio
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
-from serving.engine import Engine
+from serving.batching import Limits
+from serving.deployment import AnyEngine, Deployment
 from serving.errors import NotReadyError
 from serving.metrics import Metrics
+from serving.models import Models
 from serving.settings import ServingSettings
-from serving.tensor_engine import TensorEngine
+from serving.slots import Slots
+from serving.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -22,50 +25,57 @@ Status = Literal["loading", "ready", "draining"]
 # After the drain's end: for the answers that say so to leave.
 _LAST_WORDS_S = 1.0
 
-AnyEngine: TypeAlias = Engine | TensorEngine
 T = TypeVar("T")
 
 
 class Service:
-    """One served model, the requests in flight, and what is measured of them.
+    """The models served, the requests in flight, and what is measured of them.
 
-    All methods but those of the engine are called on the event loop.
+    All methods are called on the event loop.
 
     Attributes:
         settings: As read at start.
         metrics: What is measured.
         status: "loading" until the golden samples agreed, "draining" from the signal to stop on.
-        engine: None while loading.
+        models: What is loaded.
     """
 
-    def __init__(self, settings: ServingSettings, metrics: Metrics, open_engine: Callable[[], AnyEngine]) -> None:
+    def __init__(
+        self, settings: ServingSettings, metrics: Metrics, open_engines: Callable[[], Iterable[AnyEngine]]
+    ) -> None:
         """Start nothing.
 
         Args:
             settings: Limits and times.
             metrics: Where to record.
-            open_engine: Fetches the bundle, opens its sessions and replays its golden samples; called by `load` in a
+            open_engines: Fetches each bundle, opens its sessions and replays its golden samples; called by `load` in a
                 thread of its own.
         """
         self.settings, self.metrics = settings, metrics
         self.status: Status = "loading"
-        self.engine: AnyEngine | None = None
-        self._open_engine = open_engine
+        self.models = Models()
+        self._open_engines = open_engines
         self._active: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._work: set[Future[Any]] = set()
         self._cut = False
         # As many as there are cores: more would only take the cores from each other.
-        self._pool = ThreadPoolExecutor(_cores(), thread_name_prefix="inference")
+        self._pool = _Tracked(_cores(), "prepare", self._work)
+        at_a_time = max(_cores() // (settings.threads or _cores()), 1)
+        self._slots = Slots(at_a_time)
+        # Their own: a batch must not stand behind the files that are to be decoded.
+        self._runners = _Tracked(at_a_time, "run", self._work)
         metrics.set_ready(False)
         metrics.set_in_flight(0)
 
-    @property
-    def labels(self) -> dict[str, str]:
-        """Metric labels `model` and `version`; empty while loading and where there is none."""
-        engine = self.engine
-        return {"model": engine.name if engine else "", "version": (engine.version or "") if engine else ""}
+    def labels_of(self, deployment: Deployment | None) -> dict[str, str]:
+        """Metric labels `model` and `version`; empty where a request came to no model, and there are several."""
+        if deployment is None and len(self.models) == 1:
+            deployment = next(iter(self.models))
+        if deployment is None:
+            return {"model": "", "version": ""}
+        return {"model": deployment.name, "version": deployment.version or ""}
 
     @property
     def is_cut(self) -> bool:
@@ -78,46 +88,36 @@ class Service:
         return any(work.running() for work in list(self._work))
 
     async def load(self) -> None:
-        """Open the engine, warm it up, and become ready.
+        """Open the engines, warm them up, and become ready.
 
         Raises:
-            TfpipeError: The model cannot be served.
+            TfpipeError: A model cannot be served.
         """
-        self.engine = await self._tracked(_in_daemon_thread(self._load))
+        loading = _in_daemon_thread(self._load)
+        self._work.add(loading)
+        loading.add_done_callback(self._work.discard)
+        for engine in await asyncio.wrap_future(loading):
+            self.models.put(self._deployment(engine))
         if self.status == "loading":
             self.status = "ready"
             self.metrics.set_ready(True)
-            logger.info("ready", extra={"fields": self.describe()[0]})
+            for model in self.describe():
+                logger.info("ready", extra={"fields": model})
 
     def describe(self) -> list[dict[str, Any]]:
         """The models served, for people and probes."""
-        engine = self.engine
-        if engine is None:
-            return []
-        return [
-            {
-                "name": engine.name,
-                "version": engine.version,
-                "variant": engine.variant,
-                "precision": engine.precision,
-                "provider": engine.provider,
-                "arithmetic": engine.arithmetic,
-                "why": engine.why,
-                "passed_over": list(engine.passed_over),
-                "bundle": engine.bundle_id,
-                "task": engine.task,
-            }
-        ]
+        return [_described(deployment.engine) for deployment in self.models]
 
-    def require_engine(self) -> AnyEngine:
-        """The engine, if requests are taken.
+    def find(self, wanted: Wanted) -> Deployment:
+        """The version that answers a request, if requests are taken.
 
         Raises:
             NotReadyError: Loading or draining.
+            UnknownModelError: No such model, version or alias.
         """
-        if self.engine is None or self.status != "ready":
+        if self.status != "ready":
             raise NotReadyError(f"service: expected it to be ready, but it is {self.status}.", status=self.status)
-        return self.engine
+        return self.models.find(wanted)
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -138,7 +138,7 @@ class Service:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run blocking work in one of the inference threads; a waiter that is cancelled leaves work that has begun."""
-        return await self._tracked(self._pool.submit(work))
+        return await asyncio.wrap_future(self._pool.submit(work))
 
     async def drain(self) -> None:
         """Take no more requests, wait for those in flight as long as DRAIN_MS, then answer the rest with 503."""
@@ -162,24 +162,66 @@ class Service:
 
     def close(self) -> None:
         """Take no more work; what has begun ends on its own."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._runners):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _tracked(self, work: "Future[T]") -> T:
-        self._work.add(work)
-        work.add_done_callback(self._work.discard)
-        return await asyncio.wrap_future(work)
-
-    def _load(self) -> AnyEngine:
+    def _load(self) -> list[AnyEngine]:
+        engines = []
         started_s = time.perf_counter()
-        engine = self._open_engine()
-        engine.warm_up()
-        self.metrics.record_load(
-            model=engine.name,
-            version=engine.version or "",
-            seconds=time.perf_counter() - started_s,
-            golden_max_abs_diff=engine.golden_max_abs_diff,
+        for engine in self._open_engines():
+            engine.warm_up()
+            self.metrics.record_load(
+                model=engine.name,
+                version=engine.version or "",
+                seconds=time.perf_counter() - started_s,
+                golden_max_abs_diff=engine.golden_max_abs_diff,
+            )
+            engines.append(engine)
+            started_s = time.perf_counter()
+        return engines
+
+    def _deployment(self, engine: AnyEngine) -> Deployment:
+        settings = self.settings
+        limits = Limits(
+            settings.max_batch_size,
+            settings.max_queue_rows,
+            settings.max_queue_bytes,
+            settings.max_queue_delay_ms / 1000,
         )
-        return engine
+        return Deployment(
+            engine, limits, slots=self._slots, preparing=self._pool, running=self._runners, observer=self.metrics
+        )
+
+
+class _Tracked(ThreadPoolExecutor):
+    """A pool that tells which work is under way."""
+
+    def __init__(self, threads: int, name: str, under_way: "set[Future[Any]]") -> None:
+        super().__init__(threads, thread_name_prefix=name)
+        self._under_way = under_way
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        work = super().submit(fn, *args, **kwargs)
+        self._under_way.add(work)
+        work.add_done_callback(self._under_way.discard)
+        return work
+
+
+def _described(engine: AnyEngine) -> dict[str, Any]:
+    return {
+        "name": engine.name,
+        "version": engine.version,
+        "aliases": list(engine.aliases),
+        "variant": engine.variant,
+        "precision": engine.precision,
+        "provider": engine.provider,
+        "arithmetic": engine.arithmetic,
+        "why": engine.why,
+        "passed_over": list(engine.passed_over),
+        "bundle": engine.bundle_id,
+        "task": engine.task,
+        "takes": engine.takes,
+    }
 
 
 def _cores() -> int:
@@ -195,6 +237,7 @@ def _in_daemon_thread(work: Callable[[], T]) -> "Future[T]":
         future.set_running_or_notify_cancel()
         try:
             future.set_result(work())
+        # The outermost edge of a thread: whoever waits for the future is told.
         except BaseException as error:
             future.set_exception(error)
 

@@ -42,8 +42,9 @@ class ServingSettings(BaseSettings):
 
     model: str | None = Field(
         None,
-        description="A bundle's folder, `models:/NAME/VERSION` or `models:/NAME@ALIAS`. Unset: "
-        "`models:/NAME@champion`, NAME being TFPIPE_REGISTERED_MODEL, else the only registered model.",
+        description="A bundle's folder, `models:/NAME/VERSION` or `models:/NAME@ALIAS`; several with commas, each with "
+        "`NAME=` before it where it is to answer under another name. Unset: `models:/NAME@champion`, NAME being "
+        "TFPIPE_REGISTERED_MODEL, else the only registered model.",
     )
     registered_model: str | None = Field(
         None, validation_alias=REGISTERED_MODEL, description="Registered model to serve where MODEL is unset."
@@ -62,6 +63,15 @@ class ServingSettings(BaseSettings):
     port: int = Field(_DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     threads: Count | None = Field(None, description="Threads inside one run of the model; unset: one a core.")
     max_batch_size: Count = Field(8, description="Most rows in one run of the model.")
+    max_queue_delay_ms: int = Field(
+        0,
+        ge=0,
+        description="Longest time for which rows wait for others to be run with; 0: a free session never waits.",
+    )
+    max_queue_rows: Count = Field(
+        1024, description="Most rows admitted and not yet answered, a model version; more are refused with 429."
+    )
+    max_queue_bytes: Count = Field(256 * 2**20, description="Most bytes of their inputs; more are refused with 429.")
     max_body_bytes: Count = Field(32 * 2**20, description="Largest request body; a larger one is refused with 413.")
     max_image_pixels: Count = Field(
         MAX_IMAGE_PIXELS, description="Largest image, told from its header; a larger one is refused with 413."

@@ -1,17 +1,19 @@
 """From the setting MODEL to a checked bundle on disk and the name under which it answers."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfpipe.core.bundle import MANIFEST, Bundle, open_bundle
-from tfpipe.core.errors import BundleError
+from tfpipe.core.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:
     from tfpipe.registry import Registry
 
 _SCHEME = "models:/"
+_NAMED = re.compile(r"(?:(?P<name>[A-Za-z0-9][\w.-]*)=)?(?P<model>.+)")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,54 @@ def open_default_registry() -> "Registry":
     from tfpipe.registry import Registry
 
     return Registry()
+
+
+def fetch_bundles(
+    models: str | None,
+    *,
+    registered_model: str | None,
+    cache_dir: Path,
+    open_registry: Callable[[], "Registry"] = open_default_registry,
+) -> Iterator[ServedBundle]:
+    """Find, download where needed, and check the bundles to serve, one after the other.
+
+    Args:
+        models: As `model` of `fetch_bundle`, or several with commas between them, each with `NAME=` before it where it
+            is to answer under another name.
+        registered_model: See `fetch_bundle`.
+        cache_dir: See `fetch_bundle`.
+        open_registry: See `fetch_bundle`.
+
+    Raises:
+        ConfigError: One version of one name twice, or an empty entry.
+        RegistryError: See `fetch_bundle`.
+        BundleError: See `fetch_bundle`.
+    """
+    seen: set[tuple[str, str | None]] = set()
+    for name, model in _entries(models):
+        served = fetch_bundle(
+            model, registered_model=registered_model, cache_dir=cache_dir, open_registry=open_registry
+        )
+        if name:
+            served = replace(served, name=name)
+        if (served.name, served.version) in seen:
+            version = f"version {served.version}" if served.version else "without a version"
+            raise ConfigError(f"model: expected each version once, received {served.name!r}, {version}, twice.")
+        seen.add((served.name, served.version))
+        yield served
+
+
+def _entries(models: str | None) -> list[tuple[str, str | None]]:
+    """Names, "" where none is given, and models."""
+    if models is None or Path(models).expanduser().is_dir():
+        return [("", models)]
+    entries = []
+    for entry in models.split(","):
+        match = _NAMED.fullmatch(entry.strip())
+        if match is None:
+            raise ConfigError(f"model: expected a model, or several with commas between them, received {models!r}.")
+        entries.append((match["name"] or "", match["model"]))
+    return entries
 
 
 def fetch_bundle(

@@ -1,12 +1,15 @@
 """A model of named tensors in the service: loaded, proved and described; /predict has no way to ask it."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serving.errors import InvalidRequestError
 from serving.source import ServedBundle
 from tfpipe.core.bundle import Execution
 from tfpipe.core.errors import BundleError, GateError, SignatureError
+from tfpipe.core.golden_tensors import check_tensors
+from tfpipe.core.signature import Array
 from tfpipe.inference.tensors import TENSOR_TASK, TensorModel, open_tensors
 
 
@@ -21,6 +24,7 @@ class TensorEngine:
     task = TENSOR_TASK
     takes = "tensors"
     gives_features = False
+    labels: tuple[str, ...] = ()
 
     def __init__(self, served: ServedBundle, model: TensorModel) -> None:
         self.name, self.version, self.aliases = served.name, served.version, served.aliases
@@ -30,7 +34,34 @@ class TensorEngine:
         self.passed_over: tuple[str, ...] = ()
         self.golden_max_abs_diff = math.nan
         self.bundle_id = served.bundle.short_id
+        self.inputs, self.outputs = model.inputs, model.outputs
         self._served, self._model = served, model
+
+    @property
+    def is_batchable(self) -> bool:
+        """Whether requests may share a run: every input and output has rows, and no row's answer depends on others."""
+        axes = {spec.shape[0] if spec.shape else 1 for spec in (*self.inputs, *self.outputs)}
+        variant = self._served.bundle.manifest.variants[self.variant]
+        return len(axes) == 1 and isinstance(axes.pop(), str) and bool(variant.batch_invariant)
+
+    def check(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> None:
+        """Refuse named arrays that the model does not take.
+
+        Raises:
+            InvalidRequestError: Says what was expected and what was received.
+        """
+        try:
+            check_tensors(self.inputs, feeds)
+        except SignatureError as error:
+            raise InvalidRequestError(str(error)) from error
+        known = [spec.name for spec in self.outputs]
+        for name in outputs:
+            if name not in known:
+                raise InvalidRequestError(f"outputs: expected some of {', '.join(known)}, received {name!r}.")
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model once; see `TensorModel.run`."""
+        return self._model.run(feeds)
 
     @classmethod
     def open(

@@ -1,5 +1,6 @@
 """`tfpipe SUBCOMMAND`."""
 
+import re
 import subprocess
 import sys
 
@@ -72,18 +73,31 @@ def test_a_command_has_its_own_help(monkeypatch, capsys, command, module):
         ["train", "--help"],
         ["tune", "--help"],
         ["predict", "--help"],
+        ["convert", "--help"],
         ["lr-find", "--help"],
         ["data", "validate", "--help"],
     ],
 )
 def test_help_waits_for_no_library_of_seconds(arguments):
+    done = run_without_libraries_of_seconds(*arguments)
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["gone", "gone.keras", "runs/gone/model.keras"])
+def test_a_model_that_is_not_there_is_told_without_waiting_for_one(name):
+    done = run_without_libraries_of_seconds("convert", "--model", name)
+
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: --model: expected models:/NAME/VERSION, .* found none at '{name}'\.\n", done.stderr)
+
+
+def run_without_libraries_of_seconds(*arguments):
+    """A command where those that take seconds to import cannot be imported."""
     program = (
         "import sys; sys.modules.update(dict.fromkeys(('tensorflow', 'keras', 'horovod', 'mlflow')));"
         "from tfpipe.cli import main; sys.exit(main())"
     )
-
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False
     )
-
-    assert done.returncode == 0, done.stderr

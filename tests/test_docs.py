@@ -24,8 +24,23 @@ def page(request):
     return request.param
 
 
+def links(page):
+    return re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+
+
+def examples(page):
+    """(module, names imported from it) of Python blocks."""
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        yield from re.findall(r"^from (tfpipe[\w.]*) import (.+)$", block, re.MULTILINE)
+
+
+@pytest.mark.parametrize("found", [links, examples])
+def test_links_and_examples_are_found(found):
+    assert sum(len(list(found(page))) for page in PAGES) > 10
+
+
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+    for target in links(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
@@ -40,8 +55,7 @@ def test_configuration_keys_exist(page):
 
 @pytest.mark.tensorflow
 def test_imports_in_examples_work(page):
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        for module, names in re.findall(r"^from (tfpipe[\w.]*) import (.+)$", block, re.MULTILINE):
-            imported = importlib.import_module(module)
-            for name in names.split(","):
-                assert hasattr(imported, name.strip()), f"{module}.{name.strip()}"
+    for module, names in examples(page):
+        imported = importlib.import_module(module)
+        for name in names.split(","):
+            assert hasattr(imported, name.strip()), f"{module}.{name.strip()}"

@@ -56,6 +56,18 @@ def test_what_a_command_returns_is_the_exit_code(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_news_of_libraries_without_a_name_is_not_told():
+    source = (
+        "import logging; logging.info('news'); logging.warning('trouble'); logging.getLogger('tfpipe').info('ours')"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(source=source)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.stderr == "trouble\nours\n"
+
+
 def test_a_stop_is_told_as_such(capsys):
     code = run_command(raising(errors.StoppedError("the state is saved.")))
 

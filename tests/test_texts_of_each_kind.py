@@ -166,9 +166,11 @@ def test_a_bundle_of_texts_is_verified_by_a_process_that_has_loaded_nothing_befo
 def test_the_scores_of_the_float_graph_are_those_of_the_run(finished, converted):
     _, _, result = finished
 
-    for name, value in converted.manifest.variants["fp32"].metrics.items():
-        if name != "top1_agreement":
-            assert value == pytest.approx(result.metrics[f"val_{name}"], abs=1e-6), name
+    metrics = dict(converted.manifest.variants["fp32"].metrics)
+    assert metrics.pop("top1_agreement") == 1.0
+    assert metrics
+    for name, value in metrics.items():
+        assert value == pytest.approx(result.metrics[f"val_{name}"], abs=1e-6), name
 
 
 def test_golden_texts_replay_as_keras_answered(finished, converted):

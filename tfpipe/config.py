@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from tfpipe.combinations import COMBINATIONS
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError
-from tfpipe.settings import COMBINATIONS, Config
+from tfpipe.settings import Config
 
 # What a run begins from where no file is given, by its task.
 DEFAULT_CONFIGS = {

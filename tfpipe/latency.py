@@ -26,7 +26,7 @@ from tfpipe.ort_providers import Way
 BATCH_SIZES = (1, 8)
 PERCENTILES = (50, 95, 99)
 # Enough for a 99th percentile that ten runs lie above.
-_MOST_RUNS = 1000
+MOST_RUNS = 1000
 # Even where one run takes longer than all may: a median of fewer is chance.
 _LEAST_RUNS = 3
 # Allocation and packing of weights happen in the first runs; a slow model cannot spare more of its time.
@@ -73,7 +73,7 @@ def measure(
     batches: Mapping[int, Feed],
     *,
     max_s: float = 2.0,
-    most_runs: int = _MOST_RUNS,
+    most_runs: int = MOST_RUNS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Speed:
     """Time a session that no other one disturbs.
@@ -125,7 +125,7 @@ def try_out(
     disabled_optimizers: Sequence[str] = (),
     engines_dir: Path | None = None,
     max_s: float = 2.0,
-    most_runs: int = _MOST_RUNS,
+    most_runs: int = MOST_RUNS,
     timeout_s: float = 60.0,
 ) -> Trial:
     """Open a file in a process of its own, let it answer, and time it.

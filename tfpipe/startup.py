@@ -26,6 +26,7 @@ def run_command(command: Callable[[], int]) -> int:
     # Libraries' own news is not ours to tell.
     for name in ("mlflow", "alembic", "absl", "tf2onnx", "PIL", "matplotlib", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger().addFilter(_is_no_news)
     # It warns of functions that are compiled anew; a run that goes on with other workers does so on purpose.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
@@ -47,6 +48,11 @@ def run_command(command: Callable[[], int]) -> int:
         sys.stderr.write(f"error: {where}{error.strerror or error}.\n")
         logger.debug("traceback", exc_info=True)
         return TfpipeError.exit_code
+
+
+def _is_no_news(record: logging.LogRecord) -> bool:
+    # Asked of what is logged under no name alone: ONNX Runtime's quantiser tells each tensor there.
+    return record.levelno >= logging.WARNING
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Answers of our own protocol, and the one table from error class to status code."""
 
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.MediaTypeError, 415, "unsupported_media_type"),
     # Nobody reads it; the number is what other servers log for a client that is gone.
     (errors.ClientGoneError, 499, "client_gone"),
+    (errors.QueueFullError, 429, "queue_full"),
     (errors.NotReadyError, 503, "not_ready"),
     (MemoryError, 503, "out_of_memory"),
     (errors.DeadlineError, 504, "deadline_exceeded"),
@@ -72,7 +74,7 @@ def error_body(error: Exception, request_id: str) -> dict[str, Any]:
 def record_error(error: Exception, request: Request, service: Service, **fields: Any) -> tuple[int, str]:
     """Count and log an error, with its traceback where nobody foresaw it; gives its status and code."""
     status, code = status_of(error)
-    service.metrics.record_error(**service.labels, kind=code)
+    service.metrics.record_error(**service.labels_of(request.deployment), kind=code)
     foreseen = (status, code) != _INTERNAL
     logger.log(
         logging.ERROR if status >= 500 and not isinstance(error, errors.NotReadyError) else logging.WARNING,
@@ -100,6 +102,8 @@ def refuse(error: Exception, request: Request, service: Service) -> Answer:
     headers = []
     if isinstance(error, errors.NotReadyError):
         headers.append((b"retry-after", _RETRY_AFTER_S))
+    if isinstance(error, errors.QueueFullError):
+        headers.append((b"retry-after", str(max(math.ceil(error.retry_after_s), 1)).encode()))
     if isinstance(error, errors.MethodError):
         headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
     if b"expect" in request.headers:

@@ -49,7 +49,7 @@ def operations(service: Service) -> APIRouter:
         """A page to ask the model and to watch the service; JSON for programs."""
         if "text/html" in request.headers.get("accept", ""):
             return files[PAGE].answer(request, vary="Accept")
-        takes_texts = service.engine is not None and service.engine.takes == "text"
+        takes_texts = any(deployment.engine.takes == "text" for deployment in service.models)
         example = f"curl {_TEXT_EXAMPLE if takes_texts else _IMAGE_EXAMPLE} {request.base_url}predict"
         answer = _json({"models": service.describe(), "endpoints": _ENDPOINTS, "example": example})
         answer.headers["vary"] = "Accept"

@@ -4,35 +4,25 @@ import asyncio
 import time
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import orjson
 from starlette.types import Receive
 
-from serving.bodies import read_body
-from serving.engine import Engine, Outcome
-from serving.errors import DeadlineError, RowsFailedError
-from serving.parameters import check_model, read_parameters, timeout_s
+from serving.bodies import hang_up_watched, read_body
+from serving.deployment import Outcome
+from serving.engine import Answered, Engine
+from serving.errors import DeadlineError, MethodError, RowsFailedError, UnknownPathError
+from serving.parameters import read_parameters, timeout_s, wanted_of, wants_features
 from serving.request import Request
 from serving.routes.answers import Answer, error_body, record_error, status_of
-from serving.routes.inputs import check_media, read_inputs
+from serving.routes.inputs import FORM_FIELDS, check_media, read_inputs
 from serving.service import Service
 from serving.tensor_engine import TensorEngine
+from tfpipe.core.errors import InferenceError
 
-
-@dataclass(frozen=True)
-class _Job:
-    """A request whose body is there."""
-
-    request: Request
-    engine: Engine
-    body: bytes
-    deadline_s: float
-    features: bool
-    body_s: float
-    submitted_s: float
+# Bodies so small are taken apart in the event loop: a thread would cost more.
+_SMALL_BYTES = 64 * 1024
 
 
 class PredictRoutes:
@@ -49,12 +39,19 @@ class PredictRoutes:
             DecodeError: The one image cannot be read.
             InferenceError: The model failed on the one input.
         """
+        if request.path not in FORM_FIELDS:
+            raise UnknownPathError(
+                f"{request.path}: no such path. GET / lists those that there are.", path=request.path
+            )
+        if request.method != "POST":
+            raise MethodError(f"{request.path}: expected POST, received {request.method}.", allowed=["POST"])
         settings = self._service.settings
-        engine = self._service.require_engine()
         parameters = read_parameters(request.query)
-        check_model(engine, parameters)
+        request.deployment = deployment = self._service.find(wanted_of(parameters))
+        engine = deployment.engine
         if isinstance(engine, TensorEngine):
             raise engine.refuse(request.path)
+        features = wants_features(engine, parameters)
         check_media(engine, request)
         limit_s = timeout_s(request, parameters, longest_s=settings.timeout_ms / 1000)
         deadline_s = request.started_s + limit_s
@@ -66,41 +63,39 @@ class PredictRoutes:
                     max_bytes=settings.max_body_bytes,
                     timeout_s=settings.body_timeout_ms / 1000,
                 )
-                now = time.monotonic()
-                features = parameters.get("features") == "true"
-                job = _Job(request, engine, body, deadline_s, features, now - request.started_s, now)
-                return await self._service.run(partial(self._work, job))
+                body_s = time.monotonic() - request.started_s
+                async with hang_up_watched(receive):
+                    if len(body) <= _SMALL_BYTES:
+                        inputs = read_inputs(engine, request, body)
+                    else:
+                        inputs = await self._service.run(lambda: read_inputs(engine, request, body))
+                    outcome = await deployment.infer(inputs, deadline_s=deadline_s, features=features)
         except TimeoutError:
             raise DeadlineError(
                 f"deadline: expected an answer within {limit_s * 1000:g} ms, there was none.",
                 timeout_ms=limit_s * 1000,
             ) from None
+        return self._assemble(request, engine, outcome, {"body": body_s, **outcome.stage_s})
 
-    def _work(self, job: _Job) -> Answer:
-        """All that takes time, in one thread, as a hop costs more than a small model."""
-        started_s = time.monotonic()
-        inputs = read_inputs(job.engine, job.request, job.body)
-        outcome = job.engine.predict(inputs, deadline_s=job.deadline_s, features=job.features)
-        stages = {"body": job.body_s, "queue": started_s - job.submitted_s, **outcome.stage_s}
-        for stage, seconds in stages.items():
-            self._service.metrics.record_stage(**self._service.labels, stage=stage, latency_s=seconds)
-        for rows in outcome.batches:
-            self._service.metrics.record_batch(rows)
-        if job.request.path == "/predict" and isinstance(outcome.rows[0], Exception):
-            raise outcome.rows[0]
-        return self._assemble(job, outcome, stages)
-
-    def _assemble(self, job: _Job, outcome: Outcome, stages: Mapping[str, float]) -> Answer:
-        request, engine = job.request, job.engine
+    def _assemble(self, request: Request, engine: Engine, outcome: Outcome, stage_s: dict[str, float]) -> Answer:
+        began_s = time.monotonic()
+        rows = [_answer(row) for row in outcome.rows]
+        if request.path == "/predict" and isinstance(rows[0], Exception):
+            raise rows[0]
         statuses: list[int] = []
         predictions: list[dict[str, Any]] = []
-        for index, row in enumerate(outcome.rows):
+        for index, row in enumerate(rows):
             if isinstance(row, Exception):
                 statuses.append(record_error(row, request, self._service, row=index)[0])
                 predictions.append({"error": error_body(row, request.id)})
             else:
                 predictions.append(row)
-        total_s = time.monotonic() - request.started_s
+        now_s = time.monotonic()
+        stage_s["postprocess"] = now_s - began_s
+        total_s = now_s - request.started_s
+        labels = self._service.labels_of(request.deployment)
+        for stage, seconds in stage_s.items():
+            self._service.metrics.record_stage(**labels, stage=stage, latency_s=seconds)
         content: dict[str, Any] = {
             "predictions": predictions,
             "model_name": engine.name,
@@ -117,11 +112,12 @@ class PredictRoutes:
             content["error"] = error_body(failed, request.id)
             # The client's doing, unless not one of the failures is.
             status = status_of(failed)[0] if min(statuses) < 500 else max(statuses)
-        return Answer(status, orjson.dumps(content), _headers(engine, {**stages, "total": total_s}))
+        return Answer(status, orjson.dumps(content), headers_of(engine, {**stage_s, "total": total_s}))
 
 
-def _headers(engine: Engine, stages: Mapping[str, float]) -> list[tuple[bytes, bytes]]:
-    timing = ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages.items())
+def headers_of(engine: Engine | TensorEngine, stage_s: Mapping[str, float]) -> list[tuple[bytes, bytes]]:
+    """What answered, and how long each stage took. Source: W3C, "Server Timing"."""
+    timing = ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stage_s.items())
     headers = [
         # Names may hold any letters, headers only ASCII.
         (b"x-model-name", urllib.parse.quote(engine.name, safe=" ").encode()),
@@ -131,3 +127,12 @@ def _headers(engine: Engine, stages: Mapping[str, float]) -> list[tuple[bytes, b
     if engine.version is not None:
         headers.append((b"x-model-version", engine.version.encode()))
     return headers
+
+
+def _answer(row: Answered | Exception) -> dict[str, Any] | Exception:
+    if isinstance(row, Exception):
+        return row
+    try:
+        return row.answer()
+    except InferenceError as error:
+        return error

@@ -1,3 +1,4 @@
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import Figures
 from tfpipe.convert.recipe import Recipe
@@ -6,7 +7,6 @@ from tfpipe.convert.trial import Contender, Trial
 from tfpipe.core.bundle import Execution, Variant
 from tfpipe.core.certificate import Certificate, Hop, Score
 from tfpipe.core.parity import BOUNDS, ROWS
-from tfpipe.settings import ConversionConfig
 
 WEIGHTS = {"converted": {"a": "int8"}, "kept": {f"bias{i}": "int32: a bias" for i in range(10)}}
 
@@ -54,7 +54,7 @@ def test_a_passed_report_holds_every_figure():
 
     assert page.startswith("# Conversion of digits version 3\n\n**int8 passed**")
     figures = "0.250 | 3.500 | 4.500 | 1.500 | 5.500 | 6.500 | 4000 | 4.00 | 70 MB |"
-    assert f"| int8 (asked for) | 1.100 MB | 27.5% | 25.0% | 97.00% | 98.50% | {figures}" in page
+    assert f"| int8 (served by default) | 1.100 MB | 27.5% | 25.0% | 97.00% | 98.50% | {figures}" in page
     assert (
         "Accuracy on the 360 validation samples of training, 2 more cannot be read. At most 2.00% may be lost." in page
     )

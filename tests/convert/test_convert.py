@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 
 import keras
@@ -180,6 +181,18 @@ def test_the_report_has_the_figures_of_the_manifest(converted, folder):
     ):
         assert f"| {hop} |" in page
     assert "`TFPIPE_SERVING_MODEL=models:/small/1 python -m serving`" in page
+
+
+def test_every_variant_is_scored_and_timed_once(converted, folder):
+    page = (folder / "report.md").read_text(encoding="utf-8")
+
+    tried = page.partition("## What was tried")[2].partition("\n## ")[0]
+    # Processors without VNNI have a longer title.
+    for name, title in (("fp32", "fp32"), ("int8", r"int8 \(minmax[^|]*\)")):
+        latency = next(one for one in converted.bundle.manifest.executions if one.variant == name).latency_ms
+        score = converted.bundle.manifest.variants[name].metrics["accuracy"]
+        times = r" \| ".join(f"{time:.3f}" for time in (latency["1"]["p50"], latency["1"]["p95"], latency["8"]["p50"]))
+        assert re.search(rf"\| {title}, cpu \| {score:.2%} \| {times} \|", tried)
 
 
 # Where it goes.

@@ -5,8 +5,11 @@ import onnx
 import pytest
 
 from tests.convert.onnx_graphs import answers, convolutional, rows
-from tfpipe.convert.examine import Examiner, RememberedExamples, Yardstick
+from tfpipe.convert import measure
+from tfpipe.convert.examine import Examiner, Known, RememberedExamples, Yardstick
 from tfpipe.convert.half import to_float16
+from tfpipe.convert.measure import Timing
+from tfpipe.convert.onnx_file import open_graph
 from tfpipe.convert.quantize import Quantizer
 from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.trial import Contender
@@ -76,7 +79,7 @@ def examiner(tmp_path, built):
 def yardstick(graph, **other):
     values = {
         "conversion": Rows(), "rows": list(rows()), "references": list(answers(graph, rows())),
-        "examples": Labelled(), "task": SingleLabel(LABELS), "max_corrupt_fraction": 0.0, "latency_s": 0.02,
+        "examples": Labelled(), "task": SingleLabel(LABELS), "max_corrupt_fraction": 0.0, "timing": Timing(max_s=0.02),
     }  # fmt: skip
     return Yardstick(**{**values, **other})
 
@@ -146,6 +149,31 @@ def test_without_validation_data_there_is_no_score(tmp_path):
     assert trial.metrics == {}
 
 
+def test_what_was_scored_before_is_not_scored_again(tmp_path):
+    graph, labelled = convolutional(), Labelled()
+    session = open_graph(graph)
+    scores = measure.score({"fp32": session}, labelled, SingleLabel(LABELS), max_corrupt_fraction=0.0)
+    examiner = Examiner(lambda *_: graph, yardstick(graph, examples=labelled, scores=scores), tmp_path)
+
+    trial = examiner.examine(Contender("fp32"))
+
+    assert labelled.read == 1
+    assert trial.metrics == scores.metrics("fp32") | {"top1_agreement": 1.0}
+    assert trial.figures.score == scores.headline("fp32")
+    assert trial.figures.recalls == scores.recalls("fp32")
+
+
+def test_what_trials_found_is_known_under_the_names_of_the_bundle(examiner):
+    int8 = examiner.examine(Contender("int8", MINMAX))
+
+    known = examiner.known(Contender("int8", MINMAX, Way("openvino", "bfloat16")), "int8_mixed")
+
+    assert known.scores.metrics("int8_mixed").items() <= int8.metrics.items()
+    assert known.tried.speed.latency_ms == int8.latency_ms
+    assert known.tried.peak_memory_bytes == int8.peak_memory_bytes
+    assert examiner.known(Contender("fp32"), "fp32") == Known()
+
+
 def test_what_cannot_be_built_loaded_or_run_raises_its_reason(tmp_path, examiner):
     def broken(precision, recipe):
         raise ConversionError("int8: no")
@@ -160,9 +188,9 @@ def test_what_cannot_be_built_loaded_or_run_raises_its_reason(tmp_path, examiner
             Examiner(build, yardstick(convolutional()), tmp_path).examine(Contender("fp32", way=way))
 
     with pytest.raises(InferenceError, match="expected it to be measured within 0 s"):
-        Examiner(lambda *_: convolutional(), yardstick(convolutional(), timeout_s=0.01), tmp_path).examine(
-            Contender("fp32")
-        )
+        Examiner(
+            lambda *_: convolutional(), yardstick(convolutional(), timing=Timing(timeout_s=0.01)), tmp_path
+        ).examine(Contender("fp32"))
 
 
 def test_validation_data_are_read_once_where_they_fit():

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.gate import Figures, Recall, missed_limits, score_drop
-from tfpipe.settings import ConversionConfig
 
 FP32 = Figures("fp32", size_bytes=4_000_000, weight_bytes=3_900_000, score=0.98)
 

@@ -4,13 +4,13 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests.convert.onnx_graphs import SIDE, answers, graph_of
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.gate import Figures, missed_limits
 from tfpipe.convert.quantize import Quantizer
 from tfpipe.convert.recipe import default_recipes
 from tfpipe.convert.search import Budget, explore, short_plan
 from tfpipe.convert.trial import Trial, choose
 from tfpipe.convert.weights import weight_bytes
-from tfpipe.settings import ConversionConfig
 
 CONFIG = ConversionConfig()
 TRAINING, CALIBRATION, HELD_OUT = 500, 48, 400

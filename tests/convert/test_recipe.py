@@ -1,7 +1,7 @@
 import pytest
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.recipe import Recipe, default_recipes, further_recipes, products_saturate
-from tfpipe.settings import ConversionConfig
 
 VNNI = {"avx2", "avx512f", "avx512_vnni"}
 MINMAX = Recipe("all", "minmax")

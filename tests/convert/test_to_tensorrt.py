@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.backends import measure_engine, note_fallback
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import Figures
@@ -23,7 +24,6 @@ from tfpipe.convert.to_tensorrt import (
 from tfpipe.core.bundle import Execution
 from tfpipe.core.errors import ConfigError, ConversionError
 from tfpipe.ort import open_session
-from tfpipe.settings import ConversionConfig
 
 pytestmark = [pytest.mark.tensorflow]
 

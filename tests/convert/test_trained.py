@@ -6,11 +6,14 @@ import pytest
 import yaml
 
 from tests.image_files import jpeg, png
+from tests.training.small_runs import small_config
+from tfpipe.convert.measure import open_validation
 from tfpipe.convert.trained import fetch, open_trained, read_samples
 from tfpipe.core.errors import CheckpointError, ConfigError, DataError
 from tfpipe.decode import decode_image
 from tfpipe.models.assembly import load_model
 from tfpipe.registry import Registry
+from tfpipe.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
@@ -204,3 +207,17 @@ def test_a_training_sample_that_cannot_be_read_is_named(tmp_path):
 def test_a_folder_without_training_samples_is_refused(tmp_path):
     with pytest.raises(DataError, match="expected training samples for calibration, found none"):
         read_samples(_calibration(tmp_path / "c", {}), DECODE)
+
+
+# What training was validated on.
+
+
+@pytest.mark.parametrize("limit", ["limit_validation_batches", "overfit_batches"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_run_over_less_than_all_data_is_judged_on_what_it_was_validated_on(tmp_path, shades, limit, apart):
+    place = [f"data.validation_path={shades}"] if apart else []
+    result = train(small_config(tmp_path, shades, place, epochs=1, batch_size=16, **{limit: 1}))
+
+    validation = open_validation(open_trained(result.output_dir, None, ()))
+
+    assert len(validation) == 16

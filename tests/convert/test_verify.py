@@ -200,7 +200,8 @@ def test_an_answer_is_held_to_the_arithmetic_that_gave_it(folder):
 
 def test_an_address_without_a_service_is_a_sentence(folder, capsys):
     assert main(["http://127.0.0.1:9", "--bundle", str(folder)]) == 1
-    assert "expected an answer, but" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said == "error: http://127.0.0.1:9/health: expected an answer, but: Connection refused.\n"
 
 
 def test_a_service_that_is_not_registered_needs_its_bundle(folder, capsys, copy):

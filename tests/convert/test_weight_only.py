@@ -9,6 +9,7 @@ import pytest
 
 from tests.convert.text_networks import graph_of_family, graph_of_network, labelled_rows, onnx_answers, trained_network
 from tests.training.small_text_runs import text_run_config, write_texts
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.candidate import Candidate
 from tfpipe.convert.measure import is_batch_invariant
 from tfpipe.convert.pipeline import convert
@@ -16,7 +17,6 @@ from tfpipe.convert.weight_only import FORMS, Form, open_environment, to_weight_
 from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core.errors import ConfigError, ConversionError
 from tfpipe.scoring import BundleScorer
-from tfpipe.settings import ConversionConfig
 from tfpipe.train import train
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]

@@ -5,16 +5,10 @@ import httpx
 import pytest
 
 from tests.serving.bundles import make_bundle
+from tests.serving.made_bundles import bundle, multi_label_bundle, tags_bundle, text_bundle, tokenizer
 from tests.serving.servers import Server, app_of, serving
-from tests.serving.text_bundles import make_text_bundle
-from tests.text.texts import CORPUS
-from tfpipe.text.encoding import Tokenizer
-from tfpipe.text.train_tokenizer import train_tokenizer
 
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "colours")
+__all__ = ["bundle", "multi_label_bundle", "tags_bundle", "text_bundle", "tokenizer"]
 
 
 @pytest.fixture(scope="session")
@@ -32,25 +26,3 @@ def server(bundle: Path) -> Iterator[Server]:
 @pytest.fixture
 def client(server: Server) -> httpx.Client:
     return server.client
-
-
-@pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
-    return train_tokenizer(CORPUS, kind="bpe", vocabulary_size=400)
-
-
-@pytest.fixture(scope="session")
-def text_bundle(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One of a few classes for a text."""
-    return make_text_bundle(tmp_path_factory.mktemp("bundles") / "moods", tokenizer)
-
-
-@pytest.fixture(scope="session")
-def multi_label_bundle(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_text_bundle(tmp_path_factory.mktemp("bundles") / "moods", tokenizer, multi_label=True)
-
-
-@pytest.fixture(scope="session")
-def tags_bundle(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "names"
-    return make_text_bundle(folder, tokenizer, task="token_classification")

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.engine import Engine, Outcome
+from serving.engine import Engine
 from serving.errors import DeadlineError, TooLargeError
 from serving.source import fetch_bundle
+from tests.serving.asking import answers, ask
 from tests.serving.bundles import BLUE, GREEN, LABELS, RED, image_bytes, make_bundle, reference
 from tfpipe.core.errors import BundleError, ConfigError, DecodeError, GateError, InferenceError
 from tfpipe.core.parity import BOUNDS, assert_parity
@@ -96,7 +97,7 @@ def test_the_default_variant_is_the_manifests(bundle):
 def test_a_rows_answer_is_independent_of_the_rows_beside_it(engine, colours):
     contents = [image_bytes(colour, (3, 5)) for colour in colours]
 
-    together = engine.predict(contents).rows
+    together = answers(engine, contents)
 
     for content, row in zip(contents, together, strict=True):
         received = np.array([row["probabilities"][label] for label in LABELS], np.float32)
@@ -104,33 +105,33 @@ def test_a_rows_answer_is_independent_of_the_rows_beside_it(engine, colours):
 
 
 def test_rows_are_run_in_batches_of_at_most_the_limit(engine):
-    outcome = engine.predict([RED, b"junk", GREEN, BLUE, RED, GREEN, BLUE, RED])
+    rows, batches = ask(engine, [RED, b"junk", GREEN, BLUE, RED, GREEN, BLUE, RED], max_batch_size=4)
 
-    assert outcome.batches == [4, 3]
-    assert isinstance(outcome.rows[1], DecodeError)
+    assert batches == [4, 3]
+    assert isinstance(rows[1], DecodeError)
 
 
 def test_nothing_is_run_where_no_row_can_be(engine):
-    outcome = engine.predict([b"", b"junk", image_bytes((0, 0, 0), (500, 500))])
+    rows, batches = ask(engine, [b"", b"junk", image_bytes((0, 0, 0), (500, 500))])
 
-    assert outcome.batches == []
-    assert [type(row) for row in outcome.rows] == [DecodeError, DecodeError, TooLargeError]
+    assert batches == []
+    assert [type(row) for row in rows] == [DecodeError, DecodeError, TooLargeError]
 
 
 def test_work_ends_where_nobody_waits_for_it(engine):
     with pytest.raises(DeadlineError):
-        engine.predict([RED], deadline_s=time.monotonic() - 1)
+        ask(engine, [RED], deadline_s=time.monotonic() - 1)
 
 
 def test_a_failed_run_leaves_the_next_alone(engine):
     with pytest.raises(InferenceError, match="ONNX Runtime failed"):
-        engine.run([np.zeros((2, 2, 3), np.float64)], Outcome())
+        engine.run([np.zeros((2, 2, 3), np.float64)])
 
-    assert engine.predict([RED]).rows[0]["label"] == "red"
+    assert answers(engine, [RED])[0]["label"] == "red"
 
 
 def test_a_model_that_fails_fails_every_row_of_its_batch(bundle):
-    rows = fake_engine(bundle, model=raising("broken")).predict([RED, b"junk", GREEN]).rows
+    rows = answers(fake_engine(bundle, model=raising("broken")), [RED, b"junk", GREEN])
 
     assert [type(row) for row in rows] == [InferenceError, DecodeError, InferenceError]
     assert "ONNX Runtime failed: broken" in str(rows[0])
@@ -140,14 +141,14 @@ def test_a_model_that_fails_fails_every_row_of_its_batch(bundle):
 def test_a_lack_of_memory_is_told_apart(bundle, sentence):
     models = fake_engine(bundle, model=raising(sentence)), fake_engine(bundle, preprocess=raising(sentence))
 
-    assert [type(engine.predict([RED]).rows[0]) for engine in models] == [MemoryError, MemoryError]
+    assert [type(answers(engine, [RED])[0]) for engine in models] == [MemoryError, MemoryError]
 
 
 def test_a_row_of_another_shape_is_not_run(bundle):
-    outcome = fake_engine(bundle, preprocess=lambda pixels: np.zeros((9, 8, 3), np.float32)).predict([RED])
+    rows, batches = ask(fake_engine(bundle, preprocess=lambda pixels: np.zeros((9, 8, 3), np.float32)), [RED])
 
-    assert outcome.batches == []
-    assert "expected float32 of shape (batch, 8, 8, 3), received float32 of shape (1, 9, 8, 3)" in str(outcome.rows[0])
+    assert batches == []
+    assert "expected float32 of shape (batch, 8, 8, 3), received float32 of shape (1, 9, 8, 3)" in str(rows[0])
 
 
 def test_a_golden_sample_that_cannot_be_answered_is_refused(bundle):
@@ -158,7 +159,7 @@ def test_a_golden_sample_that_cannot_be_answered_is_refused(bundle):
 def test_an_answer_that_is_not_finite_is_an_error(tmp_path):
     engine = open_engine(make_bundle(tmp_path / "b", not_finite=True))
 
-    assert isinstance(engine.predict([RED]).rows[0], InferenceError)
+    assert isinstance(answers(engine, [RED])[0], InferenceError)
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,18 @@
 import json
 
 import httpx
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.app import create_app
-from serving.engine import Outcome
 from serving.gpu import GpuReading
 from serving.metrics import Metrics
 from serving.schemas import ErrorAnswer
 from serving.settings import ServingSettings
 from tests.serving.bundles import RED
 from tests.serving.servers import serving, wait_for
+from tests.serving.test_engine import fake_engine
 from tfpipe.core.bundle import open_bundle
 from tfpipe.core.errors import BundleError
 
@@ -36,6 +37,7 @@ def test_health_names_the_model(client, bundle, path):
             {
                 "name": "colours",
                 "version": "3",
+                "aliases": [],
                 "variant": "int8",
                 "precision": "int8",
                 "provider": "cpu",
@@ -44,6 +46,7 @@ def test_health_names_the_model(client, bundle, path):
                 "passed_over": [],
                 "bundle": open_bundle(bundle).short_id,
                 "task": "image_classification",
+                "takes": "image",
             }
         ],
     }
@@ -88,7 +91,7 @@ def test_stages_batches_and_quantiles_are_measured(client):
     client.post("/predict/batch", files=[("files", RED)] * 6)
 
     stages = {stage for _, stage, _ in samples(client, "tfpipe_latency_seconds_count")}
-    assert stages == {"body", "queue", "decode", "preprocess", "model", "total"}
+    assert stages == {"body", "decode", "preprocess", "queue", "run", "postprocess", "total"}
     assert samples(client, "tfpipe_batch_rows_sum")[()] >= 6
     assert samples(client, "tfpipe_throughput_rps")[("colours", "3")] > 0
     assert ("colours", "0.95", "3") in samples(client, "tfpipe_latency_quantile_seconds")
@@ -162,18 +165,15 @@ def test_an_error_that_nobody_foresaw_is_500_in_our_form_and_logged(bundle, capl
 
 
 def test_a_lack_of_memory_is_503(bundle):
-    class Exhausted:
-        name, version, aliases, variant, precision, provider = "m", "1", (), "fp32", "fp32", "cpu"
-        arithmetic, why, passed_over, golden_max_abs_diff = "float32", "", (), 0.0
-        bundle_id, task, takes = "0" * 12, "image_classification", "image"
+    def run(rows):
+        if rows.any():
+            raise RuntimeError("Failed to allocate memory for requested buffer")
+        # What warms it up.
+        return rows[:, 0, 0]
 
-        def warm_up(self) -> None:
-            return
+    exhausted = fake_engine(bundle, preprocess=lambda pixels: np.ones((8, 8, 3), np.float32), model=run)
 
-        def predict(self, contents, **_) -> Outcome:
-            return Outcome(rows=[MemoryError("bad allocation")] * len(contents))
-
-    with serving(create_app(ServingSettings(model=str(bundle)), open_engine=Exhausted)) as server:
+    with serving(create_app(ServingSettings(model=str(bundle)), open_engines=lambda: [exhausted])) as server:
         one = server.client.post("/predict", content=RED)
         several = server.client.post("/predict/batch", files=[("files", RED)] * 2)
 

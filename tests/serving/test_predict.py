@@ -82,7 +82,7 @@ def test_headers_name_who_answered(client):
     assert response.headers["x-model-version"] == "3"
     assert response.headers["x-model-precision"] == "int8"
     stages = [stage.split(";")[0] for stage in response.headers["server-timing"].split(", ")]
-    assert stages == ["body", "queue", "decode", "preprocess", "model", "total"]
+    assert stages == ["body", "decode", "preprocess", "queue", "run", "postprocess", "total"]
 
 
 def test_requests_without_an_id_get_different_ones(client):

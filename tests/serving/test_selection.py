@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.app import engine_of_settings
+from serving.app import engines_of_settings
 from serving.engine import Engine
 from serving.selection import Candidate, candidates, open_first
 from serving.settings import ServingSettings
@@ -146,7 +146,7 @@ def test_where_every_way_fails_each_says_why():
 
 
 def engine_of(folder: Path, **settings) -> Engine:
-    return engine_of_settings(ServingSettings(model=str(folder), **settings))
+    return next(engines_of_settings(ServingSettings(model=str(folder), **settings)))
 
 
 def test_the_service_runs_what_was_tuned(bundle, tmp_path):

@@ -57,11 +57,12 @@ def test_a_model_of_texts_is_served_with_the_library_of_its_tokenizer_alone(kind
 
     imported = imported_by(f"""
 sys.modules.update(dict.fromkeys({HEAVY}))
-from serving.app import engine_of_settings
+from serving.app import engines_of_settings
 from serving.settings import ServingSettings
-engine = engine_of_settings(ServingSettings(model={str(folder)!r}))
+(engine,) = engines_of_settings(ServingSettings(model={str(folder)!r}))
 engine.replay_golden()
-assert "label" in engine.predict(["a text"]).rows[0]
+prepared = engine.prepare("a text", {{}})
+assert "label" in prepared.answer([row.probabilities for row in engine.run(prepared.rows)])
 """)
 
     own, libraries = OF_A_TOKENIZER[kind]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.app import engine_of_settings
+from serving.app import engines_of_settings
 from serving.settings import ServingSettings
 from tests.serving.servers import app_of, serving
 from tests.serving.tensor_bundles import make_tensor_bundle
@@ -30,4 +30,4 @@ def test_golden_samples_that_do_not_agree_are_refused(tmp_path):
     settings = ServingSettings(model=str(make_tensor_bundle(tmp_path / "sums", golden_offset=0.5)))
 
     with pytest.raises(GateError, match="golden samples of 'sums', fp32 on cpu"):
-        engine_of_settings(settings)
+        next(engines_of_settings(settings))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from serving.engine import Engine
 from serving.errors import InvalidRequestError, TooLargeError, UndecodableTextError
 from serving.source import fetch_bundle
+from tests.serving.asking import answers, ask
 from tests.serving.text_bundles import CLASSES, MAX_LENGTH, TAGS, make_text_bundle, text_reference
 from tests.text.texts import CORPUS, any_text
 from tfpipe.core.errors import BundleError, GateError
@@ -79,10 +80,10 @@ def test_golden_answers_of_another_length_are_refused(tokenizer, tags_bundle):
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(texts=st.lists(any_text() | st.just(LONG), min_size=1, max_size=9))
 def test_a_texts_answer_is_independent_of_the_texts_beside_it(engine, texts):
-    together = engine.predict(texts).rows
+    together = answers(engine, texts)
 
     for text, row in zip(texts, together, strict=True):
-        assert_same(row, engine.predict([text.encode()]).rows[0])
+        assert_same(row, answers(engine, [text.encode()])[0])
         for entity in row.get("entities", ()):
             assert text[entity["start"] : entity["end"]] == entity["text"] != ""
 
@@ -106,7 +107,7 @@ def assert_same(answer, other) -> None:
 def test_probabilities_are_those_of_numpy(tokenizer, text_bundle, multi_label_bundle, multi_label, text):
     engine = open_engine(multi_label_bundle if multi_label else text_bundle)
 
-    answer = engine.predict([text]).rows[0]
+    answer = answers(engine, [text])[0]
 
     received = np.array([answer["probabilities"][label] for label in CLASSES], np.float32)
     reference = text_reference(tokenizer, text, task="text_classification", multi_label=multi_label)
@@ -133,17 +134,15 @@ def test_rows_of_like_length_are_run_together(tokenizer, text_bundle):
     session = Recording()
     engine = engine_of(text_bundle, model=OnnxModel(session, "cpu"))
 
-    outcome = engine.predict(["a", LONG, "", LONG, "b"])
+    _, batches = ask(engine, ["a", LONG, "", LONG, "b"], max_batch_size=2)
     engine.warm_up()
 
     assert session.shapes == [(2, 16), (2, MAX_LENGTH), (1, MAX_LENGTH), (2, 16), (2, MAX_LENGTH)]
-    assert outcome.batches == [2, 2, 1]
+    assert batches == [2, 2, 1]
 
 
 def test_an_input_that_fails_leaves_the_others_be(tags_bundle):
-    rows = (
-        open_engine(tags_bundle).predict([InvalidRequestError("wrong"), LONG, b"\xff", "x" * 1001, "a\ud800", ""]).rows
-    )
+    rows = answers(open_engine(tags_bundle), [InvalidRequestError("wrong"), LONG, b"\xff", "x" * 1001, "a\ud800", ""])
 
     assert [type(row) for row in rows] == [
         InvalidRequestError, dict, UndecodableTextError, TooLargeError, UndecodableTextError, dict,

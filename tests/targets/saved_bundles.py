@@ -9,11 +9,12 @@ from tests.convert.random_models import config_of, random_parts
 from tests.image_files import one_of_each_kind
 from tests.models.text_networks import randomised, text_config, text_network
 from tests.serving.text_bundles import CLASSES, GOLDEN_TEXTS
+from tests.targets.manifests import fp32_manifest
 from tests.text.texts import CORPUS
 from tfpipe.convert.conversion import Conversion
 from tfpipe.convert.images import ImageConversion
 from tfpipe.convert.texts import TextConversion
-from tfpipe.core.bundle import Manifest, Variant, seal, write_golden
+from tfpipe.core.bundle import seal, write_golden
 from tfpipe.decode import decode_image
 from tfpipe.export import KerasReference
 from tfpipe.models.assembly import assemble_text
@@ -62,8 +63,8 @@ def _write(folder: Path, conversion: Conversion, task: str, labels, golden) -> P
     (folder / "preprocessing.json").write_text(conversion.settings())
     conversion.write_saved_model(folder / "saved_model" / VERSION)
     write_golden(folder, golden)
-    variant = Variant("fp32", path.name, {}, path.stat().st_size, {}, {"1": 0.1}, True, 0.0, {})
-    manifest = Manifest(
+    manifest = fp32_manifest(
+        path,
         model_name="pets",
         model_version=VERSION,
         task=task,
@@ -71,11 +72,6 @@ def _write(folder: Path, conversion: Conversion, task: str, labels, golden) -> P
         inputs=(conversion.input,),
         outputs=(conversion.output,),
         preprocess_inputs=conversion.preprocess_inputs,
-        variants={"fp32": variant},
-        default_variant="fp32",
-        training={},
-        measured_on={},
-        created="2026-01-01T00:00:00+00:00",
     )
     seal(folder, manifest)
     return folder

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tfpipe.core.bundle import Manifest, Variant, seal
+from tests.targets.manifests import fp32_manifest
+from tfpipe.core.bundle import seal
 from tfpipe.core.golden_tensors import GoldenTensors, write_golden_tensors
 from tfpipe.core.signature import TensorSpec
 
@@ -43,7 +44,8 @@ def make_tensor_bundle(folder: Path, *, axis: str = "batch", golden_offset: floa
         expected = answers(given)
         samples.append(GoldenTensors(given, expected | {"rain": expected["rain"] + np.float32(golden_offset)}))
     write_golden_tensors(folder, samples)
-    manifest = Manifest(
+    manifest = fp32_manifest(
+        path,
         model_name="rain",
         model_version="2",
         task="tensor",
@@ -51,11 +53,6 @@ def make_tensor_bundle(folder: Path, *, axis: str = "batch", golden_offset: floa
         inputs=(TensorSpec("wind", "float32", (axis, 4)), TensorSpec("month", "int32", (axis, 1))),
         outputs=(TensorSpec("rain", "float32", (axis, 2)), TensorSpec("wettest", "int64", (axis,))),
         preprocess_inputs=(),
-        variants={"fp32": Variant("fp32", path.name, {}, path.stat().st_size, {}, {"1": 0.1}, True, 0.0, {})},
-        default_variant="fp32",
-        training={},
-        measured_on={},
-        created="2026-01-01T00:00:00+00:00",
     )
     seal(folder, manifest)
     return folder

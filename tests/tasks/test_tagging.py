@@ -12,9 +12,9 @@ from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from tests.tasks.splitting import summed_over_pieces
 from tfpipe.data.text import TextRow, TextSource, join_words, tag_names
 from tfpipe.distributed import World
-from tfpipe.settings import TrainingConfig
 from tfpipe.tasks.tagging import MISSING, POSITION, TAG, Tagging
 from tfpipe.training import user_metrics
+from tfpipe.training_settings import TrainingConfig
 
 pytestmark = pytest.mark.tensorflow
 

@@ -49,27 +49,30 @@ def test_saving_what_was_loaded_writes_the_same_files(saved, tmp_path):
     }
 
 
-def test_any_file_that_was_changed_is_refused(saved, tmp_path):
+@pytest.fixture
+def copies(saved, tmp_path):
+    """One copy of the folder for each of its files, under that file's name."""
     _, _, folder = saved
-    for file in folder.iterdir():
-        copy = tmp_path / file.name
-        shutil.copytree(folder, copy)
-        content = bytearray((copy / file.name).read_bytes())
+    names = [file.name for file in folder.iterdir()]
+    assert "tokenizer.json" in names
+    return [shutil.copytree(folder, tmp_path / name) for name in names]
+
+
+def test_any_file_that_was_changed_is_refused(copies):
+    for copy in copies:
+        content = bytearray((copy / copy.name).read_bytes())
         content[len(content) // 2] ^= 1
-        (copy / file.name).write_bytes(bytes(content))
+        (copy / copy.name).write_bytes(bytes(content))
 
         with pytest.raises(BundleError, match=str(copy)):
             load_tokenizer(copy)
 
 
-def test_any_file_that_is_missing_is_refused(saved, tmp_path):
-    _, _, folder = saved
-    for file in folder.iterdir():
-        copy = tmp_path / file.name
-        shutil.copytree(folder, copy)
-        (copy / file.name).unlink()
+def test_any_file_that_is_missing_is_refused(copies):
+    for copy in copies:
+        (copy / copy.name).unlink()
 
-        with pytest.raises(BundleError, match=file.name):
+        with pytest.raises(BundleError, match=copy.name):
             load_tokenizer(copy)
 
 

@@ -12,7 +12,6 @@ from tfpipe.core.errors import ConfigError, TrainingError
 from tfpipe.data.sharding import epoch_order, rank_epoch
 from tfpipe.distributed import World
 from tfpipe.preprocessing.layers import DRAWS
-from tfpipe.settings import TrainingConfig
 from tfpipe.tasks.single_label import SingleLabel
 from tfpipe.training.averaging import adopt_average, averaged
 from tfpipe.training.checkpoints import CheckpointFolder, load, restore
@@ -21,6 +20,7 @@ from tfpipe.training.optimizer import DataParallelOptimizer
 from tfpipe.training.recipe import check_loss
 from tfpipe.training.rematerialization import recomputing, segments
 from tfpipe.training.time_limit import TimeLimit
+from tfpipe.training_settings import TrainingConfig
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 

@@ -6,9 +6,9 @@ import pytest
 from tests.training import user_code
 from tests.training.loops import small_loop, trained, weights_of
 from tfpipe.core.errors import ConfigError, TrainingError
-from tfpipe.settings import TrainingConfig
 from tfpipe.training.checkpoints import TrainingState, load, restore
 from tfpipe.training.keras_callbacks import KerasCallbacks, build_callbacks
+from tfpipe.training_settings import TrainingConfig
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 

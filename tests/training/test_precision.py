@@ -7,10 +7,10 @@ import pytest
 from tests.training.small_runs import small_config, write_class_folders
 from tfpipe.config import load_config
 from tfpipe.core.errors import ConfigError
-from tfpipe.settings import TrainingConfig
 from tfpipe.train import train
 from tfpipe.training.checkpoints import load
 from tfpipe.training.precision import Device, Trial, candidate, check, decide, present_device, recorded
+from tfpipe.training_settings import TrainingConfig
 
 pytestmark = pytest.mark.tensorflow
 

@@ -73,6 +73,7 @@ def test_what_is_pruned_stays_so_and_the_others_train_on(tmp_path):
         [array for name, array in sorted(load(path)[0].items()) if name.startswith("model/") and "kernel" in name]
         for path in sorted(tmp_path.glob("step-*"))
     ]
+    assert len(kernels) > 2
     for earlier, later in itertools.pairwise(kernels):
         for before, after in zip(earlier, later, strict=True):
             assert not np.any(after[before == 0])

@@ -52,8 +52,20 @@ def test_a_restart_must_be_worth_its_pause(step_s, sizes, worth):
     assert worth_a_restart(choose(step_s=step_s, gradient_bytes=sizes), INITIAL) is worth
 
 
+class Alone(World):
+    """One worker, who tells whether Horovod was restarted."""
+
+    restarts = 0
+
+    def restart(self, variables):
+        type(self).restarts += 1
+
+
 def test_one_worker_has_nothing_to_tune():
-    tuning = HorovodTuning(World(), gradient_bytes=RESNET50)
+    tuning = HorovodTuning(Alone(), gradient_bytes=RESNET50)
 
     for step in range(20):
         tuning.on_step(StepRecord(step, 1.0, 8.0, 1.0, 0.1, 0.0, 1.0))
+
+    assert worth_a_restart(choose(step_s=1.0, gradient_bytes=RESNET50), INITIAL)
+    assert Alone.restarts == 0

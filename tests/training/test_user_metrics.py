@@ -5,9 +5,9 @@ import pytest
 
 from tests.training.loops import small_loop, trained
 from tfpipe.core.errors import ConfigError
-from tfpipe.settings import TrainingConfig
 from tfpipe.tasks.single_label import SingleLabel
 from tfpipe.training.user_metrics import build_metrics, check_metrics
+from tfpipe.training_settings import TrainingConfig
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 

@@ -29,6 +29,7 @@ def agreed(world: World) -> Callable[[Callable[[], None]], None]:
         failure = None
         try:
             assertions()
+        # Ranks must meet again, whatever happened to one of them.
         except Exception:
             failure = traceback.format_exc()
         failures = [f"rank {rank}: {text}" for rank, text in enumerate(world.gather_objects(failure)) if text]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tfpipe.config import documented_keys
 from tfpipe.convert.foreign_settings import described_keys, is_foreign, read_foreign_config
-from tfpipe.convert.settings import PRECISIONS, read_settings
+from tfpipe.convert.settings import PRECISIONS, check_place, read_settings
 from tfpipe.core.errors import ConfigError
 from tfpipe.inference.tensors import TENSOR_TASK
 from tfpipe.startup import run_command
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> int:
-    # TensorFlow takes seconds to import: neither --help nor a mistyped key waits for it.
+    # TensorFlow takes seconds to import: neither --help nor a mistyped key or path waits for it.
+    check_place(options.model)
     (read_foreign_config if is_foreign(options.model) else read_settings)(options.config, options.overrides)
     from tfpipe.convert.pipeline import convert
 
@@ -81,7 +82,9 @@ def _closing_lines(result: "ConversionResult", *, is_searched: bool) -> str:
         )
     if is_searched:
         best = result.bundle.executions()[0]
-        lines.append(f"fastest that passed: {best.title}: {best.latency_ms['1']['p50']:.3f} ms for one row")
+        lines.append(
+            f"fastest that passed: {best.title}: {best.latency_ms['1']['p50']:.3f} ms for one row, one thread a core"
+        )
     folder = result.bundle.folder
     lines += [f"bundle: {folder}", f"report: {folder / 'report.html'}", *_serving_lines(result)]
     return "\n".join(lines) + "\n"

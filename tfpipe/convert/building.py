@@ -4,11 +4,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import onnx
-
 from tfpipe.convert import backends, measure, report, sealing, sparsity
 from tfpipe.convert.asked import Asked
-from tfpipe.convert.candidate import Candidate, measure_candidate
+from tfpipe.convert.candidate import Candidate, measure_candidate, write_candidate
 from tfpipe.convert.conversion import open_conversion
 from tfpipe.convert.examine import RememberedExamples, Yardstick
 from tfpipe.convert.islands import to_float16_within
@@ -23,6 +21,7 @@ from tfpipe.core.errors import DataError, GateError
 from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
+from tfpipe.latency import Trial
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +31,6 @@ _COMPARED_SAMPLES = 32
 _FEW = 4
 # So many of them are compared in every trial of a search, and beside each other.
 _LEAST_ROWS = 8
-# A trial's latency is timed for so long; without a search, which orders by it, just for the gate.
-_LATENCY_S, _GLANCE_S = 2.0, 0.2
 
 
 def write_bundle(trained: TrainedModel, asked: Asked, title: str, target: Path) -> None:
@@ -146,7 +143,11 @@ class Building:
             self._findings.precision = found.default_variant
         for name, candidate in found.int8.items():
             self._take(candidate)
-            self._score({name: candidate.session()})
+            scores = found.known[name].scores
+            if scores is None:
+                self._score({name: candidate.session()})
+            else:
+                self._join(scores)
 
     def _store_weights(self) -> None:
         """Weights of 4 or 8 bits alone, where they are asked for."""
@@ -155,6 +156,8 @@ class Building:
             self._score({candidate.name: candidate.session()})
 
     def _yardstick(self) -> Yardstick:
+        """What is asked for without a search is timed as the report has it, and once; a search takes all cores."""
+        is_search = self._asked.search is not None
         count = max(self._num_golden, _LEAST_ROWS)
         return Yardstick(
             self._conversion,
@@ -163,7 +166,8 @@ class Building:
             self._examples,
             self._trained.parts.task,
             self._trained.config.data.max_corrupt_fraction,
-            latency_s=_GLANCE_S if self._asked.search is None else _LATENCY_S,
+            measure.Timing() if is_search else measure.reported_timing(self._config.latency_runs),
+            self._scores,
         )
 
     def _write_saved_model(self) -> None:
@@ -190,20 +194,26 @@ class Building:
         findings, golden = self._findings, self._num_golden
         with phase("latency"):
             for name, candidate in self._candidates.items():
-                properties = {"graph": "model", "precision": candidate.precision}
-                onnx.helper.set_model_props(candidate.graph, self._metadata | properties)
+                write_candidate(candidate, self._folder, self._metadata | {"graph": "model"})
                 differences = zip(self._answers[name][:golden], self._comparison.probabilities[:golden], strict=True)
                 farthest = max(max_abs_diff(answer, reference) for answer, reference in differences)
                 findings.add(
                     measure_candidate(
-                        candidate, self._conversion, self._rows, self._folder, self._config, self._scores, farthest
+                        candidate, self._conversion, self._rows, self._folder, self._config, self._scores, farthest,
+                        self._tried(name),
                     )
-                )
+                )  # fmt: skip
         if self._asked.backend == "tensorrt":
             self._add_engine()
         findings.sections += sparsity.sections(self._trained.card, self._folder, findings.measured)
         if self._scores is not None:
             findings.num_validation, findings.num_corrupt = self._scores.num_samples, self._scores.num_corrupt
+
+    def _tried(self, name: str) -> Trial | None:
+        """How a variant was timed where that is what the report says: on one core, which is not what a search asks."""
+        if self._found is None or self._asked.search is not None or name not in self._found.known:
+            return None
+        return self._found.known[name].tried
 
     def _add_engine(self) -> None:
         """What was asked for, run by ONNX Runtime's TensorRT provider."""
@@ -244,7 +254,10 @@ class Building:
         """Add the scores of further forms, where there are validation data."""
         further = self._scored(models)
         if further is not None:
-            self._scores = further if self._scores is None else self._scores.joined(further)
+            self._join(further)
+
+    def _join(self, further: measure.Scores) -> None:
+        self._scores = further if self._scores is None else self._scores.joined(further)
 
     def _scored(self, models: Mapping[str, measure.Answers]) -> measure.Scores | None:
         examples, trained = self._examples, self._trained

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert import measure
 from tfpipe.convert.conversion import Conversion
 from tfpipe.convert.gate import Figures
@@ -15,14 +16,11 @@ from tfpipe.convert.recipe import DYNAMIC
 from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core.bundle import Execution, Variant
 from tfpipe.core.signature import Array
-from tfpipe.latency import BATCH_SIZES, Feed, Trial, try_out
+from tfpipe.latency import Feed, Trial
 from tfpipe.ort import OnnxModel
 from tfpipe.ort_providers import Way
-from tfpipe.settings import ConversionConfig
 
 _INVARIANCE_ROWS = 8
-# A slow model is run less often than asked rather than for many minutes.
-_MOST_S, _TIMEOUT_S = 60.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,20 @@ class Measured:
     neighbours: float
 
 
+def write_candidate(candidate: Candidate, folder: Path, metadata: Mapping[str, str]) -> Path:
+    """Write a candidate's file.
+
+    Args:
+        candidate: Its graph is given the metadata.
+        folder: Of the bundle being made.
+        metadata: What the file says of itself beside its precision.
+    """
+    onnx.helper.set_model_props(candidate.graph, dict(metadata) | {"precision": candidate.precision})
+    path = folder / candidate.file
+    save_model(candidate.graph, path)
+    return path
+
+
 def time_alone(candidate: Candidate, folder: Path, batches: Mapping[int, Feed], runs: int) -> Trial:
     """Time a candidate's file on the CPU in a process of its own, whose memory is then what it needs.
 
@@ -80,17 +92,71 @@ def time_alone(candidate: Candidate, folder: Path, batches: Mapping[int, Feed], 
         batches: Inputs by batch size.
         runs: Of each.
     """
-    return try_out(
+    return measure.time_apart(
         folder / candidate.file,
         Way("cpu", "float32"),
-        answered=(),
-        batches=batches,
-        threads=measure.LATENCY_THREADS,
+        batches,
+        measure.reported_timing(runs),
         disabled_optimizers=candidate.recipe.get("disabled_optimizers", ()),
-        max_s=_MOST_S,
-        most_runs=runs,
-        timeout_s=_TIMEOUT_S,
     )
+
+
+def measured(
+    candidate: Candidate,
+    folder: Path,
+    tried: Trial,
+    *,
+    neighbours: float,
+    golden_max_abs_diff: float,
+    scores: measure.Scores | None = None,
+) -> Measured:
+    """All figures of a candidate.
+
+    Args:
+        candidate: Written into `folder`.
+        folder: Of the bundle being made.
+        tried: As it was timed.
+        neighbours: By how much a row's answer differs beside others.
+        golden_max_abs_diff: Largest difference from Keras's golden answers.
+        scores: Which include the candidate's; None where there are no validation data.
+    """
+    name, size_bytes, speed = candidate.name, file_bytes(folder / candidate.file), tried.speed
+    metrics = {} if scores is None else scores.metrics(name) | {"top1_agreement": scores.agreement(name)}
+    # Ranges that each batch sets depend on it, even where these few rows do not show it.
+    is_static = candidate.recipe.get("calibration_method") != DYNAMIC
+    variant = Variant(
+        precision=candidate.precision,
+        file=candidate.file,
+        recipe=dict(candidate.recipe),
+        size_bytes=size_bytes,
+        metrics=metrics,
+        latency_ms={batch: figures["p50"] for batch, figures in speed.latency_ms.items()},
+        batch_invariant=is_static and measure.is_batch_invariant(neighbours),
+        neighbours_max_abs_diff=neighbours,
+        golden_max_abs_diff=golden_max_abs_diff,
+        weights=list_weights(candidate.graph, candidate.precision, dict(candidate.kept)),
+    )
+    execution = Execution(
+        variant=name,
+        golden_max_abs_diff=golden_max_abs_diff,
+        batch_invariant=variant.batch_invariant,
+        metrics=metrics,
+        latency_ms=speed.latency_ms,
+        rows_per_second=speed.rows_per_second,
+        peak_memory_bytes=tried.peak_memory_bytes,
+    )
+    figures = Figures(
+        candidate.precision,
+        size_bytes,
+        weight_bytes(candidate.graph),
+        None if scores is None else scores.headline(name),
+        "accuracy" if scores is None else scores.task.headline,
+        neighbours,
+        {} if scores is None else scores.recalls(name),
+        speed.latency_ms["1"]["p50"],
+        speed.latency_ms["1"]["p95"],
+    )
+    return Measured(variant, execution, figures, neighbours)
 
 
 def measure_candidate(
@@ -101,64 +167,24 @@ def measure_candidate(
     config: ConversionConfig,
     scores: measure.Scores | None,
     golden_max_abs_diff: float,
+    tried: Trial | None = None,
 ) -> Measured:
-    """Write a candidate's file and measure it, alone on the machine.
+    """Measure a candidate, alone on the machine.
 
     Args:
-        candidate: With the metadata that its file is to have.
+        candidate: Written into `folder`.
         conversion: Of the model.
         rows: Of the model's input, for latency and batch invariance.
         folder: Of the bundle being made.
         config: How often to measure.
         scores: Which include the candidate's; None where there are no validation data.
         golden_max_abs_diff: Largest difference from Keras's golden answers.
+        tried: As it was timed already in the way that is reported; None where it was not.
     """
-    save_model(candidate.graph, folder / candidate.file)
     session = candidate.session(threads=measure.LATENCY_THREADS)
-    apart = measure.neighbours_difference(session, conversion, rows[:_INVARIANCE_ROWS])
-    sizes = {size: [rows[i % len(rows)] for i in range(size)] for size in BATCH_SIZES}
-    trial = time_alone(
-        candidate,
-        folder,
-        {size: {"input": conversion.batch(together)} for size, together in sizes.items()},
-        config.latency_runs,
+    neighbours = measure.neighbours_difference(session, conversion, rows[:_INVARIANCE_ROWS])
+    if tried is None:
+        tried = time_alone(candidate, folder, measure.timed_batches(conversion, rows), config.latency_runs)
+    return measured(
+        candidate, folder, tried, neighbours=neighbours, golden_max_abs_diff=golden_max_abs_diff, scores=scores
     )
-    latency = trial.speed.latency_ms
-    metrics: dict[str, float] = {}
-    if scores is not None:
-        metrics = scores.metrics(candidate.name) | {"top1_agreement": scores.agreement(candidate.name)}
-    size = file_bytes(folder / candidate.file)
-    variant = Variant(
-        precision=candidate.precision,
-        file=candidate.file,
-        recipe=dict(candidate.recipe),
-        size_bytes=size,
-        metrics=metrics,
-        latency_ms={batch: figures["p50"] for batch, figures in latency.items()},
-        # Ranges that each batch sets depend on it, even where these few rows do not show it.
-        batch_invariant=measure.is_batch_invariant(apart) and candidate.recipe.get("calibration_method") != DYNAMIC,
-        neighbours_max_abs_diff=apart,
-        golden_max_abs_diff=golden_max_abs_diff,
-        weights=list_weights(candidate.graph, candidate.precision, dict(candidate.kept)),
-    )
-    execution = Execution(
-        variant=candidate.name,
-        golden_max_abs_diff=golden_max_abs_diff,
-        batch_invariant=variant.batch_invariant,
-        metrics=metrics,
-        latency_ms=latency,
-        rows_per_second=trial.speed.rows_per_second,
-        peak_memory_bytes=trial.peak_memory_bytes,
-    )
-    figures = Figures(
-        candidate.precision,
-        size,
-        weight_bytes(candidate.graph),
-        None if scores is None else scores.headline(candidate.name),
-        "accuracy" if scores is None else scores.task.headline,
-        apart,
-        {} if scores is None else scores.recalls(candidate.name),
-        latency["1"]["p50"],
-        latency["1"]["p95"],
-    )
-    return Measured(variant, execution, figures, apart)

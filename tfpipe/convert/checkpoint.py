@@ -11,6 +11,7 @@ from tfpipe.models.assembly import Parts, load_model
 from tfpipe.provenance import git_commit, library_versions
 from tfpipe.settings import Config
 from tfpipe.training import artifacts, checkpoints
+from tfpipe.training.limits import limited
 from tfpipe.training.modality import open_modality
 
 
@@ -48,7 +49,7 @@ def export_checkpoint(checkpoint: Path, destination: Path) -> Path:
     parts = (
         load_model(output_dir / "model.keras")
         if complete
-        else _rebuild(config, open_splits(config), destination, output_dir)
+        else _rebuild(config, limited(open_splits(config), config), destination, output_dir)
     )
     artifacts.save_tokenizer(parts, destination)
     if complete:

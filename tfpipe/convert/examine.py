@@ -1,7 +1,7 @@
 """One contender built, run and measured; see `tfpipe.convert.search`."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from tfpipe import latency
 from tfpipe.convert import measure
 from tfpipe.convert.conversion import Conversion, Examples
 from tfpipe.convert.gate import Figures
+from tfpipe.convert.measure import Timing
 from tfpipe.convert.onnx_file import file_bytes, save_model
 from tfpipe.convert.recipe import Recipe
 from tfpipe.convert.trial import Contender, Trial
@@ -37,9 +38,8 @@ class Yardstick:
         examples: Validation data; None: no score is measured.
         task: What the answers are.
         max_corrupt_fraction: Share of unreadable validation samples that is borne.
-        threads: Threads inside an operator; None: one per core.
-        latency_s: Seconds that latency is measured for.
-        timeout_s: Longer takes no contender to be loaded and timed.
+        timing: How contenders are timed.
+        scores: What is known already, of "fp32" and "fp16" on ONNX Runtime's own provider; None: nothing.
     """
 
     conversion: Conversion
@@ -48,9 +48,21 @@ class Yardstick:
     examples: Examples | None
     task: Task
     max_corrupt_fraction: float
-    threads: int | None = None
-    latency_s: float = 2.0
-    timeout_s: float = 120.0
+    timing: Timing = field(default_factory=Timing)
+    scores: measure.Scores | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What trials tell of a file that ONNX Runtime's own provider runs.
+
+    Attributes:
+        scores: Under the name of the variant; None where there are no validation data.
+        tried: As it was timed; None where only others ran it.
+    """
+
+    scores: measure.Scores | None = None
+    tried: latency.Trial | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,11 @@ class Examiner:
         self._build, self._yardstick, self._folder = build, yardstick, folder
         self._files: dict[tuple[str, Recipe | None], BuiltFile] = {}
         self._reference: Array | None = None
+        self._scores: dict[Contender, measure.Scores] = {}
+        self._tried: dict[Contender, latency.Trial] = {}
+        if yardstick.scores is not None:
+            for precision in yardstick.scores.tallies.keys() & {"fp32", "fp16"}:
+                self._scores[Contender(precision)] = yardstick.scores.under(_NAME, precision)
 
     def file(self, contender: Contender) -> BuiltFile:
         """The contender's file; built where it is not there yet.
@@ -113,7 +130,7 @@ class Examiner:
             DataError: Too much of the validation data cannot be read.
         """
         file = self.file(contender)
-        tried = self._try_out(contender, file)
+        tried = self._tried[contender] = self._try_out(contender, file)
         answers = [output[self._output] for output in tried.outputs]
         problem, difference, neighbours = self._compare(contender, answers)
         if problem:
@@ -141,6 +158,17 @@ class Examiner:
             on_cpu=tried.on_cpu,
         )
 
+    def known(self, contender: Contender, variant: str) -> Known:
+        """What need not be measured of a file again; nothing where ONNX Runtime's own provider was not tried.
+
+        Args:
+            contender: Of the file, run in whatever way.
+            variant: What the file is called in the bundle.
+        """
+        plain = Contender(*contender.file_key)
+        scores = self._scores.get(plain)
+        return Known(None if scores is None else scores.under(variant, _NAME), self._tried.get(plain))
+
     def clocked(self, contender: Contender) -> latency.Speed:
         """Time a contender that was examined once more.
 
@@ -155,21 +183,15 @@ class Examiner:
 
     def _try_out(self, contender: Contender, file: BuiltFile) -> latency.Trial:
         """In a process of its own: one that crashes or hangs loses alone."""
-        rows, batch = self._yardstick.rows, self._yardstick.conversion.batch
-        alone = [{"input": batch([row])} for row in rows]
-        timed = {
-            size: {"input": batch([rows[position % len(rows)] for position in range(size)])}
-            for size in latency.BATCH_SIZES
-        }
-        return latency.try_out(
+        rows, conversion = self._yardstick.rows, self._yardstick.conversion
+        alone = [{"input": conversion.batch([row])} for row in rows]
+        return measure.time_apart(
             file.path,
             contender.way,
-            answered=[*alone, {"input": batch(rows[:_NEIGHBOURS])}],
-            batches=timed,
-            threads=self._yardstick.threads,
+            measure.timed_batches(conversion, rows),
+            self._yardstick.timing,
+            answered=[*alone, {"input": conversion.batch(rows[:_NEIGHBOURS])}],
             disabled_optimizers=_disabled(contender),
-            max_s=self._yardstick.latency_s,
-            timeout_s=self._yardstick.timeout_s,
         )
 
     def _compare(self, contender: Contender, answers: Sequence[Array]) -> tuple[str, float, float]:
@@ -194,16 +216,19 @@ class Examiner:
         yardstick = self._yardstick
         if yardstick.examples is None:
             return None
+        if contender in self._scores:
+            return self._scores[contender]
         session = open_session(
             file.path,
             provider=contender.way.provider,
             arithmetic=contender.way.arithmetic,
-            threads=yardstick.threads,
+            threads=yardstick.timing.threads,
             disabled_optimizers=_disabled(contender),
         )
-        return measure.score(
+        self._scores[contender] = measure.score(
             {_NAME: session}, yardstick.examples, yardstick.task, max_corrupt_fraction=yardstick.max_corrupt_fraction
         )
+        return self._scores[contender]
 
     def _metrics(self, scores: measure.Scores) -> dict[str, float]:
         """The scores, and the share of answers that are those of the first contender."""

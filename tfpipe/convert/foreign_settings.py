@@ -17,12 +17,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from tfpipe.config import described_problems, override_values, read_values
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.core.errors import ConfigError
 from tfpipe.decode import MAX_IMAGE_PIXELS
-from tfpipe.settings import ConversionConfig, Floats, Pair, Strings
+from tfpipe.sections import (
+    Antialias,
+    ChannelValues,
+    Interpolation,
+    Pair,
+    Resize,
+    Section,
+    Strings,
+    are_given_as_asked,
+    are_of_channels,
+)
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 SAVED_MODEL = "saved_model.pb"
@@ -30,16 +41,12 @@ SAVED_MODEL = "saved_model.pb"
 _TRAINED = ("config.yaml", "model.json", "calibration")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
 def _names(value: object) -> object:
     """Labels as text: YAML reads the class `3` as a number."""
     return tuple(str(label) for label in value) if isinstance(value, list | tuple) else value
 
 
-class ForeignDataConfig(_Section):
+class ForeignDataConfig(Section):
     """Where samples are."""
 
     path: str | None = Field(
@@ -51,25 +58,25 @@ class ForeignDataConfig(_Section):
     max_corrupt_fraction: float = Field(0.01, ge=0, le=1, description="Share of unreadable samples that is borne.")
 
 
-class ForeignPreprocessingConfig(_Section):
+class ForeignPreprocessingConfig(Section):
     """What brings a decoded image, 8-bit RGB, to the model's input."""
 
     image_size: Pair | None = Field(
         None, description="[height, width]; default: the model's input, or its first Resizing layer's."
     )
-    resize: Literal["stretch", "crop", "pad"] = Field("stretch", description="How other aspect ratios are handled.")
-    interpolation: Literal["bilinear", "nearest", "bicubic"] = Field("bilinear", description="Resize method.")
-    antialias: bool = Field(False, description="Low-pass filter when shrinking.")
+    resize: Resize = "stretch"
+    interpolation: Interpolation = "bilinear"
+    antialias: Antialias = False
     normalization: Literal["auto", "raw", "none", "imagenet", "fixed"] = Field(
         "auto",
         description="What the model takes: values 0..255 (raw), 0..1 (none), normalised by ImageNet's mean and "
         "deviation, or by `mean` and `std` (fixed); auto: as the model's own first layers show.",
     )
-    mean: Floats | None = Field(None, description="Per channel, on a scale of 0..1; with normalization=fixed.")
-    std: Floats | None = Field(None, description="Per channel, on a scale of 0..1; with normalization=fixed.")
+    mean: ChannelValues = None
+    std: ChannelValues = None
 
 
-class TensorConfig(_Section):
+class TensorConfig(Section):
     """One input of a model that does not say what it takes."""
 
     name: str
@@ -79,7 +86,7 @@ class TensorConfig(_Section):
     )
 
 
-class ForeignConfig(_Section):
+class ForeignConfig(Section):
     """A model that was trained elsewhere."""
 
     task: Literal["auto", "image_classification", "tensor"] = Field(
@@ -153,10 +160,9 @@ def read_foreign_config(config: str | Path | None, overrides: Sequence[str]) -> 
 
 def _check_normalization(preprocessing: ForeignPreprocessingConfig, where: str) -> None:
     mean, std = preprocessing.mean, preprocessing.std
-    given = mean is not None and std is not None
-    if (preprocessing.normalization == "fixed") != given or (mean is None) != (std is None):
+    if not are_given_as_asked(preprocessing.normalization, mean, std):
         raise ConfigError(f"{where}: preprocessing.mean and .std are given with normalization=fixed, and only then.")
-    if any(len(value) not in (1, 3) for value in (mean, std) if value is not None) or any(s <= 0 for s in std or ()):
+    if not are_of_channels(mean, std):
         raise ConfigError(f"{where}: preprocessing.mean and .std: expected 1 or 3 numbers each, std above 0.")
 
 

@@ -231,4 +231,5 @@ def _is_finite(values: Any) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    """What it says first, as the end of a sentence of ours."""
+    return str(error).strip().partition("\n")[0].rstrip(".") + "."

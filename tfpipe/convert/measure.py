@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,12 +19,43 @@ from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
 from tfpipe.data.splits import open_splits, open_validation_alone
+from tfpipe.latency import BATCH_SIZES, MOST_RUNS, Feed, Trial, try_out
 from tfpipe.ort import OnnxModel
+from tfpipe.ort_providers import Way
 from tfpipe.tasks.task import Task
 from tfpipe.training.artifacts import known_as
+from tfpipe.training.limits import limited, limited_validation
 
 # One, so that figures of machines with other core counts compare.
 LATENCY_THREADS = 1
+# A slow model is run less often than asked rather than for many minutes.
+_MOST_S, _TIMEOUT_S = 60.0, 300.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a variant is timed.
+
+    Attributes:
+        threads: Inside an operator; None: one per core.
+        max_s: Seconds that latency is measured for.
+        most_runs: Of a batch size.
+        timeout_s: Longer takes no variant to be loaded and timed.
+    """
+
+    threads: int | None = None
+    max_s: float = 2.0
+    most_runs: int = MOST_RUNS
+    timeout_s: float = 120.0
+
+
+def reported_timing(runs: int) -> Timing:
+    """How the figures of a bundle's variants are measured.
+
+    Args:
+        runs: Of a batch size.
+    """
+    return Timing(LATENCY_THREADS, _MOST_S, runs, _TIMEOUT_S)
 
 
 class Answers(Protocol):
@@ -79,6 +111,20 @@ class Scores:
         """Share of answers that are the reference's, 0..1."""
         return float(np.mean(self.predictions[variant] == self.predictions[reference]))
 
+    def under(self, name: str, variant: str) -> "Scores":
+        """Those of one variant alone.
+
+        Args:
+            name: What it is called from here on.
+            variant: What it is called here.
+        """
+        return replace(
+            self,
+            tallies={name: self.tallies[variant]},
+            predictions={name: self.predictions[variant]},
+            intervals={name: self.intervals[variant]},
+        )
+
     def joined(self, other: "Scores") -> "Scores":
         """These and what further variants answered on the same data."""
         return replace(
@@ -123,10 +169,12 @@ def open_validation(trained: TrainedModel) -> Source | None:
 
 
 def _held_out(trained: TrainedModel) -> Source | None:
-    if trained.config.data.validation_path is None:
-        return open_splits(trained.config).validation
+    config = trained.config
+    if config.data.validation_path is None or config.training.overfit_batches is not None:
+        return limited(open_splits(config), config).validation
     # By themselves: the training data may be gone.
-    return open_validation_alone(trained.config, trained.parts.labels, multi_label=trained.multi_label)
+    source = open_validation_alone(config, trained.parts.labels, multi_label=trained.multi_label)
+    return None if source is None else limited_validation(source, config)
 
 
 def score(models: Mapping[str, Answers], examples: Examples, task: Task, *, max_corrupt_fraction: float) -> Scores:
@@ -196,6 +244,37 @@ class _Tally:
     def _is_share(self) -> bool:
         """Whether the headline is a share of samples, whose interval is known without drawing them anew."""
         return self._task.headline == "accuracy"
+
+
+def timed_batches(conversion: Conversion, rows: Sequence[Array]) -> dict[int, Feed]:
+    """What a model is timed with, by batch size; rows are repeated where there are few."""
+    return {
+        size: {"input": conversion.batch([rows[position % len(rows)] for position in range(size)])}
+        for size in BATCH_SIZES
+    }
+
+
+def time_apart(
+    file: Path,
+    way: Way,
+    batches: Mapping[int, Feed],
+    timing: Timing,
+    *,
+    answered: Sequence[Feed] = (),
+    disabled_optimizers: Sequence[str] = (),
+) -> Trial:
+    """Run and time a file in a process of its own; see `tfpipe.latency.try_out`."""
+    return try_out(
+        file,
+        way,
+        answered=answered,
+        batches=batches,
+        threads=timing.threads,
+        disabled_optimizers=disabled_optimizers,
+        max_s=timing.max_s,
+        most_runs=timing.most_runs,
+        timeout_s=timing.timeout_s,
+    )
 
 
 def neighbours_difference(model: OnnxModel, conversion: Conversion, rows: Sequence[Array]) -> float:

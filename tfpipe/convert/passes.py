@@ -119,8 +119,7 @@ def _check(name: str, model: onnx.ModelProto, known: set[str]) -> None:
         )
     try:
         onnx.checker.check_model(light_copy(model), full_check=True)
-    # ValidationError is of its own; shape inference has another.
-    except Exception as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ConversionError(f"pass {name!r}: expected a valid graph, received one that is not: {error}") from error
 
 

@@ -12,7 +12,7 @@ from tfpipe.convert.foreign_conversion import convert_foreign
 from tfpipe.convert.foreign_settings import is_foreign
 from tfpipe.convert.phases import phase
 from tfpipe.convert.search import Budget
-from tfpipe.convert.settings import PRECISIONS, read_settings
+from tfpipe.convert.settings import PRECISIONS, Settings, read_settings
 from tfpipe.convert.trained import fetch, open_trained
 from tfpipe.convert.variants import Search
 from tfpipe.core.bundle import open_bundle
@@ -88,7 +88,13 @@ def convert(
         )  # fmt: skip
     if allow_code or imports:
         raise ConfigError("--allow-code and --import: expected a model that was trained elsewhere; this one was not.")
-    settings = read_settings(config, overrides)
+    return _convert_own(model, asked, read_settings(config, overrides), registered_model, output)
+
+
+def _convert_own(
+    model: str | Path | None, asked: Asked, settings: Settings, registered_model: str | None, output: str | Path | None
+) -> ConversionResult:
+    """What training here made; see `convert`."""
     registry = Registry(settings.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="tfpipe-convert-") as scratch:
         with phase("trained model"):

@@ -63,13 +63,11 @@ class Quantizer:
         self._folder = tempfile.TemporaryDirectory(prefix="tfpipe-int8-")
         self._prepared = Path(self._folder.name) / "prepared.onnx"
         self._ranges: dict[tuple[str, tuple[str, ...]], Any] = {}
-        try:
-            with _conversion_errors():
-                # So that convolution, bias and activation become one INT8 kernel.
-                save_model(FOLD(model), self._prepared)
-        except BaseException:
-            self._folder.cleanup()
-            raise
+        with contextlib.ExitStack() as undo, _conversion_errors():
+            undo.callback(self._folder.cleanup)
+            # So that convolution, bias and activation become one INT8 kernel.
+            save_model(FOLD(model), self._prepared)
+            undo.pop_all()
 
     def __enter__(self) -> "Quantizer":
         return self

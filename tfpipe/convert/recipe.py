@@ -4,8 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.provenance import cpu_features
-from tfpipe.settings import ConversionConfig
 
 # "all": whatever has an INT8 form, activations between operators included, as convolutional networks take it well.
 # "products": only what goes into a product or convolution with a stored weight is rounded; what comes out, attention,

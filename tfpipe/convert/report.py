@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.candidate import Measured
 from tfpipe.convert.gate import missed_limits
 from tfpipe.convert.passes import PassResult
 from tfpipe.convert.trial import Trial
 from tfpipe.core.bundle import Execution
 from tfpipe.core.certificate import Certificate, Hop
-from tfpipe.settings import ConversionConfig
 
 _SHOWN_WEIGHTS = 8
 
@@ -130,11 +130,13 @@ def _variants(findings: Findings) -> str:
         "| eight: p50 | p95 | p99 | rows/s, eight | times fp32 | peak memory |",
         "|---" * 15 + "|",
     ]
+    # A search has asked for none by its name.
+    chosen = "asked for" if findings.missed else "served by default"
     for name, measured in findings.measured.items():
         figures, latency = measured.figures, measured.execution.latency_ms
         speed = (fp32.p50_ms or 0) / (figures.p50_ms or 1)
         cells = (
-            f"{name} (asked for)" if name == findings.precision else name,
+            f"{name} ({chosen})" if name == findings.precision else name,
             f"{figures.size_bytes / 1e6:.3f} MB",
             f"{figures.size_bytes / fp32.size_bytes:.1%}",
             f"{figures.weight_bytes / fp32.weight_bytes:.1%}",
@@ -261,6 +263,7 @@ def _trials(findings: Findings) -> str:
         "|---" * 7 + "|",
         *(f"| {' | '.join(_trial_cells(trial, reason))} |" for trial, reason in findings.trials),
     ]
+    lines += ["", "Latency with one thread a core, as the service runs it; in the first table with one thread."]
     if findings.search_ended:
         lines += ["", f"The search ended {findings.search_ended}."]
     return "\n".join(lines)

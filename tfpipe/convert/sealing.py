@@ -136,7 +136,7 @@ def _manifest(trained: TrainedModel, conversion: Conversion, findings: report.Fi
 
 
 def _usage(trained: TrainedModel, conversion: Conversion) -> list[str]:
-    model = trained.version.uri if trained.version else "THIS FOLDER"
+    model = trained.version.uri if trained.version else "THIS_FOLDER"
     return [
         f"Serve it: `TFPIPE_SERVING_MODEL={model} python -m serving`; another variant with `TFPIPE_SERVING_PRECISION`.",
         "Measure every hop again, on any machine: `python -m tfpipe.verify THIS_FOLDER`.",

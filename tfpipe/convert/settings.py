@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tfpipe.config import parse_config, read_values
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.core.errors import ConfigError
-from tfpipe.settings import ConversionConfig
 
 PRECISIONS = ("fp32", "fp16", "int8")
+MODEL_URI = "models:/"
 # Beside `conversion.*`: which store and name, and where the validation data lie now.
 OTHER_KEYS = ("tracking.uri", "tracking.registered_model", "data.path", "data.validation_path")
 
@@ -52,6 +53,27 @@ def read_settings(config: str | Path | None, overrides: Sequence[str]) -> Settin
         overrides=tuple(entry for entry in (*from_file, *overrides) if not entry.startswith("tracking.")),
         tracking_uri=tracking.uri if "tracking.uri" in given else None,
         registered_model=tracking.registered_model if "tracking.registered_model" in given else None,
+    )
+
+
+def check_place(model: str | Path | None) -> None:
+    """Refuse a path at which nothing lies.
+
+    Args:
+        model: As `tfpipe.convert.pipeline.convert` takes it.
+
+    Raises:
+        ConfigError: Nothing lies there.
+    """
+    if model is not None and not str(model).startswith(MODEL_URI) and not Path(model).exists():
+        raise no_model_at(model)
+
+
+def no_model_at(model: str | Path) -> ConfigError:
+    """What is said of a path without a trained model."""
+    return ConfigError(
+        "--model: expected models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir or a "
+        f"checkpoint, found none at {str(model)!r}."
     )
 
 

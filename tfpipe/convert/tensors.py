@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert import measure, report
-from tfpipe.convert.candidate import Candidate, Measured, time_alone
-from tfpipe.convert.gate import Figures
+from tfpipe.convert.candidate import Candidate, Measured, measured, time_alone, write_candidate
 from tfpipe.convert.islands import to_float16_within
-from tfpipe.convert.onnx_file import file_bytes, save_model
 from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.quantize import to_int8
 from tfpipe.convert.recipe import default_recipes
@@ -24,9 +23,8 @@ from tfpipe.convert.tensor_function import TensorFunction, save_function
 from tfpipe.convert.tensor_samples import Sample, generated_samples, in_batches, read_tensor_samples
 from tfpipe.convert.to_onnx import tensors_to_onnx
 from tfpipe.convert.weight_only import open_environment, weight_only_variants
-from tfpipe.convert.weights import list_weights, weight_bytes
 from tfpipe.core import certificate
-from tfpipe.core.bundle import Execution, Manifest, Variant, seal
+from tfpipe.core.bundle import Manifest, seal
 from tfpipe.core.certificate import Certificate
 from tfpipe.core.errors import ConversionError, DataError, GateError
 from tfpipe.core.golden_tensors import GoldenTensors, scaled, write_golden_tensors
@@ -34,7 +32,6 @@ from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
 from tfpipe.inference.tensors import TENSOR_TASK, tensor_hop
 from tfpipe.ort import OnnxModel
-from tfpipe.settings import ConversionConfig
 from tfpipe.verify.tensors import saved_model_hop
 
 _COMPARED_SAMPLES = 32
@@ -155,44 +152,16 @@ class TensorConversion:
             raise GateError(hop.problem)
 
     def _measure(self, candidate: Candidate, answers: Sequence[Mapping[str, Array]], staging: Path) -> Measured:
-        onnx.helper.set_model_props(candidate.graph, self._metadata | {"precision": candidate.precision})
-        path = staging / candidate.file
-        save_model(candidate.graph, path)
+        write_candidate(candidate, staging, self._metadata)
         session = candidate.session(threads=measure.LATENCY_THREADS)
         one = self._samples[0] if not self._calibration else self._calibration[0]
         timed = {1: one}
         if self._function.has_batch:
             timed[_BATCH] = next(iter(in_batches([one] * _BATCH, _BATCH)))
-        trial = time_alone(candidate, staging, timed, self._config.latency_runs)
-        latency = trial.speed.latency_ms
+        tried = time_alone(candidate, staging, timed, self._config.latency_runs)
         golden = self._config.golden_samples
         farthest = _farthest(answers[:golden], self._references[:golden])
-        apart = self._neighbours(session)
-        variant = Variant(
-            precision=candidate.precision,
-            file=candidate.file,
-            recipe=dict(candidate.recipe),
-            size_bytes=file_bytes(path),
-            metrics={},
-            latency_ms={size: figures["p50"] for size, figures in latency.items()},
-            batch_invariant=measure.is_batch_invariant(apart),
-            neighbours_max_abs_diff=apart,
-            golden_max_abs_diff=farthest,
-            weights=list_weights(candidate.graph, candidate.precision, dict(candidate.kept)),
-        )
-        execution = Execution(
-            variant=candidate.name,
-            golden_max_abs_diff=farthest,
-            batch_invariant=variant.batch_invariant,
-            latency_ms=latency,
-            rows_per_second=trial.speed.rows_per_second,
-            peak_memory_bytes=trial.peak_memory_bytes,
-        )
-        figures = Figures(
-            candidate.precision, variant.size_bytes, weight_bytes(candidate.graph), None, neighbours=apart,
-            p50_ms=latency["1"]["p50"], p95_ms=latency["1"]["p95"],
-        )  # fmt: skip
-        return Measured(variant, execution, figures, apart)
+        return measured(candidate, staging, tried, neighbours=self._neighbours(session), golden_max_abs_diff=farthest)
 
     def _neighbours(self, session: OnnxModel) -> float:
         """By how much answers to samples in a batch differ from those alone; 0 where nothing makes a batch."""

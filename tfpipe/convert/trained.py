@@ -9,6 +9,7 @@ from typing import Any
 
 from tfpipe.config import load_config
 from tfpipe.convert.checkpoint import export_checkpoint, is_checkpoint
+from tfpipe.convert.settings import MODEL_URI, no_model_at
 from tfpipe.core.errors import ConfigError, DataError, DecodeError
 from tfpipe.data.sharding import epoch_order
 from tfpipe.data.sources import Source
@@ -19,8 +20,6 @@ from tfpipe.models.assembly import Parts, TextParts
 from tfpipe.registry import ModelVersion, Registry
 from tfpipe.settings import Config
 from tfpipe.training.artifacts import KnownSample, as_file
-
-_MODEL_URI = "models:/"
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ def fetch(
         CheckpointError: The checkpoint is damaged.
     """
     if model is None:
-        model = f"{_MODEL_URI}{registry.default_name(name)}"
-    if isinstance(model, str) and model.startswith(_MODEL_URI):
+        model = f"{MODEL_URI}{registry.default_name(name)}"
+    if isinstance(model, str) and model.startswith(MODEL_URI):
         version = registry.resolve(model)
         return registry.download_model(version, destination), version
     path = Path(model)
@@ -120,10 +119,7 @@ def fetch(
         return export_checkpoint(path, destination), None
     folder = path.parent if path.is_file() else path
     if not (folder / "model.keras").is_file():
-        raise ConfigError(
-            "--model: expected models:/NAME/VERSION, models:/NAME@ALIAS, a model.keras, an output_dir or a "
-            f"checkpoint, found none at {str(model)!r}."
-        )
+        raise no_model_at(model)
     return folder, None
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import onnx
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.candidate import Candidate
-from tfpipe.convert.examine import Examiner, Yardstick
+from tfpipe.convert.examine import Examiner, Known, Yardstick
 from tfpipe.convert.gate import missed_limits
 from tfpipe.convert.quantize import Quantizer
 from tfpipe.convert.recipe import Recipe, default_recipes, further_recipes
@@ -21,7 +22,6 @@ from tfpipe.core.bundle import Execution
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.signature import Array
 from tfpipe.ort_providers import ways
-from tfpipe.settings import ConversionConfig
 
 # Recipes of a short plan are few: it ends by itself.
 _WHOLE_PLAN = Budget(max_trials=100, max_s=float("inf"))
@@ -55,6 +55,7 @@ class Found:
         int8: Variants by name; "int8" is the best, or where none passed the most accurate. Empty where none could be
             built, or none was asked for.
         executions: Every measured way to run what the bundle holds, best first; see `Manifest.executions`.
+        known: What need not be measured again, by variant.
     """
 
     trials: tuple[tuple[Trial, str], ...]
@@ -62,6 +63,7 @@ class Found:
     chosen: Trial | None
     int8: dict[str, Candidate]
     executions: tuple[Execution, ...]
+    known: dict[str, Known]
 
     @property
     def default_variant(self) -> str | None:
@@ -141,7 +143,9 @@ def _found(exploration: Exploration, examiner: Examiner, search: Search, num_cal
         described = contender.recipe.describe() if contender.recipe else {}
         int8[name] = Candidate(name, "int8", graph, described | {"calibration_samples": num_calibration})
     reasons = tuple((trial, why_not(trial, chosen, may=search.may_choose)) for trial in trials)
-    return Found(reasons, exploration.ended, chosen, int8, executions(trials, chosen, written))
+    held = {precision: Contender(precision) for precision in ("fp32", "fp16")} | written
+    known = {name: examiner.known(contender, name) for name, contender in held.items()}
+    return Found(reasons, exploration.ended, chosen, int8, executions(trials, chosen, written), known)
 
 
 def _most_accurate(trials: Sequence[Trial]) -> Contender:

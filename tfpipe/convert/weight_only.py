@@ -14,12 +14,12 @@ from typing import Any
 
 import onnx
 
+from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert.candidate import Candidate
 from tfpipe.convert.onnx_file import save_model
 from tfpipe.convert.phases import phase
 from tfpipe.convert.stored_int8 import quantize_embeddings
 from tfpipe.core.errors import ConfigError, ConversionError
-from tfpipe.settings import ConversionConfig
 
 # Where scripts/weight_only_env.sh makes the environment, below the folder of the sources or the current one.
 _PYTHON = Path(".venvs/weight-only/bin/python")

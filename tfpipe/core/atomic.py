@@ -33,6 +33,7 @@ def write_file(path: Path, content: bytes | str) -> None:
             # mkstemp makes 0600; a reader under another user must be able to read it.
             staging.chmod(0o666 & ~_umask())
             staging.replace(path)
+    # Ctrl-C too leaves nothing half written; the error goes on its way.
     except BaseException:
         staging.unlink(missing_ok=True)
         raise
@@ -102,6 +103,7 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(retired)
         else:
             staging.rename(target)
+    # As above.
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

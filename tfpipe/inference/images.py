@@ -49,7 +49,11 @@ class ImageInference:
 
     def prepare(self, sample: Array) -> Prepared:
         """See `Inference.prepare`."""
-        return Prepared((self._preprocess(sample),), self._answer)
+        return Prepared((self._preprocess(sample),), self.answer_row)
+
+    def answer_row(self, probabilities: Sequence[Array]) -> dict[str, Any]:
+        """The answer to one row, also to one that a client made itself: its probabilities, (classes,)."""
+        return classification_answer(probabilities[0], self.labels)
 
     def padded_length(self, row: Array) -> int:
         """See `Inference.padded_length`."""
@@ -62,9 +66,6 @@ class ImageInference:
     def cut(self, probabilities: Array, rows: Sequence[Array]) -> list[Array]:
         """See `Inference.cut`; (classes,) each."""
         return list(probabilities)
-
-    def _answer(self, probabilities: Sequence[Array]) -> dict[str, Any]:
-        return classification_answer(probabilities[0], self.labels)
 
 
 def _size_or_zero(content: bytes) -> tuple[int, int]:

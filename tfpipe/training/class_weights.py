@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfpipe.core.errors import ConfigError
-from tfpipe.settings import BALANCED, TrainingConfig
+from tfpipe.training_settings import BALANCED, TrainingConfig
 
 
 def class_weights(config: TrainingConfig, names: Sequence[str], occurrences: np.ndarray) -> np.ndarray | None:

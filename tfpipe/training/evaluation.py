@@ -9,11 +9,11 @@ import tensorflow as tf
 from tfpipe.data.pipeline import Batch, Reader, evaluation_batches
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
-from tfpipe.settings import TrainingConfig
 from tfpipe.tasks.task import NUM_COUNTS
 from tfpipe.training import user_metrics
 from tfpipe.training.recipe import build_losses
 from tfpipe.training.signals import StopRequest
+from tfpipe.training_settings import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from tfpipe.core.errors import ConfigError, TfpipeError, TrainingError
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
 from tfpipe.models.zoo import import_function, make
-from tfpipe.settings import TrainingConfig
 from tfpipe.training.checkpoints import TrainingState
 from tfpipe.training.observers import Observer, StepRecord
 from tfpipe.training.optimizer import DataParallelOptimizer
+from tfpipe.training_settings import TrainingConfig
 
 # Scoring has no batches of Keras's here: a callback that waits for them would wait in silence.
 _NEVER_CALLED = tuple(

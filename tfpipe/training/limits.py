@@ -32,13 +32,20 @@ def one_batch_each(splits: Splits, config: Config) -> Splits:
 
 def limited(splits: Splits, config: Config) -> Splits:
     """The data that `training.overfit_batches` or `training.limit_validation_batches` leave."""
-    overfit, limit = config.training.overfit_batches, config.training.limit_validation_batches
+    overfit = config.training.overfit_batches
     if overfit is not None:
         few = _picked(splits.train, overfit, config)
         return Splits(few, few, splits.test, splits.fingerprint)
-    if limit is None or splits.validation is None:
+    if splits.validation is None:
         return splits
-    return Splits(splits.train, _picked(splits.validation, limit, config), splits.test, splits.fingerprint)
+    few = limited_validation(splits.validation, config)
+    return Splits(splits.train, few, splits.test, splits.fingerprint)
+
+
+def limited_validation(validation: Source, config: Config) -> Source:
+    """The validation samples that `training.limit_validation_batches` leaves; always the same."""
+    limit = config.training.limit_validation_batches
+    return validation if limit is None else _picked(validation, limit, config)
 
 
 def steps_of_epoch(num_samples: int, config: Config) -> int:

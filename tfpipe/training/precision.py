@@ -21,11 +21,12 @@ from tfpipe.core.errors import ConfigError
 from tfpipe.data.pipeline import Batch, Reader, batch_specs, example_batch
 from tfpipe.distributed import World
 from tfpipe.models.assembly import Parts
-from tfpipe.settings import Config, TrainingConfig
+from tfpipe.settings import Config
 from tfpipe.tasks.task import LOSS
 from tfpipe.training.pruning import MagnitudePruning
 from tfpipe.training.recipe import build_optimizer
 from tfpipe.training.step import TrainingStep
+from tfpipe.training_settings import TrainingConfig
 
 logger = logging.getLogger(__name__)
 

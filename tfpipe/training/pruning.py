@@ -19,9 +19,9 @@ import tensorflow as tf
 from tfpipe.core.errors import ConfigError
 from tfpipe.core.schedule import SparsitySchedule
 from tfpipe.core.sparsity import num_pruned, prune_smallest, zeros
-from tfpipe.settings import TrainingConfig
 from tfpipe.training.observers import Observer
 from tfpipe.training.optimizer import DataParallelOptimizer
+from tfpipe.training_settings import TrainingConfig
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from tfpipe.core.errors import ConfigError
 from tfpipe.core.schedule import LearningRateSchedule, scaled_learning_rate
 from tfpipe.distributed import World
 from tfpipe.models.zoo import import_function
-from tfpipe.settings import TrainingConfig
 from tfpipe.tasks.task import Task
 from tfpipe.training.layer_decay import decay_by_layer
 from tfpipe.training.optimizer import DataParallelOptimizer
+from tfpipe.training_settings import TrainingConfig
 
 
 def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> LearningRateSchedule:

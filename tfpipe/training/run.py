@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -229,22 +229,17 @@ def _run(
     tracker = tracking.NoTracker() if fast_dev_run else _start_tracking(config, world, state, splits)
     state.run_id = world.broadcast_object(tracker.run_id)
 
-    # 5. Train.
-    try:
+    with _told_how_it_ends(tracker):
+        # 5. Train.
         if state.history:
             # Its metrics may have been on their way when the earlier sitting ended.
             tracking.log_epoch(tracker, len(state.history) - 1, state.history[-1])
-        with contextlib.closing(WorldChanges()) as changes, contextlib.ExitStack() as held:
-            observers = [
-                Telemetry(loop, state), *servers, *_observers(config, loop, tracker, prepared.callbacks, state)
-            ]  # fmt: skip
+        with contextlib.ExitStack() as held:
+            observers = [*servers, *_observers(config, loop, tracker, prepared.callbacks, state)]
+            observers = _with_guards(observers, config, loop, state, commit, held)
             if profile and world.is_chief:
                 num_steps = config.training.epochs * loop.steps_per_epoch - state.step
                 observers.append(held.enter_context(Profile(folder / "profile", num_steps)))
-            if launched_elastic():
-                every = config.training.elastic_commit_steps
-                observers.insert(0, CommitEverySteps(loop, state, commit, world, changes, every_steps=every))
-            observers.insert(0, held.enter_context(StallWatch(world, patience_s=config.training.stall_s)))
             loop.run(state, held.enter_context(CheckpointWriter(saved)), observers)
         # 6. The best weights are the model.
         state.best_epoch = world.on_chief(lambda: restore_best(loop, saved, state))
@@ -256,6 +251,17 @@ def _run(
         version = world.on_chief(
             lambda: finish(config, folder, parts, splits, state, metrics, evaluations, tracker, world)
         )
+
+    # 7. Last, the file that says that the run is complete.
+    return _conclude(config, world, folder, state, metrics, None if version is None else version.version)
+
+
+@contextlib.contextmanager
+def _told_how_it_ends(tracker: tracking.Tracker) -> Iterator[None]:
+    """Have the tracker know of a run that failed, was stopped, or waits for its workers to be replaced."""
+    try:
+        yield
+    # Whatever ends a run, Ctrl-C too; it goes on its way.
     except BaseException as error:
         if launched_elastic() and (isinstance(error, Regroup) or is_lost_worker(error)):
             tracker.suspend()
@@ -264,12 +270,15 @@ def _run(
             tracker.finish("KILLED" if isinstance(error, StoppedError | KeyboardInterrupt) else "FAILED")
         raise
 
-    # 7. Last, the file that says that the run is complete.
+
+def _conclude(
+    config: Config, world: World, folder: Path, state: TrainingState, metrics: dict[str, float], version: str | None
+) -> TrainingResult:
     result = TrainingResult(
         output_dir=folder,
         run_id=state.run_id or "",
         registered_model=config.tracking.registered_model,
-        model_version=None if version is None else version.version,
+        model_version=version,
         metrics=metrics,
         samples_per_second=state.samples_seen / max(state.wall_time_s, 1e-9),
         workers=world.size,
@@ -281,6 +290,24 @@ def _run(
         document.pop("output_dir")
         workspace.save_result(folder, document)
     return result
+
+
+def _with_guards(
+    observers: Sequence[Observer],
+    config: Config,
+    loop: TrainingLoop,
+    state: TrainingState,
+    commit: Commit,
+    held: contextlib.ExitStack,
+) -> list[Observer]:
+    """Observers behind those that must see a step first: who waits for whom, and what an elastic run goes back to."""
+    world, training = loop.world, config.training
+    changes = held.enter_context(contextlib.closing(WorldChanges()))
+    first: list[Observer] = [held.enter_context(StallWatch(world, patience_s=training.stall_s))]
+    if launched_elastic():
+        every = training.elastic_commit_steps
+        first.append(CommitEverySteps(loop, state, commit, world, changes, every_steps=every))
+    return [*first, Telemetry(loop, state), *observers]
 
 
 def _observers(

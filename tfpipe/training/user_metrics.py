@@ -11,8 +11,8 @@ import tensorflow as tf
 from tfpipe.core.errors import ConfigError
 from tfpipe.distributed import World
 from tfpipe.models.zoo import import_function, make
-from tfpipe.settings import TrainingConfig
 from tfpipe.tasks.task import Compared, Task
+from tfpipe.training_settings import TrainingConfig
 
 _TRIED_EXAMPLES = 6
 

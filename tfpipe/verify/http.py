@@ -185,7 +185,11 @@ def _get(url: str, body: bytes | None = None, headers: dict[str, str] | None = N
             return answer
         raise InferenceError(f"{url}: expected an answer, received status {error.code}: {said}") from error
     except (OSError, ValueError) as error:
-        raise InferenceError(f"{url}: expected an answer, but: {error}") from error
+        # urllib wraps what the system says.
+        reason = getattr(error, "reason", error)
+        raise InferenceError(
+            f"{url}: expected an answer, but: {getattr(reason, 'strerror', None) or reason}."
+        ) from error
 
 
 def _address(process: subprocess.Popen[str]) -> str:

@@ -44,8 +44,8 @@ class ConvertOpset:
             )
         try:
             converted = version_converter.convert_version(light_copy(model), self._opset)
-        # RuntimeError for operators that it cannot convert, others for versions that it does not know.
-        except Exception as error:
+        # RuntimeError, in ONNX's C++ an assertion, for operators and versions that it does not know.
+        except (RuntimeError, version_converter.ConvertError) as error:
             raise ConversionError(
                 f"conversion.opset: expected a version that every operator of the model has, received {self._opset}: "
                 f"{error}. Written for {written}; leave the key out for the default."

@@ -1,0 +1,198 @@
+"""The asyncio shell around the policy of `serving.batching`: blocks in, results out, one model version."""
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+from serving.batching import Batch, BatchQueue, Block, Limits, Reason, Room
+from serving.errors import DeadlineError, NotReadyError
+from serving.slots import Slots
+
+Content = TypeVar("Content")
+Result = TypeVar("Result")
+Run = Callable[[Sequence[Content]], Sequence[Result]]
+
+# A batch that takes less costs less than the hop to a thread and back.
+_QUICK_S = 0.0005
+
+
+@dataclass(frozen=True)
+class Done(Generic[Result]):
+    """What came of a block.
+
+    Attributes:
+        result: Of the session.
+        queue_s: Seconds that it waited.
+        run_s: Seconds of its batch.
+    """
+
+    result: Result
+    queue_s: float
+    run_s: float
+
+
+class Observer(Protocol):
+    """Who is told of batches."""
+
+    def batch(self, rows: int, reason: Reason) -> None:
+        """One begins to run."""
+
+
+class Batcher(Generic[Content, Result]):
+    """Runs blocks in batches on the sessions of one model version; used on the event loop alone.
+
+    Attributes:
+        room: Admission.
+        queue: What waits.
+        used_s: See `serving.slots`.
+
+    Args:
+        runs: One function a session: the contents of a batch -> a result for each.
+        limits: Of batches and of what waits.
+        slots: Shared with other models.
+        executor: Where batches run that are not quick.
+        observer: Told of every batch.
+        may_run_here: Whether quick batches may run in the event loop's thread: no session of a child process does.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run[Content, Result]],
+        limits: Limits,
+        *,
+        slots: Slots,
+        executor: Executor,
+        observer: Observer,
+        may_run_here: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.room = Room(limits, sessions=len(runs))
+        self.queue: BatchQueue[Content] = BatchQueue(limits.max_batch_size, limits.max_delay_s)
+        self.used_s = 0.0
+        self._free = list(runs)
+        self._slots, self._executor, self._observer, self._clock = slots, executor, observer, clock
+        self._may_run_here = may_run_here
+        self._is_scheduled = False
+        self._window: asyncio.TimerHandle | None = None
+        self._running: set[asyncio.Future[Sequence[Result]]] = set()
+        self._is_closed = False
+
+    async def run(self, content: Content, *, rows: int, bucket: Hashable, deadline_s: float) -> Done[Result]:
+        """Run a block with whatever waits beside it.
+
+        Raises:
+            DeadlineError: The deadline passed before it was run.
+            NotReadyError: The version is being unloaded.
+            Exception: What the session raised for its batch.
+        """
+        if self._is_closed:
+            raise NotReadyError("model: expected it to take requests, but it is unloaded.", status="unloaded")
+        loop = asyncio.get_running_loop()
+        block = Block(content, rows, bucket, self._clock(), deadline_s, loop.create_future())
+        self.queue.put(block)
+        # Not at once: what else arrived in this turn of the loop joins it.
+        self._schedule()
+        try:
+            done: Done[Result] = await block.waiter
+        except asyncio.CancelledError:
+            # The client hung up, or its time is over: what runs already is not stopped.
+            self.queue.discard(block)
+            raise
+        return done
+
+    async def close(self) -> None:
+        """Take no more blocks, and wait for those that are here."""
+        self._is_closed = True
+        while waiting := [*(block.waiter for block in self.queue.blocks()), *self._running]:
+            await asyncio.wait(waiting)
+        self._slots.leave(self)
+
+    def _dispatch(self) -> None:
+        """Start as many batches as there are sessions and slots free."""
+        self._is_scheduled = False
+        now_s = self._clock()
+        for block in self.queue.drop_expired(now_s):
+            late = DeadlineError("deadline: expected a session to be free in time, there was none.")
+            _settle(block.waiter, late)
+        while self._free and self.queue.is_due(now_s):
+            if not self._slots.take(self, self._schedule):
+                return
+            batch = self.queue.next_batch(now_s)
+            if batch is None:
+                raise RuntimeError("expected a batch where one is due.")
+            self._start(self._free.pop(), batch)
+            now_s = self._clock()
+        self._wait_for_window()
+
+    def _start(self, run: Run[Content, Result], batch: Batch[Content]) -> None:
+        self._observer.batch(batch.rows, batch.reason)
+        started_s = self._clock()
+        contents = [block.content for block in batch.blocks]
+        end = partial(self._end, run, batch, started_s)
+        if self._may_run_here and 0.0 < self.room.pace.batch_s < _QUICK_S:
+            end(_run_here(run, contents))
+            return
+        future = asyncio.wrap_future(self._executor.submit(run, contents))
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        future.add_done_callback(end)
+
+    def _end(
+        self,
+        run: Run[Content, Result],
+        batch: Batch[Content],
+        started_s: float,
+        future: "asyncio.Future[Sequence[Result]] | Future[Sequence[Result]]",
+    ) -> None:
+        run_s = self._clock() - started_s
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        if error is None:
+            self.room.pace.record(batch.rows, run_s)
+            for block, result in zip(batch.blocks, future.result(), strict=True):
+                _settle(block.waiter, Done(result, started_s - block.arrived_s, run_s))
+        else:
+            for block in batch.blocks:
+                _settle(block.waiter, error)
+        self._free.append(run)
+        self._slots.give_back(self, run_s)
+        if self.queue.rows:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _wait_for_window(self) -> None:
+        if self._window is not None:
+            self._window.cancel()
+            self._window = None
+        due_s = self.queue.due_s()
+        # Without a free session, the end of the one that runs is what comes next.
+        if due_s is not None and self._free:
+            wait_s = max(due_s - self._clock(), 0.0)
+            self._window = asyncio.get_running_loop().call_later(wait_s, self._dispatch)
+
+
+def _run_here(run: Run[Content, Result], contents: Sequence[Content]) -> "Future[Sequence[Result]]":
+    future: Future[Sequence[Result]] = Future()
+    try:
+        future.set_result(run(contents))
+    # As an executor does: whoever waits for the blocks gets it.
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def _settle(waiter: "asyncio.Future[object]", outcome: object) -> None:
+    if waiter.done():
+        return
+    if isinstance(outcome, BaseException):
+        waiter.set_exception(outcome)
+    else:
+        waiter.set_result(outcome)

@@ -1,0 +1,293 @@
+"""One loaded version: its engine, its batches, and the way of a request through both."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from serving.batcher import Batcher, Done, Observer
+from serving.batching import Limits
+from serving.engine import Answered, Engine, Input, Row
+from serving.slots import Slots
+from serving.tensor_engine import TensorEngine
+from tfpipe.core.errors import InferenceError, TfpipeError
+from tfpipe.core.signature import Array
+from tfpipe.inference.interface import Prepared
+
+AnyEngine: TypeAlias = Engine | TensorEngine
+Content = TypeVar("Content")
+Result = TypeVar("Result")
+
+# Arrays and texts so small are prepared in the event loop: a thread would cost more. Files never are: a few bytes may
+# hold a picture that takes a second.
+_SMALL_BYTES, _SMALL_CHARS = 16 * 1024, 512
+# A request has so many of its batches in the queue at a time: one with many rows must not keep all others waiting.
+_BLOCKS_AT_ONCE = 2
+
+
+@dataclass
+class Outcome:
+    """What came of the inputs of one request.
+
+    Attributes:
+        rows: For each input, in order, what was answered or the error that it met.
+        stage_s: Seconds by stage: "decode", "preprocess", "queue" and "run".
+    """
+
+    rows: list[Answered | Exception]
+    stage_s: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("decode", "preprocess", "queue", "run"), 0.0)
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    rows: Sequence[Array]
+    features: bool
+
+
+class Deployment:
+    """A version that answers; used on the event loop.
+
+    Attributes:
+        engine: What prepares inputs and runs rows.
+        batcher: What forms batches.
+
+    Args:
+        engine: Opened, proved and warm.
+        limits: Of batches and of what waits.
+        slots: Shared with other versions.
+        preparing: Where inputs are prepared that are not small.
+        running: Where batches run that are not quick.
+        observer: Told of batches.
+    """
+
+    def __init__(
+        self,
+        engine: AnyEngine,
+        limits: Limits,
+        *,
+        slots: Slots,
+        preparing: Executor,
+        running: Executor,
+        observer: Observer,
+    ) -> None:
+        self.engine = engine
+        self._preparing = preparing
+        self._max_batch_size = limits.max_batch_size
+        run: Callable[[Sequence[Any]], Sequence[Any]] = (
+            _tensor_runs(engine) if isinstance(engine, TensorEngine) else _row_runs(engine)
+        )
+        self.batcher: Batcher[Any, Any] = Batcher([run], limits, slots=slots, executor=running, observer=observer)
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.engine.name
+
+    @property
+    def version(self) -> str | None:
+        """Registered version; None for a model that is not registered."""
+        return self.engine.version
+
+    async def infer(self, inputs: Sequence[Input], *, deadline_s: float, features: bool = False) -> Outcome:
+        """Answer inputs, each on its own: one that fails leaves the others be.
+
+        Args:
+            inputs: At least one.
+            deadline_s: `time.monotonic()` after which nobody waits for the answer.
+            features: Whether each answer is to hold the vector before the model's head.
+
+        Raises:
+            QueueFullError: Too much waits already.
+            DeadlineError: The answer cannot be there in time.
+            NotReadyError: The version is being unloaded.
+        """
+        engine = self.engine
+        if isinstance(engine, TensorEngine):
+            raise TypeError("expected an engine of files or texts, received one of named tensors.")
+        size = sum(_size(given) for given in inputs)
+        room = self.batcher.room
+        room.admit(len(inputs), size, now_s=time.monotonic(), deadline_s=deadline_s)
+        try:
+            outcome = Outcome(rows=[])
+            prepared = await self._prepare(engine, inputs, outcome)
+            await self._run(engine, prepared, outcome, deadline_s, features)
+        finally:
+            room.leave(len(inputs), size)
+        return outcome
+
+    async def infer_tensors(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None, *, deadline_s: float
+    ) -> tuple[dict[str, Array], dict[str, float]]:
+        """Answer named arrays.
+
+        Args:
+            feeds: Array by input name.
+            outputs: Names wanted; None: all.
+            deadline_s: See `infer`.
+
+        Returns:
+            Array by output name, and seconds by stage.
+
+        Raises:
+            InvalidRequestError: Names, dtypes or shapes that the model does not take.
+            QueueFullError: See `infer`, as for the others.
+        """
+        engine = self.engine
+        if not isinstance(engine, TensorEngine):
+            raise TypeError("expected an engine of named tensors, received another.")
+        engine.check(feeds, outputs or ())
+        rows = next(iter(feeds.values())).shape[0] if engine.is_batchable else 1
+        size = sum(array.nbytes for array in feeds.values())
+        # What cannot be batched is in a bucket of its own.
+        shapes = tuple((name, feeds[name].shape[1:]) for name in sorted(feeds))
+        bucket: Hashable = shapes if engine.is_batchable else object()
+        room = self.batcher.room
+        room.admit(rows, size, now_s=time.monotonic(), deadline_s=deadline_s)
+        try:
+            done = await self.batcher.run(feeds, rows=max(rows, 1), bucket=bucket, deadline_s=deadline_s)
+        finally:
+            room.leave(rows, size)
+        if isinstance(done.result, Exception):
+            raise done.result
+        wanted = outputs or [spec.name for spec in engine.outputs]
+        return {name: done.result[name] for name in wanted}, {"queue": done.queue_s, "run": done.run_s}
+
+    async def close(self) -> None:
+        """Take no more requests, and wait for those that are here."""
+        await self.batcher.close()
+
+    async def _prepare(self, engine: Engine, inputs: Sequence[Input], outcome: Outcome) -> list[Prepared | Exception]:
+        def work(some: Sequence[Input]) -> tuple[list[Prepared | Exception], dict[str, float]]:
+            stage_s: dict[str, float] = {}
+            return [_prepared(engine, given, stage_s) for given in some], stage_s
+
+        if len(inputs) == 1 and _is_small(inputs[0]):
+            done = [work(inputs)]
+        else:
+            loop = asyncio.get_running_loop()
+            # One thread each: decoding runs beside the model.
+            done = await asyncio.gather(*(loop.run_in_executor(self._preparing, work, [one]) for one in inputs))
+        for _, stage_s in done:
+            for stage, seconds in stage_s.items():
+                outcome.stage_s[stage] += seconds
+        return [one for prepared, _ in done for one in prepared]
+
+    async def _run(
+        self,
+        engine: Engine,
+        prepared: Sequence[Prepared | Exception],
+        outcome: Outcome,
+        deadline_s: float,
+        features: bool,
+    ) -> None:
+        rows = [row for one in prepared if isinstance(one, Prepared) for row in one.rows]
+        buckets: dict[Hashable, list[int]] = {}
+        for position, row in enumerate(rows):
+            buckets.setdefault((engine.bucket_of(row), features), []).append(position)
+        blocks = [
+            (bucket, positions[start : start + self._max_batch_size])
+            for bucket, positions in buckets.items()
+            for start in range(0, len(positions), self._max_batch_size)
+        ]
+        results: dict[int, Row | Exception] = {}
+
+        async def run(bucket: Hashable, positions: list[int]) -> None:
+            content = _Rows([rows[position] for position in positions], features)
+            done: Done[list[Row | Exception]] = await self.batcher.run(
+                content, rows=len(positions), bucket=bucket, deadline_s=deadline_s
+            )
+            results.update(zip(positions, done.result, strict=True))
+            outcome.stage_s["queue"] = max(outcome.stage_s["queue"], done.queue_s)
+            outcome.stage_s["run"] += done.run_s
+
+        if len(blocks) == 1:
+            await run(*blocks[0])
+        else:
+            await _in_turns([partial(run, *block) for block in blocks], at_once=_BLOCKS_AT_ONCE)
+        answered = iter(results[position] for position in range(len(rows)))
+        outcome.rows = [
+            one if isinstance(one, Exception) else _answered(one, [next(answered) for _ in one.rows])
+            for one in prepared
+        ]
+
+
+async def _in_turns(runs: Sequence[Callable[[], Coroutine[Any, Any, None]]], *, at_once: int) -> None:
+    """Run all, so many at a time; where one fails, the others are given up, and its error is raised."""
+    turns = asyncio.Semaphore(at_once)
+
+    async def run(one: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async with turns:
+            await one()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in runs:
+                group.create_task(run(one))
+    except* Exception as failed:
+        raise failed.exceptions[0] from None
+
+
+def _prepared(engine: Engine, given: Input, stage_s: dict[str, float]) -> Prepared | Exception:
+    try:
+        return engine.prepare(given, stage_s)
+    except (TfpipeError, MemoryError) as error:
+        return error
+
+
+def _answered(prepared: Prepared, rows: Sequence[Row | Exception]) -> Answered | Exception:
+    failed = next((row for row in rows if isinstance(row, Exception)), None)
+    return failed or Answered(prepared, tuple(row for row in rows if isinstance(row, Row)))
+
+
+def _row_runs(engine: Engine) -> Callable[[Sequence[_Rows]], list[list[Row | Exception]]]:
+    def run(contents: Sequence[_Rows]) -> list[list[Row | Exception]]:
+        features = contents[0].features
+        rows = [row for content in contents for row in content.rows]
+        given = iter(_bisected(lambda some: engine.run(some, features=features), rows))
+        return [[next(given) for _ in content.rows] for content in contents]
+
+    return run
+
+
+def _tensor_runs(engine: TensorEngine) -> Callable[[Sequence[Mapping[str, Array]]], Sequence[Any]]:
+    def together(some: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+        if len(some) == 1:
+            return [engine.run(some[0])]
+        answered = engine.run({name: np.concatenate([feeds[name] for feeds in some]) for name in some[0]})
+        ends = np.cumsum([len(next(iter(feeds.values()))) for feeds in some])[:-1]
+        parts = {name: np.split(array, ends) for name, array in answered.items()}
+        return [{name: parts[name][index] for name in parts} for index in range(len(some))]
+
+    return lambda contents: _bisected(together, contents)
+
+
+def _bisected(
+    run: Callable[[Sequence[Content]], Sequence[Result]], contents: Sequence[Content]
+) -> list[Result | Exception]:
+    """Run contents together; where that fails, each half, until those that fail stand alone."""
+    try:
+        return list(run(contents))
+    except (InferenceError, MemoryError) as error:
+        if len(contents) == 1:
+            return [error]
+    middle = len(contents) // 2
+    return [*_bisected(run, contents[:middle]), *_bisected(run, contents[middle:])]
+
+
+def _is_small(given: Input) -> bool:
+    if isinstance(given, np.ndarray):
+        return given.nbytes <= _SMALL_BYTES
+    return isinstance(given, Exception) or (isinstance(given, str) and len(given) <= _SMALL_CHARS)
+
+
+def _size(given: Input) -> int:
+    if isinstance(given, np.ndarray):
+        return given.nbytes
+    return 0 if isinstance(given, Exception) else len(given)

@@ -1,0 +1,18 @@
+"""Which model a request names, in whatever protocol."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Names in a request; where all are None, routing decides.
+
+    Attributes:
+        name: Model; None: the only one that is served.
+        version: Its version; None: the one that routing gives.
+        alias: Likewise, e.g. "champion".
+    """
+
+    name: str | None = None
+    version: str | None = None
+    alias: str | None = None

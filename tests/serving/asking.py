@@ -1,0 +1,49 @@
+"""An engine asked as the service asks it, without a socket."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from serving.batching import Limits, Reason
+from serving.deployment import AnyEngine, Deployment, Outcome
+from serving.engine import Answered, Input
+from serving.slots import Slots
+from tfpipe.core.errors import InferenceError
+
+
+class Batches(list[int]):
+    """Rows of each batch, in order."""
+
+    def batch(self, rows: int, reason: Reason) -> None:
+        """See `serving.batcher.Observer`."""
+        self.append(rows)
+
+
+def ask(
+    engine: AnyEngine, inputs: Sequence[Input], *, max_batch_size: int = 4, deadline_s: float = float("inf")
+) -> tuple[list[dict[str, Any] | Exception], list[int]]:
+    """Answers to the inputs of one request, and the rows of each batch."""
+    batches = Batches()
+
+    async def infer() -> Outcome:
+        limits = Limits(max_batch_size, max_rows=1000, max_bytes=2**30)
+        with ThreadPoolExecutor(2) as pool:
+            deployment = Deployment(engine, limits, slots=Slots(1), preparing=pool, running=pool, observer=batches)
+            return await deployment.infer(inputs, deadline_s=deadline_s)
+
+    return [_answer(row) for row in asyncio.run(infer()).rows], list(batches)
+
+
+def answers(engine: AnyEngine, inputs: Sequence[Input]) -> list[Any]:
+    """Answers to the inputs of one request."""
+    return ask(engine, inputs)[0]
+
+
+def _answer(row: Answered | Exception) -> dict[str, Any] | Exception:
+    if isinstance(row, Exception):
+        return row
+    try:
+        return row.answer()
+    except InferenceError as error:
+        return error

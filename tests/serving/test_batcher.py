@@ -1,0 +1,191 @@
+"""The asyncio shell around the policy: real loops and threads, sessions that are functions."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.batcher import Batcher
+from serving.batching import Limits
+from serving.errors import DeadlineError, NotReadyError
+from serving.slots import Slots
+from tests.serving.asking import Batches
+
+FOREVER = float("inf")
+
+
+class Doubling:
+    """A session that doubles numbers, and waits until it may."""
+
+    def __init__(self, *, seconds: float = 0.0) -> None:
+        self.may_run = threading.Event()
+        self.may_run.set()
+        self.seen: list[list[int]] = []
+        self._seconds = seconds
+
+    def __call__(self, contents: Sequence[int]) -> list[int]:
+        self.seen.append(list(contents))
+        self.may_run.wait(10)
+        time.sleep(self._seconds)  # a model that takes so long
+        return [2 * content for content in contents]
+
+
+def batcher_of(*runs, slots: Slots | None = None, batches=None, delay_s: float = 0.0, size: int = 4):
+    limits = Limits(size, max_rows=1000, max_bytes=10**9, max_delay_s=delay_s)
+    observer = Batches() if batches is None else batches
+    return Batcher(runs, limits, slots=slots or Slots(len(runs)), executor=POOL, observer=observer)
+
+
+POOL = ThreadPoolExecutor(4)
+
+
+def submit(batcher, *contents: int, deadline_s: float = FOREVER):
+    return [
+        asyncio.ensure_future(batcher.run(content, rows=1, bucket=0, deadline_s=deadline_s)) for content in contents
+    ]
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)  # polls
+
+
+async def test_what_arrives_while_a_session_is_busy_forms_the_next_batch():
+    session = Doubling()
+    session.may_run.clear()
+    batcher = batcher_of(session)
+
+    first = submit(batcher, 1)
+    await until(lambda: session.seen)
+    rest = submit(batcher, 2, 3, 4)
+    await asyncio.sleep(0.01)  # they join the queue
+    session.may_run.set()
+    done = await asyncio.gather(*first, *rest)
+
+    assert session.seen == [[1], [2, 3, 4]]
+    assert [one.result for one in done] == [2, 4, 6, 8]
+    assert done[1].queue_s > 0.005
+
+
+# Feature: deep-learning-pipeline, Property 14: Batching
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(gaps_ms=st.lists(st.integers(0, 3), min_size=1, max_size=8), max_batch_size=st.integers(8, 16))
+def test_requests_within_a_window_are_one_batch(gaps_ms, max_batch_size):
+    session, batches = Doubling(), Batches()
+
+    async def all_of_them():
+        batcher = batcher_of(session, batches=batches, delay_s=0.25, size=max_batch_size)
+        waiting = []
+        for content, gap_ms in enumerate(gaps_ms):
+            await asyncio.sleep(gap_ms / 1000)  # the client's pause
+            waiting += submit(batcher, content)
+        return await asyncio.gather(*waiting)
+
+    done = asyncio.run(all_of_them())
+
+    assert session.seen == [list(range(len(gaps_ms)))]
+    assert batches == [len(gaps_ms)]
+    assert [one.result for one in done] == [2 * content for content in range(len(gaps_ms))]
+
+
+async def test_a_client_that_hangs_up_leaves_the_queue():
+    session = Doubling()
+    session.may_run.clear()
+    batcher = batcher_of(session)
+    (first,) = submit(batcher, 1)
+    await until(lambda: session.seen)
+
+    gone, kept = submit(batcher, 2, 3)
+    await asyncio.sleep(0.01)  # they join the queue
+    gone.cancel()
+    session.may_run.set()
+    await asyncio.gather(first, kept)
+
+    assert session.seen == [[1], [3]]
+
+
+async def test_a_deadline_that_passed_in_the_queue_is_told_and_nothing_is_run_for_it():
+    session = Doubling()
+    session.may_run.clear()
+    batcher = batcher_of(session)
+    (first,) = submit(batcher, 1)
+    await until(lambda: session.seen)
+
+    (late,) = submit(batcher, 2, deadline_s=time.monotonic() + 0.01)
+    await asyncio.sleep(0.03)  # its deadline passes
+    session.may_run.set()
+
+    with pytest.raises(DeadlineError):
+        await late
+    await first
+    assert session.seen == [[1]]
+
+
+async def test_what_a_session_raises_is_told_to_its_batch_alone():
+    calls = 0
+
+    def run(contents: Sequence[int]) -> list[int]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("broken")
+        return list(contents)
+
+    batcher = batcher_of(run)
+    with pytest.raises(RuntimeError, match="broken"):
+        await submit(batcher, 1)[0]
+
+    assert (await submit(batcher, 2)[0]).result == 2
+
+
+async def test_several_sessions_run_side_by_side():
+    one, other = Doubling(), Doubling()
+    one.may_run.clear()
+    other.may_run.clear()
+    batcher = batcher_of(one, other, slots=Slots(2), size=1)
+
+    waiting = submit(batcher, 1, 2)
+    await until(lambda: one.seen and other.seen)
+    one.may_run.set()
+    other.may_run.set()
+
+    assert sorted(done.result for done in await asyncio.gather(*waiting)) == [2, 4]
+
+
+async def test_a_model_with_a_long_queue_does_not_keep_another_waiting():
+    slots, order = Slots(1), []
+
+    def session(name: str):
+        def run(contents: Sequence[int]) -> list[int]:
+            order.append(name)
+            time.sleep(0.002)  # a model that takes so long
+            return list(contents)
+
+        return run
+
+    greedy, modest = (batcher_of(session(name), slots=slots, size=1) for name in ("greedy", "modest"))
+    waiting = [*submit(greedy, *range(20)), *submit(modest, *range(5))]
+    await asyncio.gather(*waiting)
+
+    assert order.index("modest") <= 2
+    # Turn by turn, although twenty came first.
+    assert order[:12].count("modest") >= 4
+
+
+async def test_closing_answers_what_waits_and_takes_no_more():
+    session = Doubling(seconds=0.01)
+    batcher = batcher_of(session, size=1)
+    waiting = submit(batcher, 1, 2, 3)
+    await asyncio.sleep(0)  # they join the queue
+
+    await batcher.close()
+
+    assert [one.result().result for one in waiting] == [2, 4, 6]
+    with pytest.raises(NotReadyError, match="unloaded"):
+        await submit(batcher, 4)[0]
