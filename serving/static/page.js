@@ -36,20 +36,21 @@ function offer() {
 }
 
 function offerVersions() {
-  const versions = models.filter(one => one.name === $("model").value && one.version).map(one => one.version);
-  fill($("version"), versions.length > 1 ? [["", "as routed"], ...versions.map(one => [one, one])] : [["", ""]]);
+  const versions = models.filter(one => one.name === $("model").value && one.version);
+  const named = versions.map(({ version, aliases }) => [version, [version, ...aliases].join(", ")]);
+  fill($("version"), versions.length > 1 ? [["", "as routed"], ...named] : [["", ""]]);
   offerForm();
 }
 
 function offerForm() {
-  const task = chosen()?.task ?? "";
-  const takes = !task ? "" : task === "tensor" ? "tensors" : /^(text|token)_/.test(task) ? "text" : "image";
+  const takes = chosen()?.takes;
   $("image-form").hidden = takes !== "image";
   $("text-form").hidden = takes !== "text";
   $("tensors").hidden = takes !== "tensors";
   const body = takes === "text" ? `-H 'Content-Type: application/json' -d '{"text": "..."}'` : "-F file=@image.png";
   const key = $("key-form").hidden ? "" : "-H 'Authorization: Bearer KEY' ";
   $("curl").textContent = `curl ${key}${body} '${new URL(`predict${query()}`, document.baseURI)}'`;
+  $("curl").parentElement.hidden = takes === "tensors";
 }
 
 function showStatus(status) {
