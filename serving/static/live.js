@@ -42,7 +42,7 @@ export class Live {
   }
 
   #drawTotals() {
-    const minutes = Math.ceil(this.#history.seconds / 60);
+    const minutes = Math.round(this.#history.seconds / 60);
     $("live-title").textContent = `Live, the last ${minutes > 1 ? `${minutes} minutes` : "minute"}`;
     const { in_flight = 0, queue_rows } = this.#history.last.gauges;
     $("totals").replaceChildren(...pairs({

@@ -20,7 +20,7 @@ function query() {
   const parameters = new URLSearchParams();
   if (!$("model-choice").hidden) parameters.set("model_name", $("model").value);
   if ($("version").value) parameters.set("model_version", $("version").value);
-  return parameters.size ? `?${parameters}` : "";
+  return String(parameters) && `?${parameters}`;
 }
 
 function fill(select, entries) {

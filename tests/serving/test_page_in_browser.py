@@ -213,9 +213,10 @@ def test_a_text_is_asked_with_the_keyboard_alone(page, tags_server):
 def test_a_file_is_chosen_with_the_keyboard_alone(page, server):
     opened(page, server)
 
-    page.keyboard.press("Tab")
-    outline = page.evaluate("getComputedStyle(document.querySelector('#drop')).outlineStyle")
+    # Around all of it: Chromium is told to hand over its choosers while the test goes on.
     with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Tab")
+        outline = page.evaluate("getComputedStyle(document.querySelector('#drop')).outlineStyle")
         page.keyboard.press("Enter")
     chooser.value.set_files({"name": "image.png", "mimeType": "image/png", "buffer": BLUE})
 
