@@ -15,6 +15,7 @@ from serving.slots import Slots
 Content = TypeVar("Content")
 Result = TypeVar("Result")
 Run = Callable[[Sequence[Content]], Sequence[Result]]
+_Timed = tuple[Sequence[Result], float]
 
 # A batch that takes less costs less than the hop to a thread and back.
 _QUICK_S = 0.0005
@@ -79,7 +80,7 @@ class Batcher(Generic[Content, Result]):
         self._may_run_here = may_run_here
         self._is_scheduled = False
         self._window: asyncio.TimerHandle | None = None
-        self._running: set[asyncio.Future[Sequence[Result]]] = set()
+        self._running: set[asyncio.Future[_Timed[Result]]] = set()
         self._is_closed = False
 
     async def run(self, content: Content, *, rows: int, bucket: Hashable, deadline_s: float) -> Done[Result]:
@@ -137,7 +138,7 @@ class Batcher(Generic[Content, Result]):
         if self._may_run_here and 0.0 < self.room.pace.batch_s < _QUICK_S:
             end(_run_here(run, contents))
             return
-        future = asyncio.wrap_future(self._executor.submit(run, contents))
+        future = asyncio.wrap_future(self._executor.submit(_timed, run, contents))
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         future.add_done_callback(end)
@@ -147,19 +148,19 @@ class Batcher(Generic[Content, Result]):
         run: Run[Content, Result],
         batch: Batch[Content],
         started_s: float,
-        future: "asyncio.Future[Sequence[Result]] | Future[Sequence[Result]]",
+        future: "asyncio.Future[_Timed[Result]] | Future[_Timed[Result]]",
     ) -> None:
-        run_s = self._clock() - started_s
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if error is None:
+            results, run_s = future.result()
             self.room.pace.record(batch.rows, run_s)
-            for block, result in zip(batch.blocks, future.result(), strict=True):
+            for block, result in zip(batch.blocks, results, strict=True):
                 _settle(block.waiter, Done(result, started_s - block.arrived_s, run_s))
         else:
             for block in batch.blocks:
                 _settle(block.waiter, error)
         self._free.append(run)
-        self._slots.give_back(self, run_s)
+        self._slots.give_back(self, self._clock() - started_s)
         if self.queue.rows:
             self._schedule()
 
@@ -179,10 +180,17 @@ class Batcher(Generic[Content, Result]):
             self._window = asyncio.get_running_loop().call_later(wait_s, self._dispatch)
 
 
-def _run_here(run: Run[Content, Result], contents: Sequence[Content]) -> "Future[Sequence[Result]]":
-    future: Future[Sequence[Result]] = Future()
+def _timed(run: Run[Content, Result], contents: Sequence[Content]) -> "_Timed[Result]":
+    # Here, so that the way into the thread and back is not in it.
+    started_s = time.perf_counter()
+    results = run(contents)
+    return results, time.perf_counter() - started_s
+
+
+def _run_here(run: Run[Content, Result], contents: Sequence[Content]) -> "Future[_Timed[Result]]":
+    future: Future[_Timed[Result]] = Future()
     try:
-        future.set_result(run(contents))
+        future.set_result(_timed(run, contents))
     # As an executor does: whoever waits for the blocks gets it.
     except Exception as error:
         future.set_exception(error)

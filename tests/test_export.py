@@ -7,6 +7,7 @@ import tensorflow as tf
 import yaml
 
 from tests.convert.random_models import LABELS, config_of, random_parts
+from tests.full_disk import files_of_at_most
 from tests.image_files import encoded, picture
 from tfpipe.core.errors import ConfigError, ConversionError
 from tfpipe.core.parity import BOUNDS, assert_parity
@@ -136,6 +137,11 @@ def test_a_folder_that_cannot_be_written_is_a_conversion_error(parts, tmp_path):
 
     with pytest.raises(ConversionError, match="expected to write a SavedModel, but: "):
         export_saved_model(parts, tmp_path / "file" / "1")
+
+
+def test_a_full_disk_is_told_in_the_words_of_the_system(parts, tmp_path):
+    with files_of_at_most(100), pytest.raises(OSError, match=r"^\[Errno \d+\] [\w ]+$"):
+        export_saved_model(parts, tmp_path / "1")
 
 
 # Float32.

@@ -1,8 +1,10 @@
 """Trained model -> float32 model and SavedModel for TensorFlow Serving."""
 
 import copy
+import errno
 import functools
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ SAVED_MODEL_LIMITS = (
     "`serving_default` decodes upright 8-bit JPEG, PNG, BMP (24 bits) and GIF (first frame); it does not apply EXIF "
     "orientation, reads CMYK and 16-bit files as TensorFlow does, and refuses WebP. Send `pixels` for anything else."
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LAYERS = ("resize", "augmentation", "rescale", "normalization")
 _HALF = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 
@@ -126,13 +129,29 @@ def save_signatures(parts: Parts, signatures: Mapping[str, Any], folder: Path, *
 
     Raises:
         ConversionError: The folder cannot be written.
+        OSError: The disk is full.
     """
     module = tf.Module()
     module.tracked, module.held = [variable.value for variable in parts.model.variables], held
+    save_module(module, folder, signatures)
+
+
+def save_module(module: tf.Module, folder: Path, signatures: Mapping[str, Any]) -> None:
+    """Write a SavedModel.
+
+    Raises:
+        ConversionError: The folder cannot be written.
+        OSError: The disk is full.
+    """
     try:
         tf.saved_model.save(module, str(folder), signatures=signatures)
     except tf.errors.OpError as error:
-        raise ConversionError(f"{folder}: expected to write a SavedModel, but: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0]
+        for number in _FULL:
+            # TensorFlow tells it between the names of its own operations and temporary files.
+            if os.strerror(number) in said:
+                raise OSError(number, os.strerror(number)) from error
+        raise ConversionError(f"{folder}: expected to write a SavedModel, but: {said}") from error
 
 
 def answers_of(parts: Parts, rows: Any) -> dict[str, Any]:

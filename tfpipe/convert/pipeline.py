@@ -13,6 +13,7 @@ from tfpipe.convert.foreign_settings import is_foreign
 from tfpipe.convert.phases import phase
 from tfpipe.convert.search import Budget
 from tfpipe.convert.settings import PRECISIONS, Settings, read_settings
+from tfpipe.convert.staging import check_target
 from tfpipe.convert.trained import fetch, open_trained
 from tfpipe.convert.variants import Search
 from tfpipe.core.bundle import open_bundle
@@ -100,6 +101,9 @@ def _convert_own(
         with phase("trained model"):
             name = settings.registered_model or registered_model
             folder, version = fetch(model, registry, name, Path(scratch) / "model")
+            if output is not None:
+                # Better known before the model is opened.
+                check_target(Path(output))
             trained = open_trained(folder, version, settings.overrides)
         title = f"{trained.name} version {version.version}" if version else trained.name
         logger.info("converting %s to %s", title, asked.precision if asked.search is None else "the fastest variant")

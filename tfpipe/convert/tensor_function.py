@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfpipe.convert.keras_files import all_layers
 from tfpipe.core.errors import ConfigError, ConversionError
 from tfpipe.core.signature import Array, TensorSpec
+from tfpipe.export import save_module
 
 # Names that Keras gives where nobody did; they count what a process has built.
 _MADE_UP = re.compile(r"(input_layer|keras_tensor)(_\d+)?")
@@ -116,6 +117,7 @@ def save_function(function: TensorFunction, folder: Path) -> None:
 
     Raises:
         ConversionError: The folder cannot be written.
+        OSError: The disk is full.
     """
     specs = [
         tf.TensorSpec([None if isinstance(length, str) else length for length in spec.shape], spec.dtype, spec.name)
@@ -124,10 +126,7 @@ def save_function(function: TensorFunction, folder: Path) -> None:
     module = tf.Module()
     module.held = function.held
     signature = tf.function(function.call, input_signature=specs, autograph=False)
-    try:
-        tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
-    except tf.errors.OpError as error:
-        raise ConversionError(f"{folder}: expected to write a SavedModel, but: {str(error).splitlines()[0]}") from error
+    save_module(module, folder, {"serving_default": signature})
 
 
 def _packed(model: keras.Model, tensors: Sequence[Any]) -> Any:
