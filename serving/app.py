@@ -15,7 +15,7 @@ from serving.admission import Admission, Protocol
 from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
-from serving.gate import Gate
+from serving.gate import Gate, scope_of
 from serving.golden_watch import replay_when_idle
 from serving.gpu import open_nvml
 from serving.gpu_memory import GpuMemory
@@ -26,7 +26,7 @@ from serving.request import Request
 from serving.routes.answers import refuse
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
-from serving.schemas import components, inference_paths
+from serving.schemas import components, inference_paths, security_schemes
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
 from serving.settings import ServingSettings
@@ -90,7 +90,7 @@ def create_app(
     )
     api.include_router(operations(service))
     _answer_errors_in_one_form(api, service)
-    _document_inference(api)
+    _document_inference(api, with_keys=settings.api_keys_file is not None)
     protocols = {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}
     return Admission(service, protocols, api, gate=gate, tracing=tracing)
 
@@ -174,7 +174,7 @@ def _in_our_words(error: Exception, request: Request) -> Exception:
     return error
 
 
-def _document_inference(api: FastAPI) -> None:
+def _document_inference(api: FastAPI, *, with_keys: bool) -> None:
     own = api.openapi
 
     def openapi() -> dict[str, Any]:
@@ -182,6 +182,16 @@ def _document_inference(api: FastAPI) -> None:
         if "/predict" not in schema["paths"]:
             schema["paths"] = {**inference_paths(), **schema["paths"]}
             schema.setdefault("components", {}).setdefault("schemas", {}).update(components())
+            if with_keys:
+                _document_keys(schema)
         return schema
 
     api.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document_keys(schema: dict[str, Any]) -> None:
+    schema["components"]["securitySchemes"] = security_schemes()
+    either = [{name: []} for name in security_schemes()]
+    for path, operations_of_path in schema["paths"].items():
+        for operation in operations_of_path.values() if scope_of(path) else ():
+            operation["security"] = either
