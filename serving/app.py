@@ -191,7 +191,7 @@ def _document_inference(api: FastAPI, *, with_keys: bool) -> None:
 
 def _document_keys(schema: dict[str, Any]) -> None:
     schema["components"]["securitySchemes"] = security_schemes()
-    either = [{name: []} for name in security_schemes()]
+    either: list[dict[str, list[str]]] = [{name: []} for name in security_schemes()]
     for path, operations_of_path in schema["paths"].items():
         for operation in operations_of_path.values() if scope_of(path) else ():
             operation["security"] = either
