@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import tfpipe
 from serving.admission import Admission, Protocol
+from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
@@ -23,14 +24,17 @@ from serving.keys import Keys
 from serving.limits import KeyLimits
 from serving.metrics import Metrics
 from serving.request import Request
-from serving.routes.answers import refuse
+from serving.routes.answers import refuse, refuse_in_a_sentence
+from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
+from serving.routes.tensorflow_serving import TensorFlowServingRoutes
 from serving.schemas import components, inference_paths, security_schemes
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
+from serving.sessions import Isolation, Plan, opener
 from serving.settings import ServingSettings
-from serving.source import ServedBundle, fetch_bundles
+from serving.source import ServedBundle, fetch_bundles, names_several
 from serving.tensor_engine import TensorEngine
 from serving.tracing import open_tracing
 from tfpipe.tuned import engines_dir, find_choice, this_machine
@@ -71,7 +75,10 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
         loading = asyncio.create_task(_load(service, on_load_error))
+        grpc_server = await _grpc_server(service, gate)
         yield
+        if grpc_server is not None:
+            await grpc_server.stop()
         for task in (watching, loading):
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -91,7 +98,11 @@ def create_app(
     api.include_router(operations(service))
     _answer_errors_in_one_form(api, service)
     _document_inference(api, with_keys=settings.api_keys_file is not None)
-    protocols = {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}
+    protocols = {
+        "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
+        "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
+        "v2": Protocol("v2", OpenInferenceRoutes(service).handle, refuse_in_a_sentence),
+    }
     return Admission(service, protocols, api, gate=gate, tracing=tracing)
 
 
@@ -101,14 +112,20 @@ def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
     Raises:
         TfpipeError: One cannot be served.
     """
+    isolation = settings.isolation or ("process" if names_several(settings.model) else "inline")
     for served in fetch_bundles(
         settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir
     ):
-        yield open_engine(served, settings)
+        yield open_engine(served, settings, isolation)
 
 
-def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
+def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isolation) -> AnyEngine:
     """Open a bundle in the first way that gives training's golden answers.
+
+    Args:
+        served: The bundle and its names.
+        settings: What may be run, and how.
+        isolation: Where sessions run.
 
     Raises:
         TfpipeError: It cannot be served.
@@ -118,9 +135,13 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
         served.bundle, precision=settings.precision, provider=settings.provider, choice=choice, untuned=untuned
     )
 
+    threads = settings.threads or threads_of_sessions(usable_cores(), settings.sessions)
+    title = f"{served.name}/{served.version}" if served.version else served.name
+    open_model = opener(title, Plan(isolation, settings.sessions, settings.provider, settings.log_level))
+
     def open_tensors(candidate: Candidate) -> TensorEngine:
         cache = engines_dir(settings.cache_dir)
-        return TensorEngine.open(served, candidate.execution, threads=settings.threads, engines_dir=cache)
+        return TensorEngine.open(served, candidate.execution, threads=threads, engines_dir=cache, open_model=open_model)
 
     def open_one(candidate: Candidate) -> Engine:
         return Engine.open(
@@ -128,16 +149,30 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
             precision=candidate.execution.variant,
             provider=candidate.execution.provider,
             arithmetic=candidate.execution.arithmetic,
-            threads=settings.threads,
+            threads=threads,
             max_batch_size=settings.max_batch_size,
             max_image_pixels=settings.max_image_pixels,
             max_text_chars=settings.max_text_chars,
             engines_dir=engines_dir(settings.cache_dir),
+            open_model=open_model,
         )
 
     if served.bundle.manifest.task == TensorEngine.task:
         return open_first(listed, open_tensors)
     return open_first(listed, open_one)
+
+
+async def _grpc_server(service: Service, gate: Gate) -> Any:
+    port = service.settings.grpc_port
+    if port is None:
+        return None
+    # Here, as gRPC costs memory that a service without it should not have.
+    from serving.v2.grpc_server import GrpcServer
+
+    server = GrpcServer(service, gate)
+    await server.start(port)
+    service.grpc_port = server.port
+    return server
 
 
 async def _load(service: Service, on_error: Callable[[Exception], None] | None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from serving.answer_cache import AnswerCache, question_of
 from serving.batcher import Batcher, Done, Observer
-from serving.batching import Limits
+from serving.batching import Limits, Reason
 from serving.engine import Answered, Engine, Input, Row
 from serving.gpu_memory import batch_bytes
 from serving.slots import Slots
@@ -46,11 +46,49 @@ class Outcome:
         default_factory=lambda: dict.fromkeys(("decode", "preprocess", "queue", "run"), 0.0)
     )
 
+    def all_answered(self) -> list[Answered]:
+        """The rows, for protocols that answer all of them or none.
+
+        Raises:
+            Exception: The first error that a row met; of several rows it says which.
+        """
+        answered: list[Answered] = []
+        for index, row in enumerate(self.rows):
+            if isinstance(row, Exception):
+                if len(self.rows) > 1:
+                    # In place, as each class is made in its own way.
+                    row.args = (f"row {index}: {row}",)
+                raise row
+            answered.append(row)
+        return answered
+
 
 @dataclass(frozen=True)
 class _Rows:
     rows: Sequence[Array]
     features: bool
+
+
+class Counts:
+    """What a version has run since it was loaded, passed on to the service's metrics.
+
+    Attributes:
+        batches: Runs of the model.
+        rows: In all of them.
+        last_s: `time.time()` of the newest; 0 before the first.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self.batches = self.rows = 0
+        self.last_s = 0.0
+        self._observer = observer
+
+    def batch(self, rows: int, reason: Reason) -> None:
+        """See `serving.batcher.Observer`."""
+        self.batches += 1
+        self.rows += rows
+        self.last_s = time.time()
+        self._observer.batch(rows, reason)
 
 
 class Deployment:
@@ -60,6 +98,7 @@ class Deployment:
         engine: What prepares inputs and runs rows.
         batcher: What forms batches.
         batch_bytes: Of the inputs and outputs of its largest batch.
+        counts: What it has run.
 
     Args:
         engine: Opened, proved and warm.
@@ -92,7 +131,16 @@ class Deployment:
         run: Callable[[Sequence[Any]], Sequence[Any]] = (
             _tensor_runs(engine) if isinstance(engine, TensorEngine) else _row_runs(engine)
         )
-        self.batcher: Batcher[Any, Any] = Batcher([run], limits, slots=slots, executor=running, observer=observer)
+        self.counts = Counts(observer)
+        sessions = engine.sessions
+        self.batcher: Batcher[Any, Any] = Batcher(
+            [run] * (sessions.number if sessions else 1),
+            limits,
+            slots=slots,
+            executor=running,
+            observer=self.counts,
+            may_run_here=sessions is None or sessions.isolation == "inline",
+        )
 
     @property
     def name(self) -> str:
@@ -194,8 +242,9 @@ class Deployment:
         return {name: done.result[name] for name in wanted}, {"queue": done.queue_s, "run": done.run_s}
 
     async def close(self) -> None:
-        """Take no more requests, and wait for those that are here."""
+        """Take no more requests, wait for those that are here, and end the engine's processes."""
         await self.batcher.close()
+        self.engine.close()
 
     async def _prepare(self, engine: Engine, inputs: Sequence[Input], outcome: Outcome) -> list[Prepared | Exception]:
         def work(some: Sequence[Input]) -> tuple[list[Prepared | Exception], dict[str, float]]:

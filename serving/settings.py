@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tfpipe.core.errors import ConfigError
@@ -62,7 +62,20 @@ class ServingSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(_DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
-    threads: Count | None = Field(None, description="Threads inside one run of the model; unset: one a core.")
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the Open Inference Protocol over gRPC; unset: none."
+    )
+    isolation: Annotated[Literal["process", "inline"] | None, BeforeValidator(_lower)] = Field(
+        None,
+        description="Where models run: `process`, each session in a process of its own, whose crash or hang costs one "
+        "batch; `inline`, in the service's own; unset: process where MODEL names several.",
+    )
+    sessions: Count = Field(1, description="Batches of a model version that run side by side, each in its own session.")
+    threads: Count | None = Field(
+        None,
+        description="Threads inside one run of the model; unset: the cores that affinity and CPU quota leave, shared "
+        "by SESSIONS.",
+    )
     max_batch_size: Count = Field(8, description="Most rows in one run of the model.")
     max_queue_delay_ms: int = Field(
         0,
@@ -83,6 +96,9 @@ class ServingSettings(BaseSettings):
     timeout_ms: Milliseconds = Field(
         60_000,
         description="Longest time from a request's arrival to its answer, else 504; a request may ask for less.",
+    )
+    run_timeout_ms: Milliseconds = Field(
+        30_000, description="Longest run of the model; one that takes longer is ended, its requests get 504."
     )
     body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
     drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")
@@ -115,11 +131,13 @@ class ServingSettings(BaseSettings):
         description="Where bundles of the registry are kept, by their checksum, and what `tfpipe tune` chose.",
     )
 
-    @field_validator("port", mode="before")
+    @field_validator("port", "grpc_port", mode="before")
     @classmethod
-    def _not_injected(cls, value: Any) -> Any:
+    def _not_injected(cls, value: Any, info: ValidationInfo) -> Any:
         # Kubernetes sets TFPIPE_SERVING_PORT=tcp://10.0.0.1:8000 beside a Service that is named tfpipe-serving.
-        return _DEFAULT_PORT if isinstance(value, str) and _INJECTED_VALUE.fullmatch(value) else value
+        if isinstance(value, str) and _INJECTED_VALUE.fullmatch(value):
+            return _DEFAULT_PORT if info.field_name == "port" else None
+        return value
 
 
 def read_settings(overrides: Mapping[str, Any] | None = None) -> ServingSettings:
