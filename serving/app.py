@@ -16,7 +16,7 @@ from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
-from serving.gate import Gate
+from serving.gate import Gate, scope_of
 from serving.golden_watch import replay_when_idle
 from serving.gpu import open_nvml
 from serving.gpu_memory import GpuMemory
@@ -32,7 +32,7 @@ from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
 from serving.routes.tensorflow_serving import TensorFlowServingRoutes
-from serving.schemas import components, inference_paths
+from serving.schemas import components, inference_paths, security_schemes
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
 from serving.sessions import Isolation, Plan, opener
@@ -112,7 +112,7 @@ def create_app(
     api.include_router(administration(service, rollout))
     api.include_router(feedback(service))
     _answer_errors_in_one_form(api, service)
-    _document_inference(api)
+    _document_inference(api, with_keys=settings.api_keys_file is not None)
     protocols = {
         "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
         "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
@@ -225,7 +225,7 @@ def _in_our_words(error: Exception, request: Request) -> Exception:
     return error
 
 
-def _document_inference(api: FastAPI) -> None:
+def _document_inference(api: FastAPI, *, with_keys: bool) -> None:
     own = api.openapi
 
     def openapi() -> dict[str, Any]:
@@ -233,6 +233,16 @@ def _document_inference(api: FastAPI) -> None:
         if "/predict" not in schema["paths"]:
             schema["paths"] = {**inference_paths(), **schema["paths"]}
             schema.setdefault("components", {}).setdefault("schemas", {}).update(components())
+            if with_keys:
+                _document_keys(schema)
         return schema
 
     api.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document_keys(schema: dict[str, Any]) -> None:
+    schema["components"]["securitySchemes"] = security_schemes()
+    either: list[dict[str, list[str]]] = [{name: []} for name in security_schemes()]
+    for path, operations_of_path in schema["paths"].items():
+        for operation in operations_of_path.values() if scope_of(path) else ():
+            operation["security"] = either
