@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tfpipe.core.errors import ConfigError
@@ -31,6 +31,7 @@ def _lower(value: Any) -> Any:
 
 Milliseconds = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
+File = Annotated[Path, "file"]
 
 
 class ServingSettings(BaseSettings):
@@ -61,6 +62,9 @@ class ServingSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(_DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the Open Inference Protocol over gRPC; unset: none."
+    )
     isolation: Annotated[Literal["process", "inline"] | None, BeforeValidator(_lower)] = Field(
         None,
         description="Where models run: `process`, each session in a process of its own, whose crash or hang costs one "
@@ -98,6 +102,27 @@ class ServingSettings(BaseSettings):
     )
     body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
     drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")
+    cache_bytes: int = Field(
+        0, ge=0, description="Most bytes of answers to keep for inputs that come again; 0 keeps none."
+    )
+    api_keys_file: File | None = Field(
+        None,
+        description="Who may ask, as `tfpipe keys create` writes it. Unset: anybody may predict, nobody administer.",
+    )
+    rate_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Requests a second of each API key that has no limit of its own, and of all callers together where "
+        "there are no keys; more are refused with 429.",
+    )
+    tls_cert_file: File | None = Field(
+        None, description="Certificate in PEM, those that signed it after it; serves HTTPS, with TLS_KEY_FILE."
+    )
+    tls_key_file: File | None = Field(None, description="Private key of TLS_CERT_FILE in PEM, without a password.")
+    traces_endpoint: str | None = Field(
+        None,
+        description="Where to send OpenTelemetry traces, as OTLP in JSON over HTTP, e.g. `http://127.0.0.1:4318`; "
+        "needs `pip install tfpipe[tracing]`.",
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         "info", description="Least level that is logged; debug has a line for every request."
     )
@@ -106,11 +131,13 @@ class ServingSettings(BaseSettings):
         description="Where bundles of the registry are kept, by their checksum, and what `tfpipe tune` chose.",
     )
 
-    @field_validator("port", mode="before")
+    @field_validator("port", "grpc_port", mode="before")
     @classmethod
-    def _not_injected(cls, value: Any) -> Any:
+    def _not_injected(cls, value: Any, info: ValidationInfo) -> Any:
         # Kubernetes sets TFPIPE_SERVING_PORT=tcp://10.0.0.1:8000 beside a Service that is named tfpipe-serving.
-        return _DEFAULT_PORT if isinstance(value, str) and _INJECTED_VALUE.fullmatch(value) else value
+        if isinstance(value, str) and _INJECTED_VALUE.fullmatch(value):
+            return _DEFAULT_PORT if info.field_name == "port" else None
+        return value
 
 
 def read_settings(overrides: Mapping[str, Any] | None = None) -> ServingSettings:
@@ -167,10 +194,13 @@ def _describe(entry: Any) -> str:
 
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is Annotated:
+        # What a Path is of stands beside it.
+        if "file" in get_args(kind):
+            return "file"
         return _type_name(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return ", ".join(get_args(kind))
     for part in get_args(kind):
         if part is not type(None):
             return _type_name(part)
-    return {"str": "text", "int": "integer", "Path": "folder"}[kind.__name__]
+    return {"str": "text", "int": "integer", "float": "number", "Path": "folder"}[kind.__name__]

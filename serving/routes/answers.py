@@ -21,12 +21,15 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.RowsFailedError, 400, "all_rows_failed"),
     (DecodeError, 400, "undecodable_image"),
     (errors.UndecodableTextError, 400, "undecodable_text"),
+    (errors.UnauthorizedError, 401, "unauthorized"),
+    (errors.ForbiddenError, 403, "forbidden"),
     (errors.UnknownModelError, 404, "unknown_model"),
     (errors.UnknownPathError, 404, "unknown_path"),
     (errors.MethodError, 405, "method_not_allowed"),
     (errors.BodyTimeoutError, 408, "body_timeout"),
     (errors.TooLargeError, 413, "too_large"),
     (errors.MediaTypeError, 415, "unsupported_media_type"),
+    (errors.LimitError, 429, "rate_limited"),
     # Nobody reads it; the number is what other servers log for a client that is gone.
     (errors.ClientGoneError, 499, "client_gone"),
     (errors.QueueFullError, 429, "queue_full"),
@@ -49,13 +52,15 @@ class Answer:
 
     Attributes:
         status: Status code.
-        body: JSON.
+        body: JSON, unless `media` says otherwise.
         headers: Besides Content-Type, Content-Length and X-Request-ID, which every answer has.
+        media: Content-Type.
     """
 
     status: int
     body: bytes
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    media: bytes = b"application/json"
 
 
 def status_of(error: Exception) -> tuple[int, str]:
@@ -103,14 +108,35 @@ def record_error(error: Exception, request: Request, service: Service, **fields:
 def refuse(error: Exception, request: Request, service: Service) -> Answer:
     """Count and log an error, and answer with it."""
     status, _ = record_error(error, request, service)
+    body = orjson.dumps({"error": error_body(error, request.id)})
+    return Answer(status, body, _headers(error, request))
+
+
+def refuse_in_a_sentence(error: Exception, request: Request, service: Service) -> Answer:
+    """Like `refuse`, in the form that clients of foreign protocols know: `{"error": "one sentence"}`."""
+    status, code = record_error(error, request, service)
+    body = orjson.dumps({"error": error_body(error, request.id)["message"]})
+    return Answer(status, body, [(b"x-error-code", code.encode()), *_headers(error, request)])
+
+
+def _headers(error: Exception, request: Request) -> list[tuple[bytes, bytes]]:
     headers = []
     if isinstance(error, errors.NotReadyError | errors.ModelDownError | errors.ModelCrashedError):
         headers.append((b"retry-after", _RETRY_AFTER_S))
     if isinstance(error, errors.QueueFullError):
-        headers.append((b"retry-after", str(max(math.ceil(error.retry_after_s), 1)).encode()))
+        headers.append(_retry_after(error.retry_after_s))
+    if isinstance(error, errors.LimitError):
+        headers.append(_retry_after(error.details["retry_after_s"]))
+    if isinstance(error, errors.UnauthorizedError | errors.ForbiddenError) and "challenge" in error.details:
+        headers.append((b"www-authenticate", error.details["challenge"].encode()))
     if isinstance(error, errors.MethodError):
         headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
     if b"expect" in request.headers:
         # The client waits for leave to send its body; without it, what follows on this connection is ambiguous.
         headers.append((b"connection", b"close"))
-    return Answer(status, orjson.dumps({"error": error_body(error, request.id)}), headers)
+    return headers
+
+
+def _retry_after(seconds: float) -> tuple[bytes, bytes]:
+    # Whole seconds, RFC 9110; 0 would be read as at once.
+    return b"retry-after", str(max(math.ceil(seconds), 1)).encode()
