@@ -15,7 +15,12 @@ from serving.admission import Admission, Protocol
 from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
+from serving.gate import Gate
+from serving.golden_watch import replay_when_idle
 from serving.gpu import open_nvml
+from serving.gpu_memory import GpuMemory
+from serving.keys import Keys
+from serving.limits import KeyLimits
 from serving.metrics import Metrics
 from serving.request import Request
 from serving.routes.answers import refuse, refuse_in_a_sentence
@@ -29,6 +34,7 @@ from serving.service import Service
 from serving.settings import ServingSettings
 from serving.source import ServedBundle, fetch_bundles
 from serving.tensor_engine import TensorEngine
+from serving.tracing import open_tracing
 from tfpipe.tuned import engines_dir, find_choice, this_machine
 
 logger = logging.getLogger(__name__)
@@ -49,22 +55,35 @@ def create_app(
         metrics: Where to record; by default with the GPUs that NVML finds.
         on_load_error: Called where the model cannot be served; by default it is logged, and the service stays
             "loading".
+
+    Raises:
+        ConfigError: The file of API keys or the address for traces cannot be used.
     """
+    gpus = open_nvml()
     service = Service(
-        settings, metrics or Metrics(gpus=open_nvml()), open_engines or (lambda: engines_of_settings(settings))
+        settings,
+        metrics or Metrics(gpus=gpus),
+        open_engines or (lambda: engines_of_settings(settings)),
+        gpu_memory=GpuMemory(gpus),
     )
+    gate = Gate(Keys(settings.api_keys_file), KeyLimits(settings.rate_limit))
+    tracing = open_tracing(settings.traces_endpoint)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
         loading = asyncio.create_task(_load(service, on_load_error))
-        grpc_server = await _grpc_server(service)
+        grpc_server = await _grpc_server(admission)
         yield
         if grpc_server is not None:
             await grpc_server.stop()
-        loading.cancel()
-        with suppress(asyncio.CancelledError):
-            await loading
+        for task in (watching, loading):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         service.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     api = FastAPI(
         title="tfpipe",
@@ -82,7 +101,8 @@ def create_app(
         "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
         "v2": Protocol("v2", OpenInferenceRoutes(service).handle, refuse_in_a_sentence),
     }
-    return Admission(service, protocols, api)
+    admission = Admission(service, protocols, api, gate=gate, tracing=tracing)
+    return admission
 
 
 def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
@@ -130,16 +150,16 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
     return open_first(listed, open_one)
 
 
-async def _grpc_server(service: Service) -> Any:
-    port = service.settings.grpc_port
+async def _grpc_server(admission: Admission) -> Any:
+    port = admission.service.settings.grpc_port
     if port is None:
         return None
     # Here, as gRPC costs memory that a service without it should not have.
     from serving.v2.grpc_server import GrpcServer
 
-    server = GrpcServer(service)
+    server = GrpcServer(admission)
     await server.start(port)
-    service.grpc_port = server.port
+    admission.service.grpc_port = server.port
     return server
 
 

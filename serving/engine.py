@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -59,6 +59,18 @@ class Answered:
     prepared: Prepared
     rows: tuple[Row, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays, as of `alone`."""
+        return sum(row.probabilities.nbytes + (0 if row.features is None else row.features.nbytes) for row in self.rows)
+
+    def alone(self) -> "Answered":
+        """The same answer without what it was made from: neither the input's rows nor the batch that it was in."""
+        rows = tuple(
+            Row(row.probabilities.copy(), None if row.features is None else row.features.copy()) for row in self.rows
+        )
+        return Answered(replace(self.prepared, rows=()), rows)
+
     def answer(self) -> dict[str, Any]:
         """The answer for people: "label", "score" and "probabilities", or "labels", or "entities"; and "features".
 
@@ -94,6 +106,7 @@ class Engine:
         labels: Class names, or tags, in the order of the model's output.
         inputs: What the model takes.
         outputs: What it gives.
+        lengths: Of rows whose length is open, those that batches are padded to.
     """
 
     def __init__(
@@ -116,6 +129,7 @@ class Engine:
         self.takes: Takes = inference.takes
         self.labels = inference.labels
         self.inputs, self.outputs = served.bundle.manifest.inputs, served.bundle.manifest.outputs
+        self.lengths = inference.lengths
         self._served, self._variant = served, variant
         self._spec = served.bundle.manifest.inputs[0]
         # Several variants may share a precision.

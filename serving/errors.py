@@ -6,6 +6,9 @@
     ├── TooLargeError          body, image or batch above its limit
     ├── BodyTimeoutError       the body came too slowly
     ├── ClientGoneError        the client closed the connection before its body was complete
+    ├── UnauthorizedError      no API key where one is needed, or one that is not known
+    ├── ForbiddenError         the key may not do this, or nobody may
+    ├── LimitError             the key asks more often, or more at once, than it may
     ├── UnknownModelError      another model, version or alias than the one served
     ├── UnknownPathError       no such path
     ├── MethodError            the path does not take this method
@@ -53,6 +56,18 @@ class BodyTimeoutError(RequestError):
 
 class ClientGoneError(RequestError):
     """The client closed the connection before its body was complete."""
+
+
+class UnauthorizedError(RequestError):
+    """No API key where one is needed, or one that is not known; `details["challenge"]` says how to ask (RFC 6750)."""
+
+
+class ForbiddenError(RequestError):
+    """The key may not do this, or nobody may; `details["scope"]` is the scope that is needed."""
+
+
+class LimitError(RequestError):
+    """The key asks more often, or more at once, than it may; `details["retry_after_s"]` says when to ask again."""
 
 
 class UnknownModelError(RequestError):

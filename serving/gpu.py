@@ -20,6 +20,7 @@ class GpuReading:
         memory_used_bytes: Device memory in use, by all processes.
         power_watts: Current draw.
         temperature_celsius: Of the chip.
+        memory_free_bytes: Device memory that is free.
     """
 
     index: int
@@ -27,20 +28,22 @@ class GpuReading:
     memory_used_bytes: float | None
     power_watts: float | None
     temperature_celsius: float | None
+    memory_free_bytes: float | None = None
 
 
 ReadGpus = Callable[[], list[GpuReading]]
 
 
 def open_nvml(nvml: Any = pynvml) -> ReadGpus | None:
-    """A function that reads every GPU; None where NVML finds no driver.
+    """A function that reads every GPU; None where NVML finds no driver, which the log then says.
 
     Args:
         nvml: The binding.
     """
     try:
         nvml.nvmlInit()
-    except nvml.NVMLError:
+    except nvml.NVMLError as error:
+        logger.info("no GPU is measured", extra={"fields": {"nvml": str(error)}})
         return None
     return lambda: _read_all(nvml)
 
@@ -70,4 +73,5 @@ def _read(nvml: Any, index: int) -> GpuReading:
         memory_used_bytes=told(lambda: nvml.nvmlDeviceGetMemoryInfo(device).used),
         power_watts=told(lambda: nvml.nvmlDeviceGetPowerUsage(device) / 1000.0),
         temperature_celsius=told(lambda: nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU)),
+        memory_free_bytes=told(lambda: nvml.nvmlDeviceGetMemoryInfo(device).free),
     )

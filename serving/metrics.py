@@ -1,30 +1,127 @@
-"""Every metric of the service, by name."""
+"""Every metric of the service, by name.
 
-import threading
+What a request costs here is counted in microseconds, so that a small model's do not go into counting it: numbers are
+kept in plain dictionaries, and become Prometheus' families only when somebody asks. They are changed on the event loop
+alone, and read by any thread.
+"""
+
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serving.answer_cache import AnswerCache
 from serving.batching import Reason
-from serving.gpu import GpuReading, ReadGpus
+from serving.gpu import ReadGpus
+from serving.memory import resident_bytes
+from serving.recent import Clock, Recent
 
-WINDOW_S = 60.0
+STAGES = ("body", "decode", "preprocess", "queue", "run", "postprocess", "total")
+NO_STAGES: Mapping[str, float] = {}
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 # From a tiny model on an idle machine to the default deadline.
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# Quantiles are exact over this many of the newest requests; more would only cost memory.
-_MAX_LATENCIES = 4096
+_BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+_WHO = ("model", "version")
 
-Clock = Callable[[], float]
+Labels = tuple[str, ...]
 
 
-class Metrics:
+@dataclass(frozen=True)
+class Described:
+    """One metric, as the documentation lists it."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: Labels
+    text: str
+
+
+METRICS = (
+    Described("tfpipe_requests_total", "counter", (*_WHO, "protocol", "code"), "Finished requests."),
+    Described("tfpipe_errors_total", "counter", (*_WHO, "type"), "Errors by their code; in a batch, one a row."),
+    Described(
+        "tfpipe_latency_seconds", "histogram", (*_WHO, "stage"), "Seconds by stage of a request; total is all of it."
+    ),
+    Described(
+        "tfpipe_latency_quantile_seconds",
+        "gauge",
+        (*_WHO, "quantile"),
+        "Quantiles of whole requests over the last minute, to 1 %.",
+    ),
+    Described("tfpipe_throughput_rps", "gauge", _WHO, "Requests per second over the last minute."),
+    Described("tfpipe_batch_rows", "histogram", (), "Rows of one run of a model."),
+    Described(
+        "tfpipe_batches_total",
+        "counter",
+        ("reason",),
+        "Runs of a model by why they began: full, window (it was over) or free (a session was).",
+    ),
+    Described("tfpipe_queue_rows", "gauge", (), "Rows that wait for a run, of all models."),
+    Described("tfpipe_queue_oldest_seconds", "gauge", (), "How long the oldest of them has waited."),
+    Described("tfpipe_in_flight", "gauge", (), "Requests admitted and not yet answered."),
+    Described("tfpipe_routed_total", "counter", (*_WHO, "arm"), "Requests by the arm of the split that they went to."),
+    Described("tfpipe_routing_revision", "gauge", ("model",), "Revision of the routing that requests go by."),
+    Described("tfpipe_model_load_seconds", "gauge", _WHO, "Seconds until the model was ready."),
+    Described(
+        "tfpipe_golden_max_abs_diff",
+        "gauge",
+        _WHO,
+        "Largest difference from training's answers to the golden samples, when they were last replayed.",
+    ),
+    Described("tfpipe_ready", "gauge", (), "Whether requests are taken: 1 or 0."),
+    Described("tfpipe_cache_lookups_total", "counter", ("result",), "Inputs looked up in the cache of answers."),
+    Described("tfpipe_cache_bytes", "gauge", (), "Bytes that the cache of answers takes."),
+    Described("tfpipe_memory_bytes", "gauge", ("process",), "Resident memory of the service and of each child."),
+    Described("tfpipe_gpu_utilization_ratio", "gauge", ("gpu",), "Share of the last sample period with a kernel."),
+    Described("tfpipe_gpu_memory_used_bytes", "gauge", ("gpu",), "Device memory in use, by all processes."),
+    Described("tfpipe_gpu_memory_free_bytes", "gauge", ("gpu",), "Device memory that is free."),
+    Described("tfpipe_gpu_power_watts", "gauge", ("gpu",), "Current draw."),
+    Described("tfpipe_gpu_temperature_celsius", "gauge", ("gpu",), "Temperature of the chip."),
+)
+_GPU_READINGS = {
+    "tfpipe_gpu_utilization_ratio": "utilization",
+    "tfpipe_gpu_memory_used_bytes": "memory_used_bytes",
+    "tfpipe_gpu_memory_free_bytes": "memory_free_bytes",
+    "tfpipe_gpu_power_watts": "power_watts",
+    "tfpipe_gpu_temperature_celsius": "temperature_celsius",
+}
+
+
+class Histogram:
+    """Counts by bucket, and their sum."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    @property
+    def total(self) -> tuple[int, float]:
+        """How many values, and their sum."""
+        return sum(self._counts), self._sum
+
+    def add_to(self, family: HistogramMetricFamily, labels: Labels) -> None:
+        """Write the counts as Prometheus wants them: each bucket with all below it."""
+        total, buckets = 0, []
+        for bound, count in zip((*self._bounds, float("inf")), list(self._counts), strict=True):
+            total += count
+            buckets.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
+        family.add_metric(labels, buckets, self._sum)
+
+
+class Metrics(Collector):
     """All metrics of one service, in a registry of their own."""
 
     def __init__(self, *, clock: Clock = time.monotonic, gpus: ReadGpus | None = None) -> None:
@@ -34,162 +131,182 @@ class Metrics:
             clock: Seconds that only go forward.
             gpus: Reads the GPUs; None leaves their metrics out.
         """
-        self._registry = registry = CollectorRegistry()
-        who = ("model", "version")
-        self._requests = Counter("tfpipe_requests", "Finished requests.", (*who, "protocol", "code"), registry=registry)
-        self._errors = Counter(
-            "tfpipe_errors", "Errors by their code; in a batch, one a row.", (*who, "type"), registry=registry
-        )
-        self._latency = Histogram(
-            "tfpipe_latency_seconds",
-            "Seconds by stage of a request; total is all of it.",
-            (*who, "stage"),
-            buckets=_LATENCY_BUCKETS_S,
-            registry=registry,
-        )
-        self._batch_rows = Histogram(
-            "tfpipe_batch_rows", "Rows of one run of the model.", buckets=_BATCH_BUCKETS, registry=registry
-        )
-        self._batches = Counter(
-            "tfpipe_batches",
-            "Runs of the model by why they began: full, window (it was over) or free (a session was).",
-            ("reason",),
-            registry=registry,
-        )
-        self._in_flight = Gauge("tfpipe_in_flight", "Requests admitted and not yet answered.", registry=registry)
-        self._load = Gauge("tfpipe_model_load_seconds", "Seconds until the model was ready.", who, registry=registry)
-        self._golden = Gauge(
-            "tfpipe_golden_max_abs_diff",
-            "Largest difference from training's answers to the golden samples.",
-            who,
-            registry=registry,
-        )
-        self._ready = Gauge("tfpipe_ready", "Whether requests are taken: 1 or 0.", registry=registry)
-        self._recent = _Recent(clock)
-        self._registry.register(self._recent)
-        if gpus is not None:
-            self._registry.register(_Gpus(gpus))
+        self._clock, self._started_s, self._gpus = clock, clock(), gpus
+        self._values: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
+        self._requests = self._values["tfpipe_requests_total"]
+        self._stages: dict[Labels, Histogram] = {}
+        self._recent: dict[tuple[str, str], Recent] = {}
+        self._batch_rows = Histogram(_BATCH_BUCKETS)
+        self._children: Callable[[], Mapping[str, int]] = dict
+        self._queue: Callable[[], tuple[int, float]] | None = None
+        self._cache: AnswerCache[Any] | None = None
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        # Its processor time, memory and open files, under the names that dashboards know.
+        ProcessCollector(registry=self._registry)
 
-    def record_request(self, *, model: str, version: str, code: int, latency_s: float, protocol: str = "rest") -> None:
-        """Count one finished request and its latency, whatever its outcome."""
-        self._requests.labels(model, version, protocol, str(code)).inc()
-        self._latency.labels(model, version, "total").observe(latency_s)
-        self._recent.add((model, version), latency_s)
-
-    def record_stage(self, *, model: str, version: str, stage: str, latency_s: float) -> None:
-        """Record the seconds of one stage of a request: body, decode, preprocess, queue, run or postprocess."""
-        self._latency.labels(model, version, stage).observe(latency_s)
+    def record_request(
+        self,
+        *,
+        model: str,
+        version: str,
+        code: int,
+        latency_s: float,
+        protocol: str = "rest",
+        stage_s: Mapping[str, float] = NO_STAGES,
+    ) -> None:
+        """Count one finished request and its latency, whatever its outcome, and the seconds of its stages."""
+        self._requests[model, version, protocol, str(code)] += 1
+        for stage, seconds in stage_s.items():
+            self._observe((model, version, stage), seconds)
+        self._observe((model, version, "total"), latency_s)
+        recent = self._recent.get((model, version))
+        if recent is None:
+            recent = self._recent[model, version] = Recent(self._clock, self._started_s)
+        recent.add(latency_s)
 
     def record_error(self, *, model: str, version: str, kind: str) -> None:
         """Count one error by its code."""
-        self._errors.labels(model, version, kind).inc()
+        self._values["tfpipe_errors_total"][model, version, kind] += 1
 
     def batch(self, rows: int, reason: Reason) -> None:
-        """Record the rows of one run of the model, and why it began."""
+        """Record the rows of one run of a model, and why it began."""
         self._batch_rows.observe(rows)
-        self._batches.labels(reason).inc()
+        self._values["tfpipe_batches_total"][(reason,)] += 1
+
+    def record_routed(self, *, model: str, version: str, arm: str) -> None:
+        """Count one request by the arm of the split that it went to."""
+        self._values["tfpipe_routed_total"][model, version, arm] += 1
 
     def record_load(self, *, model: str, version: str, seconds: float, golden_max_abs_diff: float) -> None:
         """Record how long a model took until it was ready, and how far its golden answers lay from training's."""
-        self._load.labels(model, version).set(seconds)
-        self._golden.labels(model, version).set(golden_max_abs_diff)
+        self._values["tfpipe_model_load_seconds"][model, version] = seconds
+        self.record_golden(model=model, version=version, max_abs_diff=golden_max_abs_diff)
+
+    def record_golden(self, *, model: str, version: str, max_abs_diff: float) -> None:
+        """Record how far the golden answers lay from training's when they were last replayed."""
+        self._values["tfpipe_golden_max_abs_diff"][model, version] = max_abs_diff
+
+    def forget(self, *, model: str, version: str) -> None:
+        """Leave out what was said of a version that is no longer loaded; what was counted stays."""
+        for name in ("tfpipe_model_load_seconds", "tfpipe_golden_max_abs_diff"):
+            self._values[name].pop((model, version), None)
+        self._recent.pop((model, version), None)
 
     def set_ready(self, ready: bool) -> None:
         """Say whether requests are taken."""
-        self._ready.set(int(ready))
+        self._values["tfpipe_ready"][()] = int(ready)
 
     def set_in_flight(self, requests: int) -> None:
         """Say how many requests are admitted and not yet answered."""
-        self._in_flight.set(requests)
+        self._values["tfpipe_in_flight"][()] = requests
+
+    def set_routing_revision(self, *, model: str, revision: float) -> None:
+        """Say by which revision of the routing requests go."""
+        self._values["tfpipe_routing_revision"][(model,)] = revision
+
+    def watch_queue(self, read: Callable[[], tuple[int, float]]) -> None:
+        """Ask this, whenever somebody wants metrics, how many rows wait and for how many seconds the oldest has."""
+        self._queue = read
+
+    def watch_cache(self, cache: AnswerCache[Any]) -> None:
+        """Tell what this cache holds, and how often it had the answer."""
+        self._cache = cache
+
+    def watch_children(self, pids: Callable[[], Mapping[str, int]]) -> None:
+        """Measure the memory of these processes, by name, whenever somebody wants metrics."""
+        self._children = pids
 
     def stage_totals(self, *, model: str, version: str) -> dict[str, tuple[int, float]]:
         """How many requests to a model version had each stage, and their seconds in it."""
-        counts: dict[str, int] = {}
-        seconds: dict[str, float] = {}
-        for metric in self._latency.collect():
-            for sample in metric.samples:
-                if (sample.labels["model"], sample.labels["version"]) != (model, version):
-                    continue
-                if sample.name == "tfpipe_latency_seconds_count":
-                    counts[sample.labels["stage"]] = int(sample.value)
-                elif sample.name == "tfpipe_latency_seconds_sum":
-                    seconds[sample.labels["stage"]] = sample.value
-        return {stage: (count, seconds[stage]) for stage, count in counts.items()}
+        return {
+            stage: histogram.total
+            for (name, number, stage), histogram in list(self._stages.items())
+            if (name, number) == (model, version)
+        }
 
     def exposition(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """Everything, in Prometheus' text format; reads GPUs and processes, so not on the event loop."""
         return generate_latest(self._registry)
 
-
-class _Recent(Collector):
-    """Throughput and exact quantiles of the last minute, computed when asked."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._started_s = clock()
-        self._lock = threading.Lock()
-        self._seconds: dict[tuple[str, str], deque[list[int]]] = {}
-        self._latencies: dict[tuple[str, str], deque[tuple[float, float]]] = {}
-
-    def add(self, key: tuple[str, str], latency_s: float) -> None:
-        now = self._clock()
-        with self._lock:
-            seconds = self._seconds.setdefault(key, deque())
-            if seconds and seconds[-1][0] == int(now):
-                seconds[-1][1] += 1
+    def collect(self) -> Iterator[Metric]:
+        """Every family that has a value, in the order of `METRICS`."""
+        computed = {
+            **self._recent_values(),
+            **self._gpu_values(),
+            **self._queue_values(),
+            **self._cache_values(),
+            "tfpipe_memory_bytes": self._memory(),
+        }
+        histograms: dict[str, Mapping[Labels, Histogram]] = {
+            "tfpipe_latency_seconds": self._stages,
+            "tfpipe_batch_rows": {(): self._batch_rows},
+        }
+        for one in METRICS:
+            if one.kind == "histogram":
+                yield _histograms(one, histograms[one.name])
             else:
-                seconds.append([int(now), 1])
-            while seconds[0][0] <= now - WINDOW_S:
-                seconds.popleft()
-            self._latencies.setdefault(key, deque(maxlen=_MAX_LATENCIES)).append((now, latency_s))
+                values = computed.get(one.name, self._values.get(one.name, {}))
+                if values:
+                    yield _family(one, list(values.items()))
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        now = self._clock()
-        throughput = GaugeMetricFamily(
-            "tfpipe_throughput_rps", "Requests per second over the last minute.", labels=("model", "version")
-        )
-        quantiles = GaugeMetricFamily(
-            "tfpipe_latency_quantile_seconds",
-            "Quantiles of whole requests over the last minute.",
-            labels=("model", "version", "quantile"),
-        )
-        # A service younger than the window divides by its age, not by time in which it did not run.
-        window_s = max(min(WINDOW_S, now - self._started_s), 1.0)
-        with self._lock:
-            for key, seconds in self._seconds.items():
-                count = sum(requests for second, requests in seconds if second > now - WINDOW_S)
-                throughput.add_metric(key, count / window_s)
-            for key, latencies in self._latencies.items():
-                recent = [latency for when, latency in latencies if when > now - WINDOW_S]
-                if recent:
-                    for quantile, value in zip(QUANTILES, np.quantile(recent, QUANTILES), strict=True):
-                        quantiles.add_metric((*key, str(quantile)), float(value))
-        yield throughput
-        yield quantiles
+    def _observe(self, labels: Labels, seconds: float) -> None:
+        histogram = self._stages.get(labels)
+        if histogram is None:
+            histogram = self._stages[labels] = Histogram(_LATENCY_BUCKETS_S)
+        histogram.observe(seconds)
+
+    def _recent_values(self) -> dict[str, dict[Labels, float]]:
+        throughput: dict[Labels, float] = {}
+        quantiles: dict[Labels, float] = {}
+        for who, recent in list(self._recent.items()):
+            throughput[who] = recent.rate()
+            for share, latency_s in zip(QUANTILES, recent.quantiles(QUANTILES), strict=False):
+                quantiles[*who, str(share)] = latency_s
+        return {"tfpipe_throughput_rps": throughput, "tfpipe_latency_quantile_seconds": quantiles}
+
+    def _queue_values(self) -> dict[str, dict[Labels, float]]:
+        if self._queue is None:
+            return {}
+        rows, oldest_s = self._queue()
+        return {"tfpipe_queue_rows": {(): rows}, "tfpipe_queue_oldest_seconds": {(): oldest_s}}
+
+    def _cache_values(self) -> dict[str, dict[Labels, float]]:
+        cache = self._cache
+        if cache is None:
+            return {}
+        return {
+            "tfpipe_cache_lookups_total": {("hit",): cache.hits, ("miss",): cache.misses},
+            "tfpipe_cache_bytes": {(): cache.used_bytes},
+        }
+
+    def _gpu_values(self) -> dict[str, dict[Labels, float]]:
+        readings = self._gpus() if self._gpus is not None else []
+        return {
+            name: {
+                (str(reading.index),): value
+                for reading in readings
+                if (value := getattr(reading, attribute)) is not None
+            }
+            for name, attribute in _GPU_READINGS.items()
+        }
+
+    def _memory(self) -> dict[Labels, float]:
+        processes = {"service": None, **self._children()}
+        read = {(name,): resident_bytes(pid) for name, pid in processes.items()}
+        return {labels: size for labels, size in read.items() if size is not None}
 
 
-class _Gpus(Collector):
-    """One gauge a reading, for every GPU that tells it."""
+def _family(one: Described, values: Iterable[tuple[Labels, float]]) -> Metric:
+    kind = CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily
+    family = kind(one.name, one.text, labels=one.labels)
+    for labels, value in values:
+        family.add_metric(labels, value)
+    return family
 
-    _READINGS = (
-        ("utilization_ratio", "utilization", "Share of the last sample period with a kernel running."),
-        ("memory_used_bytes", "memory_used_bytes", "Device memory in use."),
-        ("power_watts", "power_watts", "Current draw."),
-        ("temperature_celsius", "temperature_celsius", "Temperature of the chip."),
-    )
 
-    def __init__(self, read: ReadGpus) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        readings = self._read()
-        for name, attribute, text in self._READINGS:
-            yield self._family(name, attribute, text, readings)
-
-    def _family(self, name: str, attribute: str, text: str, readings: list[GpuReading]) -> GaugeMetricFamily:
-        family = GaugeMetricFamily(f"tfpipe_gpu_{name}", text, labels=("gpu",))
-        for reading in readings:
-            value = getattr(reading, attribute)
-            if value is not None:
-                family.add_metric((str(reading.index),), value)
-        return family
+def _histograms(one: Described, values: Mapping[Labels, Histogram]) -> Metric:
+    family = HistogramMetricFamily(one.name, one.text, labels=one.labels)
+    for labels, histogram in list(values.items()):
+        histogram.add_to(family, labels)
+    return family

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -10,9 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
+from serving.answer_cache import AnswerCache
 from serving.batching import Limits
 from serving.deployment import AnyEngine, Deployment
+from serving.engine import Answered
 from serving.errors import NotReadyError
+from serving.gpu_memory import GPU_PROVIDERS, GpuMemory
 from serving.metrics import Metrics
 from serving.models import Models
 from serving.settings import ServingSettings
@@ -42,7 +46,12 @@ class Service:
     """
 
     def __init__(
-        self, settings: ServingSettings, metrics: Metrics, open_engines: Callable[[], Iterable[AnyEngine]]
+        self,
+        settings: ServingSettings,
+        metrics: Metrics,
+        open_engines: Callable[[], Iterable[AnyEngine]],
+        *,
+        gpu_memory: GpuMemory | None = None,
     ) -> None:
         """Start nothing.
 
@@ -51,12 +60,19 @@ class Service:
             metrics: Where to record.
             open_engines: Fetches each bundle, opens its sessions and replays its golden samples; called by `load` in a
                 thread of its own.
+            gpu_memory: What is free of the GPU's; None where there is none.
         """
         self.settings, self.metrics = settings, metrics
         self.status: Status = "loading"
         self.models = Models()
         self.grpc_port: int | None = None
         self._open_engines = open_engines
+        self._gpu_memory = gpu_memory
+        self._cache: AnswerCache[Answered] | None = None
+        if settings.cache_bytes:
+            self._cache = AnswerCache(settings.cache_bytes)
+            metrics.watch_cache(self._cache)
+        metrics.watch_queue(self._waiting)
         self._active: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -110,16 +126,38 @@ class Service:
         """The models served, for people and probes."""
         return [_described(deployment.engine) for deployment in self.models]
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the service is ready, and no request is in flight."""
+        return self.status == "ready" and not self._active
+
+    async def replay_golden(self) -> None:
+        """Answer the golden samples of every version again, and record how far the answers lie from training's.
+
+        Raises:
+            GateError: Those of a version differ by more than they may; the metric is then infinite.
+        """
+        for deployment in list(self.models):
+            difference = math.inf
+            try:
+                difference = await self.run(deployment.engine.replay_golden)
+            finally:
+                self.metrics.record_golden(**self.labels_of(deployment), max_abs_diff=difference)
+
     def find(self, wanted: Wanted) -> Deployment:
         """The version that answers a request, if requests are taken.
 
         Raises:
             NotReadyError: Loading or draining.
             UnknownModelError: No such model, version or alias.
+            MemoryError: It runs on a GPU that has no room for its next batch.
         """
         if self.status != "ready":
             raise NotReadyError(f"service: expected it to be ready, but it is {self.status}.", status=self.status)
-        return self.models.find(wanted)
+        deployment = self.models.find(wanted)
+        if self._gpu_memory is not None and deployment.engine.provider in GPU_PROVIDERS:
+            self._gpu_memory.check(deployment.batch_bytes)
+        return deployment
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -191,8 +229,20 @@ class Service:
             settings.max_queue_delay_ms / 1000,
         )
         return Deployment(
-            engine, limits, slots=self._slots, preparing=self._pool, running=self._runners, observer=self.metrics
+            engine,
+            limits,
+            slots=self._slots,
+            preparing=self._pool,
+            running=self._runners,
+            observer=self.metrics,
+            cache=self._cache,
         )
+
+    def _waiting(self) -> tuple[int, float]:
+        """Rows that wait for a session, and for how many seconds the oldest has."""
+        queues = [deployment.batcher.queue for deployment in list(self.models)]
+        arrived_s = [oldest_s for queue in queues if (oldest_s := queue.oldest_s()) is not None]
+        return sum(queue.rows for queue in queues), time.monotonic() - min(arrived_s) if arrived_s else 0.0
 
 
 class _Tracked(ThreadPoolExecutor):

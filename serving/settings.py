@@ -31,6 +31,7 @@ def _lower(value: Any) -> Any:
 
 Milliseconds = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
+File = Annotated[Path, "file"]
 
 
 class ServingSettings(BaseSettings):
@@ -88,6 +89,27 @@ class ServingSettings(BaseSettings):
     )
     body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
     drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")
+    cache_bytes: int = Field(
+        0, ge=0, description="Most bytes of answers to keep for inputs that come again; 0 keeps none."
+    )
+    api_keys_file: File | None = Field(
+        None,
+        description="Who may ask, as `tfpipe keys create` writes it. Unset: anybody may predict, nobody administer.",
+    )
+    rate_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Requests a second of each API key that has no limit of its own, and of all callers together where "
+        "there are no keys; more are refused with 429.",
+    )
+    tls_cert_file: File | None = Field(
+        None, description="Certificate in PEM, those that signed it after it; serves HTTPS, with TLS_KEY_FILE."
+    )
+    tls_key_file: File | None = Field(None, description="Private key of TLS_CERT_FILE in PEM, without a password.")
+    traces_endpoint: str | None = Field(
+        None,
+        description="Where to send OpenTelemetry traces, as OTLP in JSON over HTTP, e.g. `http://127.0.0.1:4318`; "
+        "needs `pip install tfpipe[tracing]`.",
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         "info", description="Least level that is logged; debug has a line for every request."
     )
@@ -159,10 +181,13 @@ def _describe(entry: Any) -> str:
 
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is Annotated:
+        # What a Path is of stands beside it.
+        if "file" in get_args(kind):
+            return "file"
         return _type_name(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return ", ".join(get_args(kind))
     for part in get_args(kind):
         if part is not type(None):
             return _type_name(part)
-    return {"str": "text", "int": "integer", "Path": "folder"}[kind.__name__]
+    return {"str": "text", "int": "integer", "float": "number", "Path": "folder"}[kind.__name__]

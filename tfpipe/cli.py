@@ -14,6 +14,7 @@ _COMMANDS = {
     "export": ("tfpipe.targets.command", "write a bundle for TensorFlow Serving, Triton, MLflow or plain ONNX"),
     "data": ("tfpipe.data.__main__", "validate or pack a data set"),
     "serve": ("serving.__main__", "answer over HTTP"),
+    "keys": ("serving.keys_command", "make API keys for the service"),
     "doctor": ("tfpipe.doctor.__main__", "check what is installed, and say what mends what is missing"),
 }
 

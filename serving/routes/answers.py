@@ -21,12 +21,15 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.RowsFailedError, 400, "all_rows_failed"),
     (DecodeError, 400, "undecodable_image"),
     (errors.UndecodableTextError, 400, "undecodable_text"),
+    (errors.UnauthorizedError, 401, "unauthorized"),
+    (errors.ForbiddenError, 403, "forbidden"),
     (errors.UnknownModelError, 404, "unknown_model"),
     (errors.UnknownPathError, 404, "unknown_path"),
     (errors.MethodError, 405, "method_not_allowed"),
     (errors.BodyTimeoutError, 408, "body_timeout"),
     (errors.TooLargeError, 413, "too_large"),
     (errors.MediaTypeError, 415, "unsupported_media_type"),
+    (errors.LimitError, 429, "rate_limited"),
     # Nobody reads it; the number is what other servers log for a client that is gone.
     (errors.ClientGoneError, 499, "client_gone"),
     (errors.QueueFullError, 429, "queue_full"),
@@ -117,10 +120,19 @@ def _headers(error: Exception, request: Request) -> list[tuple[bytes, bytes]]:
     if isinstance(error, errors.NotReadyError):
         headers.append((b"retry-after", _RETRY_AFTER_S))
     if isinstance(error, errors.QueueFullError):
-        headers.append((b"retry-after", str(max(math.ceil(error.retry_after_s), 1)).encode()))
+        headers.append(_retry_after(error.retry_after_s))
+    if isinstance(error, errors.LimitError):
+        headers.append(_retry_after(error.details["retry_after_s"]))
+    if isinstance(error, errors.UnauthorizedError | errors.ForbiddenError) and "challenge" in error.details:
+        headers.append((b"www-authenticate", error.details["challenge"].encode()))
     if isinstance(error, errors.MethodError):
         headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
     if b"expect" in request.headers:
         # The client waits for leave to send its body; without it, what follows on this connection is ambiguous.
         headers.append((b"connection", b"close"))
     return headers
+
+
+def _retry_after(seconds: float) -> tuple[bytes, bytes]:
+    # Whole seconds, RFC 9110; 0 would be read as at once.
+    return b"retry-after", str(max(math.ceil(seconds), 1)).encode()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ class Asked:
         self._service, self._request = service, request
         self._limit_s = timeout_s(request, {}, longest_s=service.settings.timeout_ms / 1000)
         self.deadline_s = request.started_s + self._limit_s
-        self.stage_s: dict[str, float] = {}
+        self.stage_s = request.stage_s
 
     def shorten(self, limit_s: float | None) -> None:
         """Let it have less time, as its body says."""
@@ -116,15 +116,7 @@ class Asked:
             if encoding is not None:
                 headers = [*headers, (b"content-encoding", encoding), (b"vary", b"Accept-Encoding")]
         total_s = time.monotonic() - self._request.started_s
-        record_stages(self._service, self._request, self.stage_s)
         return Answer(200, body, [*headers, *headers_of(engine, {**self.stage_s, "total": total_s})], **fields)
-
-
-def record_stages(service: Service, request: Request, stage_s: Mapping[str, float]) -> None:
-    """Record the seconds of each stage."""
-    labels = service.labels_of(request.deployment)
-    for stage, seconds in stage_s.items():
-        service.metrics.record_stage(**labels, stage=stage, latency_s=seconds)
 
 
 def check_method(request: Request, method: str) -> None:

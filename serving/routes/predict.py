@@ -93,9 +93,7 @@ class PredictRoutes:
         now_s = time.monotonic()
         stage_s["postprocess"] = now_s - began_s
         total_s = now_s - request.started_s
-        labels = self._service.labels_of(request.deployment)
-        for stage, seconds in stage_s.items():
-            self._service.metrics.record_stage(**labels, stage=stage, latency_s=seconds)
+        request.stage_s = stage_s
         content: dict[str, Any] = {
             "predictions": predictions,
             "model_name": engine.name,

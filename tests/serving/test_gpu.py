@@ -33,7 +33,7 @@ class FakeNvml:
         return SimpleNamespace(gpu=self._told(device, 25))
 
     def nvmlDeviceGetMemoryInfo(self, device: int) -> SimpleNamespace:
-        return SimpleNamespace(used=4096)
+        return SimpleNamespace(used=4096, free=1024)
 
     def nvmlDeviceGetPowerUsage(self, device: int) -> int:
         return self._told(device, 300_500)
@@ -49,13 +49,16 @@ class FakeNvml:
 
 def test_every_gpu_is_read_and_what_it_does_not_tell_is_left_out():
     assert open_nvml(FakeNvml())() == [
-        GpuReading(0, 0.25, 4096.0, 300.5, 61.0),
-        GpuReading(1, None, 4096.0, None, None),
+        GpuReading(0, 0.25, 4096.0, 300.5, 61.0, 1024.0),
+        GpuReading(1, None, 4096.0, None, None, 1024.0),
     ]
 
 
-def test_without_a_driver_there_is_nothing_to_read():
+def test_without_a_driver_there_is_nothing_to_read_and_the_log_says_so_once(caplog):
+    caplog.set_level("INFO")
+
     assert open_nvml(FakeNvml(driver=False)) is None
+    assert [record.getMessage() for record in caplog.records] == ["no GPU is measured"]
 
 
 def test_a_driver_that_goes_away_is_logged_and_leaves_the_other_metrics(caplog):
