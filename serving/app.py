@@ -15,6 +15,7 @@ from serving.admission import Admission, Protocol
 from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
+from serving.foreign_schemas import foreign_components, foreign_paths
 from serving.gate import Gate
 from serving.golden_watch import replay_when_idle
 from serving.gpu import open_nvml
@@ -203,8 +204,9 @@ def _document_inference(api: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         schema = own()
         if "/predict" not in schema["paths"]:
-            schema["paths"] = {**inference_paths(), **schema["paths"]}
-            schema.setdefault("components", {}).setdefault("schemas", {}).update(components())
+            schema["paths"] = {**inference_paths(), **foreign_paths(), **schema["paths"]}
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(components() | foreign_components())
         return schema
 
     api.openapi = openapi  # type: ignore[method-assign]

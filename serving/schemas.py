@@ -32,12 +32,15 @@ _PARAMETER_TEXTS = {
     "timeout_ms": "Answer 504 after so many milliseconds; X-Timeout-Ms means the same.",
     "features": "The vector before the model's head beside each answer; for bundles of conversion.features=true.",
 }
-_FAILURES = {
+FAILURES = {
     "400": "Malformed, undecodable, or an unknown parameter",
+    "401": "No API key, or an unknown one",
+    "403": "The API key may not do this",
     "404": "Another model, version or alias than the one served",
     "408": "The body came too slowly",
     "413": "Body, image, text or batch too large",
     "415": "The path does not take this content type or encoding",
+    "429": "Too much waits already, or the API key asks too often",
     "500": "The service failed",
     "503": "Loading, draining, or out of memory",
     "504": "Deadline",
@@ -173,7 +176,7 @@ def components() -> dict[str, Any]:
 def _operation(summary: str, description: str, content: dict[str, Any]) -> dict[str, Any]:
     failures = {
         status: {"description": text, "content": _json("ErrorAnswer", _ERROR_EXAMPLE)}
-        for status, text in _FAILURES.items()
+        for status, text in FAILURES.items()
     }
     return {
         "tags": ["inference"],
