@@ -16,6 +16,7 @@ from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
+from serving.foreign_schemas import foreign_components, foreign_paths
 from serving.gate import Gate, scope_of
 from serving.golden_watch import replay_when_idle
 from serving.gpu import open_nvml
@@ -87,7 +88,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
         loading = asyncio.create_task(_load(service, rollout, on_load_error))
-        grpc_server = await _grpc_server(service, gate)
+        grpc_server = await _grpc_server(admission)
         yield
         if grpc_server is not None:
             await grpc_server.stop()
@@ -118,7 +119,8 @@ def create_app(
         "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
         "v2": Protocol("v2", OpenInferenceRoutes(service).handle, refuse_in_a_sentence),
     }
-    return Admission(service, protocols, api, gate=gate, tracing=tracing)
+    admission = Admission(service, protocols, api, gate=gate, tracing=tracing)
+    return admission
 
 
 def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
@@ -177,16 +179,16 @@ def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isol
     return open_first(listed, open_one)
 
 
-async def _grpc_server(service: Service, gate: Gate) -> Any:
-    port = service.settings.grpc_port
+async def _grpc_server(admission: Admission) -> Any:
+    port = admission.service.settings.grpc_port
     if port is None:
         return None
     # Here, as gRPC costs memory that a service without it should not have.
     from serving.v2.grpc_server import GrpcServer
 
-    server = GrpcServer(service, gate)
+    server = GrpcServer(admission)
     await server.start(port)
-    service.grpc_port = server.port
+    admission.service.grpc_port = server.port
     return server
 
 
@@ -231,8 +233,9 @@ def _document_inference(api: FastAPI, *, with_keys: bool) -> None:
     def openapi() -> dict[str, Any]:
         schema = own()
         if "/predict" not in schema["paths"]:
-            schema["paths"] = {**inference_paths(), **schema["paths"]}
-            schema.setdefault("components", {}).setdefault("schemas", {}).update(components())
+            schema["paths"] = {**inference_paths(), **foreign_paths(), **schema["paths"]}
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(components() | foreign_components())
             if with_keys:
                 _document_keys(schema)
         return schema
