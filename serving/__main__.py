@@ -16,6 +16,7 @@ from serving.app import create_app
 from serving.logs import configure_logging
 from serving.service import Service
 from serving.settings import ServingSettings, documented_settings, read_settings, variable_of
+from serving.tls import server_context, tls_files
 from tfpipe.core.errors import ConfigError, TfpipeError
 
 logger = logging.getLogger("serving")
@@ -101,6 +102,7 @@ def _serve(settings: ServingSettings, listener: socket.socket) -> int:
         failures.append(error)
         server.should_exit = True
 
+    tls = tls_files(settings.tls_cert_file, settings.tls_key_file)
     app = create_app(settings, on_load_error=fail)
     config = uvicorn.Config(
         app,
@@ -110,10 +112,11 @@ def _serve(settings: ServingSettings, listener: socket.socket) -> int:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_CLOSE_S,
+        ssl_context_factory=None if tls is None else lambda *_: server_context(tls),
     )
     server = _Server(config)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_run(server, app.service, listener))
+        runner.run(_run(server, app.service, listener, "http" if tls is None else "https"))
     if failures:
         raise failures[0]
     if app.service.is_busy:
@@ -123,7 +126,7 @@ def _serve(settings: ServingSettings, listener: socket.socket) -> int:
     return 0
 
 
-async def _run(server: uvicorn.Server, service: Service, listener: socket.socket) -> None:
+async def _run(server: uvicorn.Server, service: Service, listener: socket.socket, scheme: str) -> None:
     loop = asyncio.get_running_loop()
     stopping: list[asyncio.Task[None]] = []
 
@@ -138,7 +141,7 @@ async def _run(server: uvicorn.Server, service: Service, listener: socket.socket
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_signal)
     host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     logger.info("listening", extra={"fields": {"url": url}})
     await server.serve(sockets=[listener])
 

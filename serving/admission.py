@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import NotReadyError
+from serving.errors import NotReadyError, RequestError
+from serving.gate import Gate, scope_of
 from serving.request import Request
-from serving.routes.answers import Answer
+from serving.routes.answers import Answer, refuse
 from serving.service import Service
+from serving.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +47,28 @@ class Admission:
         service: What it admits to.
     """
 
-    def __init__(self, service: Service, protocols: Mapping[str, Protocol], inner: ASGIApp) -> None:
+    def __init__(
+        self,
+        service: Service,
+        protocols: Mapping[str, Protocol],
+        inner: ASGIApp,
+        *,
+        gate: Gate,
+        tracing: Tracing | None = None,
+    ) -> None:
         """Wire it.
 
         Args:
             service: Its state, and where requests in flight are counted.
             protocols: By the first segment of the path, e.g. "predict".
             inner: Answers every other path.
+            gate: Who may pass.
+            tracing: Where spans go; None for nowhere.
         """
         self.service = service
         self._protocols = protocols
         self._inner = inner
+        self._gate, self._tracing = gate, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI 3."""
@@ -72,21 +85,20 @@ class Admission:
     async def _infer(self, protocol: Protocol, request: Request, receive: Receive, send: Send) -> None:
         with self.service.admitted():
             answer = await self._answer(protocol, request, receive)
-            self.service.metrics.record_request(
-                **self.service.labels_of(request.deployment),
-                code=answer.status,
-                latency_s=time.monotonic() - request.started_s,
-                protocol=protocol.name,
-            )
-            if logger.isEnabledFor(logging.DEBUG):
-                fields = {"request_id": request.id, "path": request.path, "status": answer.status}
-                logger.debug("answered", extra={"fields": fields})
+            self._record(protocol, request, answer.status)
             await _send(answer, request, send)
 
     async def _answer(self, protocol: Protocol, request: Request, receive: Receive) -> Answer:
         try:
             request.check_id()
-            return await protocol.handle(request, receive)
+            scope = scope_of(request.path)
+            if scope is None:
+                return await protocol.handle(request, receive)
+            request.caller = self._gate.enter(request.headers, scope)
+            try:
+                return await protocol.handle(request, receive)
+            finally:
+                self._gate.leave(request.caller)
         except asyncio.CancelledError:
             if not self.service.is_cut:
                 raise
@@ -96,7 +108,44 @@ class Admission:
             error = caught
         return protocol.refuse(error, request, self.service)
 
+    def _record(self, protocol: Protocol, request: Request, status: int) -> None:
+        seconds = time.monotonic() - request.started_s
+        labels = self.service.labels_of(request.deployment)
+        self.service.metrics.record_request(
+            **labels, code=status, latency_s=seconds, protocol=protocol.name, stage_s=request.stage_s
+        )
+        if self._tracing is not None:
+            attributes = {f"tfpipe.{name}": value for name, value in labels.items()}
+            self._tracing.record(request, status=status, seconds=seconds, stages=request.stage_s, attributes=attributes)
+        if logger.isEnabledFor(logging.DEBUG):
+            fields = {
+                "request_id": request.id,
+                "method": request.method,
+                "path": request.path,
+                "status": status,
+                "key": request.caller.name,
+                **labels,
+                "latency_ms": round(seconds * 1000, 3),
+                "stages_ms": {stage: round(stage_s * 1000, 3) for stage, stage_s in request.stage_s.items()},
+            }
+            logger.debug("answered", extra={"fields": fields})
+
     async def _hand_over(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+        needed = scope_of(request.path)
+        if needed is None:
+            await self._read(request, scope, receive, send)
+            return
+        try:
+            request.caller = self._gate.enter(request.headers, needed)
+        except RequestError as error:
+            await _send(refuse(error, request, self.service), request, send)
+            return
+        try:
+            await self._read(request, scope, receive, send)
+        finally:
+            self._gate.leave(request.caller)
+
+    async def _read(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"x-request-id", request.id.encode())]

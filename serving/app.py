@@ -12,11 +12,16 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import tfpipe
 from serving.admission import Admission, Protocol
+from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
+from serving.gate import Gate
+from serving.golden_watch import replay_when_idle
 from serving.gpu import open_nvml
+from serving.gpu_memory import GpuMemory
 from serving.keys import Keys
+from serving.limits import KeyLimits
 from serving.metrics import Metrics
 from serving.request import Request
 from serving.rollout import Origins, Rollout
@@ -28,10 +33,12 @@ from serving.routes.predict import PredictRoutes
 from serving.schemas import components, inference_paths
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
+from serving.sessions import Isolation, Plan, opener
 from serving.settings import ServingSettings
-from serving.source import ServedBundle, fetch_bundles
+from serving.source import ServedBundle, fetch_bundles, names_several
 from serving.sources import Sources
 from serving.tensor_engine import TensorEngine
+from serving.tracing import open_tracing
 from tfpipe.tuned import engines_dir, find_choice, this_machine
 
 logger = logging.getLogger(__name__)
@@ -54,24 +61,37 @@ def create_app(
         metrics: Where to record; by default with the GPUs that NVML finds.
         on_load_error: Called where the model cannot be served; by default it is logged, and the service stays
             "loading".
-    """
-    service = Service(
-        settings, metrics or Metrics(gpus=open_nvml()), open_engines or (lambda: engines_of_settings(settings))
-    )
 
-    origins = origins or Sources(settings, lambda served: open_engine(served, settings))
-    keys = Keys(settings.api_keys_file)
+    Raises:
+        ConfigError: The file of API keys or the address for traces cannot be used.
+    """
+    gpus = open_nvml()
+    service = Service(
+        settings,
+        metrics or Metrics(gpus=gpus),
+        open_engines or (lambda: engines_of_settings(settings)),
+        gpu_memory=GpuMemory(gpus),
+    )
+    gate = Gate(Keys(settings.api_keys_file), KeyLimits(settings.rate_limit))
+    tracing = open_tracing(settings.traces_endpoint)
+
+    # Where sessions of the first versions run, for all that come later: a canary is compared with them.
+    origins = origins or Sources(settings, lambda served: open_engine(served, settings, isolation_of(settings)))
     rollout = Rollout(service, origins, poll_s=settings.registry_poll_ms / 1000)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
         loading = asyncio.create_task(_load(service, rollout, on_load_error))
         yield
-        loading.cancel()
-        with suppress(asyncio.CancelledError):
-            await loading
+        for task in (watching, loading):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await rollout.close()
         service.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     api = FastAPI(
         title="tfpipe",
@@ -82,11 +102,12 @@ def create_app(
         redirect_slashes=False,
     )
     api.include_router(operations(service))
-    api.include_router(administration(service, rollout, lambda headers: keys.authorize(headers, "admin")))
+    api.include_router(administration(service, rollout))
     api.include_router(feedback(service))
     _answer_errors_in_one_form(api, service)
     _document_inference(api)
-    return Admission(service, {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}, api)
+    protocols = {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}
+    return Admission(service, protocols, api, gate=gate, tracing=tracing)
 
 
 def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
@@ -95,14 +116,25 @@ def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
     Raises:
         TfpipeError: One cannot be served.
     """
+    isolation = isolation_of(settings)
     for served in fetch_bundles(
         settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir
     ):
-        yield open_engine(served, settings)
+        yield open_engine(served, settings, isolation)
 
 
-def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
+def isolation_of(settings: ServingSettings) -> Isolation:
+    """Where sessions run: as the settings say, else in processes of their own where several models are served."""
+    return settings.isolation or ("process" if names_several(settings.model) else "inline")
+
+
+def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isolation) -> AnyEngine:
     """Open a bundle in the first way that gives training's golden answers.
+
+    Args:
+        served: The bundle and its names.
+        settings: What may be run, and how.
+        isolation: Where sessions run.
 
     Raises:
         TfpipeError: It cannot be served.
@@ -112,9 +144,13 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
         served.bundle, precision=settings.precision, provider=settings.provider, choice=choice, untuned=untuned
     )
 
+    threads = settings.threads or threads_of_sessions(usable_cores(), settings.sessions)
+    title = f"{served.name}/{served.version}" if served.version else served.name
+    open_model = opener(title, Plan(isolation, settings.sessions, settings.provider, settings.log_level))
+
     def open_tensors(candidate: Candidate) -> TensorEngine:
         cache = engines_dir(settings.cache_dir)
-        return TensorEngine.open(served, candidate.execution, threads=settings.threads, engines_dir=cache)
+        return TensorEngine.open(served, candidate.execution, threads=threads, engines_dir=cache, open_model=open_model)
 
     def open_one(candidate: Candidate) -> Engine:
         return Engine.open(
@@ -122,11 +158,12 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
             precision=candidate.execution.variant,
             provider=candidate.execution.provider,
             arithmetic=candidate.execution.arithmetic,
-            threads=settings.threads,
+            threads=threads,
             max_batch_size=settings.max_batch_size,
             max_image_pixels=settings.max_image_pixels,
             max_text_chars=settings.max_text_chars,
             engines_dir=engines_dir(settings.cache_dir),
+            open_model=open_model,
         )
 
     if served.bundle.manifest.task == TensorEngine.task:

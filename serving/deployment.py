@@ -10,10 +10,12 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from serving.answer_cache import AnswerCache, question_of
 from serving.batcher import Batcher, Done, Observer
 from serving.batching import Limits
 from serving.breaker import Breaker
 from serving.engine import Answered, Engine, Input, Row
+from serving.gpu_memory import batch_bytes
 from serving.guard import guarded
 from serving.shadow import Shadow
 from serving.slots import Slots
@@ -62,6 +64,7 @@ class Deployment:
         batcher: What forms batches.
         breaker: Whether it is left alone, as it fails again and again.
         shadow: What is asked the same; None for nothing.
+        batch_bytes: Of the inputs and outputs of its largest batch.
 
     Args:
         engine: Opened, proved and warm.
@@ -70,6 +73,7 @@ class Deployment:
         preparing: Where inputs are prepared that are not small.
         running: Where batches run that are not quick.
         observer: Told of batches.
+        cache: Of answers, shared with other versions; None keeps none.
     """
 
     def __init__(
@@ -81,16 +85,29 @@ class Deployment:
         preparing: Executor,
         running: Executor,
         observer: Observer,
+        cache: AnswerCache[Answered] | None = None,
     ) -> None:
         self.engine = engine
         self.breaker = Breaker()
         self.shadow: Shadow | None = None
-        self._preparing = preparing
+        self._preparing, self._cache = preparing, cache
+        self._identity = f"{engine.bundle_id} {engine.variant} {engine.provider} {engine.arithmetic}"
+        self.batch_bytes = batch_bytes(
+            [*engine.inputs, *engine.outputs], rows=limits.max_batch_size, length=_longest(engine)
+        )
         self._max_batch_size = limits.max_batch_size
         run: Callable[[Sequence[Any]], Sequence[Any]] = (
             _tensor_runs(engine) if isinstance(engine, TensorEngine) else _row_runs(engine)
         )
-        self.batcher: Batcher[Any, Any] = Batcher([run], limits, slots=slots, executor=running, observer=observer)
+        sessions = engine.sessions
+        self.batcher: Batcher[Any, Any] = Batcher(
+            [run] * (sessions.number if sessions else 1),
+            limits,
+            slots=slots,
+            executor=running,
+            observer=observer,
+            may_run_here=sessions is None or sessions.isolation == "inline",
+        )
 
     @property
     def name(self) -> str:
@@ -116,6 +133,31 @@ class Deployment:
             DeadlineError: The answer cannot be there in time.
             NotReadyError: The version is being unloaded.
         """
+        if self._cache is None:
+            return await self._infer(inputs, deadline_s, features)
+        return await self._infer_unknown(self._cache, inputs, deadline_s, features)
+
+    async def _infer_unknown(
+        self, cache: AnswerCache[Answered], inputs: Sequence[Input], deadline_s: float, features: bool
+    ) -> Outcome:
+        """Answer from the cache what is there, and keep what is not."""
+        identity = f"{self._identity} {features}"
+        questions = [None if isinstance(one, Exception) else question_of(identity, one) for one in inputs]
+        known = [None if question is None else cache.get(question) for question in questions]
+        unknown = [position for position, answer in enumerate(known) if answer is None]
+        outcome = Outcome(rows=[])
+        if unknown:
+            outcome = await self._infer([inputs[position] for position in unknown], deadline_s, features)
+        rows: list[Answered | Exception | None] = [*known]
+        for position, answered in zip(unknown, outcome.rows, strict=True):
+            rows[position], question = answered, questions[position]
+            if isinstance(answered, Answered) and question is not None:
+                kept = answered.alone()
+                cache.put(question, kept, size_bytes=kept.nbytes)
+        outcome.rows = [row for row in rows if row is not None]
+        return outcome
+
+    async def _infer(self, inputs: Sequence[Input], deadline_s: float, features: bool) -> Outcome:
         engine = self.engine
         if isinstance(engine, TensorEngine):
             raise TypeError("expected an engine of files or texts, received one of named tensors.")
@@ -169,8 +211,9 @@ class Deployment:
         return {name: done.result[name] for name in wanted}, {"queue": done.queue_s, "run": done.run_s}
 
     async def close(self) -> None:
-        """Take no more requests, and wait for those that are here."""
+        """Take no more requests, wait for those that are here, and end the engine's processes."""
         await self.batcher.close()
+        self.engine.close()
 
     async def _prepare(self, engine: Engine, inputs: Sequence[Input], outcome: Outcome) -> list[Prepared | Exception]:
         def work(some: Sequence[Input]) -> tuple[list[Prepared | Exception], dict[str, float]]:
@@ -288,6 +331,11 @@ def _bisected(
             return [error]
     middle = len(contents) // 2
     return [*_bisected(run, contents[:middle]), *_bisected(run, contents[middle:])]
+
+
+def _longest(engine: AnyEngine) -> int:
+    # What a bundle of tensors leaves open is not known before it is asked.
+    return 1 if isinstance(engine, TensorEngine) else max(engine.lengths, default=1)
 
 
 def _is_small(given: Input) -> bool:

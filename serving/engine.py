@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from serving.errors import InvalidRequestError, RequestError, TooLargeError, UndecodableTextError
+from serving.sessions import OpenModel, Sessions
 from serving.source import ServedBundle
 from tfpipe.core.bundle import Execution, Variant
 from tfpipe.core.errors import (
@@ -26,7 +27,7 @@ from tfpipe.inference.golden import bound_of, golden_rows
 from tfpipe.inference.images import ImageInference
 from tfpipe.inference.interface import Inference, Prepared, Takes, answer_of, in_runs
 from tfpipe.inference.opening import open_inference, open_model
-from tfpipe.ort import OnnxModel
+from tfpipe.ort import Model
 
 _OUTPUT, _FEATURES = "probabilities", "features"
 
@@ -59,6 +60,18 @@ class Answered:
     prepared: Prepared
     rows: tuple[Row, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays, as of `alone`."""
+        return sum(row.probabilities.nbytes + (0 if row.features is None else row.features.nbytes) for row in self.rows)
+
+    def alone(self) -> "Answered":
+        """The same answer without what it was made from: neither the input's rows nor the batch that it was in."""
+        rows = tuple(
+            Row(row.probabilities.copy(), None if row.features is None else row.features.copy()) for row in self.rows
+        )
+        return Answered(replace(self.prepared, rows=()), rows)
+
     def answer(self) -> dict[str, Any]:
         """The answer for people: "label", "score" and "probabilities", or "labels", or "entities"; and "features".
 
@@ -75,7 +88,7 @@ class Answered:
 
 
 class Engine:
-    """The sessions of one model version in this process. Threads may share it.
+    """One model version. Threads may share it.
 
     Attributes:
         name: Model name, as requests and answers give it.
@@ -94,6 +107,7 @@ class Engine:
         labels: Class names, or tags, in the order of the model's output.
         inputs: What the model takes.
         outputs: What it gives.
+        lengths: Of rows whose length is open, those that batches are padded to.
     """
 
     def __init__(
@@ -102,7 +116,7 @@ class Engine:
         variant: Variant,
         *,
         inference: Inference,
-        model: OnnxModel,
+        model: Model,
         max_batch_size: int,
         max_image_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
@@ -116,6 +130,7 @@ class Engine:
         self.takes: Takes = inference.takes
         self.labels = inference.labels
         self.inputs, self.outputs = served.bundle.manifest.inputs, served.bundle.manifest.outputs
+        self.lengths = inference.lengths
         self._served, self._variant = served, variant
         self._spec = served.bundle.manifest.inputs[0]
         # Several variants may share a precision.
@@ -138,6 +153,7 @@ class Engine:
         max_image_pixels: int,
         max_text_chars: int,
         engines_dir: Path | None = None,
+        open_model: OpenModel = open_model,
     ) -> "Engine":
         """Open the sessions of a bundle.
 
@@ -151,6 +167,7 @@ class Engine:
             max_image_pixels: Larger images are refused.
             max_text_chars: Longer texts are refused.
             engines_dir: Where TensorRT keeps its engines; None: nowhere.
+            open_model: Opens the model; see `serving.sessions.opener`.
 
         Raises:
             BundleError: A precision, task, tokenizer or graph that cannot be served.
@@ -167,6 +184,11 @@ class Engine:
             served, variant, inference=inference, model=model, max_batch_size=max_batch_size,
             max_image_pixels=max_image_pixels,
         )  # fmt: skip
+
+    @property
+    def sessions(self) -> Sessions | None:
+        """Its sessions; None where it is a single one in this process that nobody watches."""
+        return self._model if isinstance(self._model, Sessions) else None
 
     @property
     def gives_features(self) -> bool:
@@ -270,7 +292,13 @@ class Engine:
         spec = self._spec
         for length in self._inference.lengths:
             shape = [length if isinstance(axis, str) else axis for axis in spec.shape[1:]]
-            self.run([np.zeros(shape, spec.dtype)] * self._max_batch_size)
+            for _ in range(self.sessions.number if self.sessions else 1):
+                self.run([np.zeros(shape, spec.dtype)] * self._max_batch_size)
+
+    def close(self) -> None:
+        """End its processes, where it has some."""
+        if self.sessions is not None:
+            self.sessions.close()
 
     def _of_images(self) -> ImageInference:
         if not isinstance(self._inference, ImageInference):

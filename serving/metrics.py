@@ -5,6 +5,7 @@ kept in plain dictionaries, and become Prometheus' families only when somebody a
 alone, and read by any thread.
 """
 
+import os
 import time
 from bisect import bisect_left
 from collections import defaultdict
@@ -18,11 +19,12 @@ from prometheus_client.registry import Collector
 
 from serving.answer_cache import AnswerCache
 from serving.batching import Reason
+from serving.child_process import resident_bytes
 from serving.gpu import ReadGpus
-from serving.memory import resident_bytes
 from serving.recent import Clock, Recent
 
 STAGES = ("body", "decode", "preprocess", "queue", "run", "postprocess", "total")
+NO_STAGES: Mapping[str, float] = {}
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 # From a tiny model on an idle machine to the default deadline.
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -89,7 +91,10 @@ METRICS = (
     Described("tfpipe_ready", "gauge", (), "Whether requests are taken: 1 or 0."),
     Described("tfpipe_cache_lookups_total", "counter", ("result",), "Inputs looked up in the cache of answers."),
     Described("tfpipe_cache_bytes", "gauge", (), "Bytes that the cache of answers takes."),
-    Described("tfpipe_memory_bytes", "gauge", ("process",), "Resident memory of the service and of each child."),
+    Described("tfpipe_memory_bytes", "gauge", (), "Resident memory of the service, without its models' processes."),
+    Described("tfpipe_model_memory_bytes", "gauge", _WHO, "Resident memory of a version's own processes."),
+    Described("tfpipe_model_restarts_total", "counter", _WHO, "Times that a process of a version was started again."),
+    Described("tfpipe_model_processes", "gauge", _WHO, "Processes of a version that answer."),
     Described("tfpipe_gpu_utilization_ratio", "gauge", ("gpu",), "Share of the last sample period with a kernel."),
     Described("tfpipe_gpu_memory_used_bytes", "gauge", ("gpu",), "Device memory in use, by all processes."),
     Described("tfpipe_gpu_memory_free_bytes", "gauge", ("gpu",), "Device memory that is free."),
@@ -103,6 +108,25 @@ _GPU_READINGS = {
     "tfpipe_gpu_power_watts": "power_watts",
     "tfpipe_gpu_temperature_celsius": "temperature_celsius",
 }
+
+
+@dataclass(frozen=True)
+class ModelReading:
+    """What is told of a version whose sessions are in processes of their own.
+
+    Attributes:
+        model: Its name.
+        version: Its version, "" where it has none.
+        memory_bytes: Resident memory of its processes; None where the system does not tell.
+        restarts: How often they were started again.
+        ready: Processes that answer.
+    """
+
+    model: str
+    version: str
+    memory_bytes: int | None
+    restarts: int
+    ready: int
 
 
 class Histogram:
@@ -143,7 +167,7 @@ class Metrics(Collector):
         self._stages: dict[Labels, Histogram] = {}
         self._recent: dict[tuple[str, str], Recent] = {}
         self._batch_rows = Histogram(_BATCH_BUCKETS)
-        self._children: Callable[[], Mapping[str, int]] = dict
+        self._processes: Callable[[], Iterable[ModelReading]] = tuple
         self._queue: Callable[[], tuple[int, float]] | None = None
         self._cache: AnswerCache[Any] | None = None
         self._registry = CollectorRegistry()
@@ -151,21 +175,25 @@ class Metrics(Collector):
         # Its processor time, memory and open files, under the names that dashboards know.
         ProcessCollector(registry=self._registry)
 
-    def record_request(self, *, model: str, version: str, code: int, latency_s: float, protocol: str = "rest") -> None:
-        """Count one finished request and its latency, whatever its outcome."""
+    def record_request(
+        self,
+        *,
+        model: str,
+        version: str,
+        code: int,
+        latency_s: float,
+        protocol: str = "rest",
+        stage_s: Mapping[str, float] = NO_STAGES,
+    ) -> None:
+        """Count one finished request and its latency, whatever its outcome, and the seconds of its stages."""
         self._requests[model, version, protocol, str(code)] += 1
-        self.record_stage(model=model, version=version, stage="total", latency_s=latency_s)
+        for stage, seconds in stage_s.items():
+            self._observe((model, version, stage), seconds)
+        self._observe((model, version, "total"), latency_s)
         recent = self._recent.get((model, version))
         if recent is None:
             recent = self._recent[model, version] = Recent(self._clock, self._started_s)
         recent.add(latency_s)
-
-    def record_stage(self, *, model: str, version: str, stage: str, latency_s: float) -> None:
-        """Record the seconds of one stage of a request, one of `STAGES`."""
-        histogram = self._stages.get((model, version, stage))
-        if histogram is None:
-            histogram = self._stages[model, version, stage] = Histogram(_LATENCY_BUCKETS_S)
-        histogram.observe(latency_s)
 
     def record_error(self, *, model: str, version: str, kind: str) -> None:
         """Count one error by its code."""
@@ -223,9 +251,9 @@ class Metrics(Collector):
         """Tell what this cache holds, and how often it had the answer."""
         self._cache = cache
 
-    def watch_children(self, pids: Callable[[], Mapping[str, int]]) -> None:
-        """Measure the memory of these processes, by name, whenever somebody wants metrics."""
-        self._children = pids
+    def watch_processes(self, read: Callable[[], Iterable[ModelReading]]) -> None:
+        """Ask for the processes of each version whenever somebody wants metrics."""
+        self._processes = read
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format; reads GPUs and processes, so not on the event loop."""
@@ -238,7 +266,7 @@ class Metrics(Collector):
             **self._gpu_values(),
             **self._queue_values(),
             **self._cache_values(),
-            "tfpipe_memory_bytes": self._memory(),
+            **self._memory_values(),
         }
         histograms: dict[str, Mapping[Labels, Histogram]] = {
             "tfpipe_latency_seconds": self._stages,
@@ -251,6 +279,12 @@ class Metrics(Collector):
                 values = computed.get(one.name, self._values.get(one.name, {}))
                 if values:
                     yield _family(one, list(values.items()))
+
+    def _observe(self, labels: Labels, seconds: float) -> None:
+        histogram = self._stages.get(labels)
+        if histogram is None:
+            histogram = self._stages[labels] = Histogram(_LATENCY_BUCKETS_S)
+        histogram.observe(seconds)
 
     def _recent_values(self) -> dict[str, dict[Labels, float]]:
         throughput: dict[Labels, float] = {}
@@ -287,10 +321,18 @@ class Metrics(Collector):
             for name, attribute in _GPU_READINGS.items()
         }
 
-    def _memory(self) -> dict[Labels, float]:
-        processes = {"service": None, **self._children()}
-        read = {(name,): resident_bytes(pid) for name, pid in processes.items()}
-        return {labels: size for labels, size in read.items() if size is not None}
+    def _memory_values(self) -> dict[str, dict[Labels, float]]:
+        own_bytes = resident_bytes(os.getpid())
+        read = {(one.model, one.version): one for one in self._processes()}
+        memory: dict[Labels, float] = {
+            who: one.memory_bytes for who, one in read.items() if one.memory_bytes is not None
+        }
+        return {
+            "tfpipe_memory_bytes": {} if own_bytes is None else {(): own_bytes},
+            "tfpipe_model_memory_bytes": memory,
+            "tfpipe_model_restarts_total": {who: one.restarts for who, one in read.items()},
+            "tfpipe_model_processes": {who: one.ready for who, one in read.items()},
+        }
 
 
 def _family(one: Described, values: Iterable[tuple[Labels, float]]) -> Metric:

@@ -3,13 +3,14 @@
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError
+from serving.keys import ANYBODY, Caller
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -26,6 +27,8 @@ class Request:
         query: Raw query string.
         started_s: `time.monotonic()` of its arrival.
         deployment: The version that answers it, once that is known.
+        stage_s: Seconds by stage, in their order; who answers it fills it in, for metrics and traces.
+        caller: Who asks, once that is known.
     """
 
     id: str
@@ -35,6 +38,8 @@ class Request:
     query: bytes
     started_s: float = field(default_factory=time.monotonic)
     deployment: Deployment | None = None
+    stage_s: MutableMapping[str, float] = field(default_factory=dict)
+    caller: Caller = ANYBODY
 
     @classmethod
     def of(cls, scope: Scope) -> "Request":

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import os
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -10,15 +10,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
+from serving.answer_cache import AnswerCache
 from serving.batching import Limits
+from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine, Deployment
+from serving.engine import Answered
 from serving.errors import NotReadyError
 from serving.feedback import Lately
-from serving.metrics import Metrics
+from serving.gpu_memory import GPU_PROVIDERS, GpuMemory
+from serving.metrics import Metrics, ModelReading
 from serving.models import Models
+from serving.sessions import Isolation
 from serving.settings import ServingSettings
 from serving.slots import Slots
 from serving.wanted import Wanted
+from serving.watched import WatchedThreads
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +49,12 @@ class Service:
     """
 
     def __init__(
-        self, settings: ServingSettings, metrics: Metrics, open_engines: Callable[[], Iterable[AnyEngine]]
+        self,
+        settings: ServingSettings,
+        metrics: Metrics,
+        open_engines: Callable[[], Iterable[AnyEngine]],
+        *,
+        gpu_memory: GpuMemory | None = None,
     ) -> None:
         """Start nothing.
 
@@ -52,23 +63,37 @@ class Service:
             metrics: Where to record.
             open_engines: Fetches each bundle, opens its sessions and replays its golden samples; called by `load` in a
                 thread of its own.
+            gpu_memory: What is free of the GPU's; None where there is none.
         """
         self.settings, self.metrics = settings, metrics
         self.status: Status = "loading"
         self.models = Models()
         self.lately = Lately(settings.feedback_ttl_s)
         self._open_engines = open_engines
+        self._gpu_memory = gpu_memory
+        self._cache: AnswerCache[Answered] | None = None
+        if settings.cache_bytes:
+            self._cache = AnswerCache(settings.cache_bytes)
+            metrics.watch_cache(self._cache)
+        metrics.watch_queue(self._waiting)
         self._active: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._work: set[Future[Any]] = set()
         self._cut = False
+        cores = usable_cores()
         # As many as there are cores: more would only take the cores from each other.
-        self._pool = _Tracked(_cores(), "prepare", self._work)
-        at_a_time = max(_cores() // (settings.threads or _cores()), 1)
-        self._slots = Slots(at_a_time)
+        self._pool = _Tracked(cores, "prepare", self._work)
+        threads = settings.threads or threads_of_sessions(cores, settings.sessions)
+        self._slots = Slots(max(cores // threads, 1))
         # Their own: a batch must not stand behind the files that are to be decoded.
-        self._runners = _Tracked(at_a_time, "run", self._work)
+        self._run_timeout_s = settings.run_timeout_ms / 1000
+        # A child process watches its own runs, and may be started again in the middle of one.
+        self._runners: dict[Isolation, WatchedThreads] = {
+            "inline": WatchedThreads("run", timeout_s=self._run_timeout_s),
+            "process": WatchedThreads("run", timeout_s=None),
+        }
+        metrics.watch_processes(self._processes)
         metrics.set_ready(False)
         metrics.set_in_flight(0)
 
@@ -88,7 +113,9 @@ class Service:
     @property
     def is_busy(self) -> bool:
         """Whether a thread may still be inside native code, which nothing can interrupt."""
-        return any(work.running() for work in list(self._work))
+        return any(work.running() for work in list(self._work)) or any(
+            runners.is_busy for runners in self._runners.values()
+        )
 
     async def load(self, before_ready: Callable[[], Awaitable[None]] | None = None) -> None:
         """Open the engines, warm them up, and become ready.
@@ -122,6 +149,24 @@ class Service:
         """The models served, for people and probes."""
         return [_described(deployment.engine) for deployment in self.models]
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the service is ready, and no request is in flight."""
+        return self.status == "ready" and not self._active
+
+    async def replay_golden(self) -> None:
+        """Answer the golden samples of every version again, and record how far the answers lie from training's.
+
+        Raises:
+            GateError: Those of a version differ by more than they may; the metric is then infinite.
+        """
+        for deployment in list(self.models):
+            difference = math.inf
+            try:
+                difference = await self.run(deployment.engine.replay_golden)
+            finally:
+                self.metrics.record_golden(**self.labels_of(deployment), max_abs_diff=difference)
+
     def find(self, wanted: Wanted, *, key: str | None = None) -> Deployment:
         """The version that answers a request, if requests are taken.
 
@@ -132,10 +177,13 @@ class Service:
         Raises:
             NotReadyError: Loading or draining, or the version is left alone as it fails again and again.
             UnknownModelError: No such model, version or alias.
+            MemoryError: It runs on a GPU that has no room for its next batch.
         """
         if self.status != "ready":
             raise NotReadyError(f"service: expected it to be ready, but it is {self.status}.", status=self.status)
         deployment, arm = self.models.find(wanted, key=key)
+        if self._gpu_memory is not None and deployment.engine.provider in GPU_PROVIDERS:
+            self._gpu_memory.check(deployment.batch_bytes)
         self.metrics.record_routed(**self.labels_of(deployment), arm=arm)
         return deployment
 
@@ -188,13 +236,25 @@ class Service:
 
     def close(self) -> None:
         """Take no more work; what has begun ends on its own."""
-        for pool in (self._pool, self._runners):
+        for pool in (self._pool, *self._runners.values()):
             pool.shutdown(wait=False, cancel_futures=True)
+        for deployment in self.models:
+            deployment.engine.close()
 
     def _load(self) -> list[AnyEngine]:
-        engines = []
+        engines: list[AnyEngine] = []
+        try:
+            self._load_into(engines)
+        except BaseException:
+            for engine in engines:
+                engine.close()
+            raise
+        return engines
+
+    def _load_into(self, engines: list[AnyEngine]) -> None:
         started_s = time.perf_counter()
         for engine in self._open_engines():
+            engines.append(engine)
             engine.warm_up()
             self.metrics.record_load(
                 model=engine.name,
@@ -202,9 +262,20 @@ class Service:
                 seconds=time.perf_counter() - started_s,
                 golden_max_abs_diff=engine.golden_max_abs_diff,
             )
-            engines.append(engine)
             started_s = time.perf_counter()
-        return engines
+
+    def _processes(self) -> Iterator[ModelReading]:
+        for deployment in self.models:
+            sessions = deployment.engine.sessions
+            if sessions is not None and sessions.children:
+                known = [one.memory_bytes for one in sessions.children]
+                yield ModelReading(
+                    deployment.name,
+                    deployment.version or "",
+                    sum(one or 0 for one in known) if any(known) else None,
+                    sum(one.restarts for one in sessions.children),
+                    sum(one.is_open for one in sessions.children),
+                )
 
     def _deployment(self, engine: AnyEngine) -> Deployment:
         settings = self.settings
@@ -214,9 +285,25 @@ class Service:
             settings.max_queue_bytes,
             settings.max_queue_delay_ms / 1000,
         )
+        sessions = engine.sessions
+        if sessions is not None:
+            sessions.limit_runs(self._run_timeout_s)
+        running = self._runners[sessions.isolation if sessions is not None else "inline"]
         return Deployment(
-            engine, limits, slots=self._slots, preparing=self._pool, running=self._runners, observer=self.metrics
+            engine,
+            limits,
+            slots=self._slots,
+            preparing=self._pool,
+            running=running,
+            observer=self.metrics,
+            cache=self._cache,
         )
+
+    def _waiting(self) -> tuple[int, float]:
+        """Rows that wait for a session, and for how many seconds the oldest has."""
+        queues = [deployment.batcher.queue for deployment in list(self.models)]
+        arrived_s = [oldest_s for queue in queues if (oldest_s := queue.oldest_s()) is not None]
+        return sum(queue.rows for queue in queues), time.monotonic() - min(arrived_s) if arrived_s else 0.0
 
 
 class _Tracked(ThreadPoolExecutor):
@@ -248,11 +335,6 @@ def _described(engine: AnyEngine) -> dict[str, Any]:
         "task": engine.task,
         "takes": engine.takes,
     }
-
-
-def _cores() -> int:
-    # A container may be given fewer than the machine has; only Linux can tell.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_daemon_thread(work: Callable[[], T]) -> "Future[T]":

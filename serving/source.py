@@ -76,6 +76,11 @@ def fetch_bundles(
         yield served
 
 
+def names_several(models: str | None) -> bool:
+    """Whether the setting MODEL names several models."""
+    return len(entries(models)) > 1
+
+
 def entries(models: str | None) -> list[tuple[str, str | None]]:
     """The setting MODEL, taken apart: names, "" where none is given, and models, None for the default.
 

@@ -38,8 +38,12 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.BreakerOpenError, 503, "breaker_open"),
     (errors.NotReadyError, 503, "not_ready"),
     (TrackingError, 503, "registry_away"),
+    (errors.NotEnoughMemoryError, 503, "not_enough_memory"),
+    (errors.ModelDownError, 503, "model_down"),
+    (errors.ModelCrashedError, 503, "model_crashed"),
     (MemoryError, 503, "out_of_memory"),
     (errors.DeadlineError, 504, "deadline_exceeded"),
+    (errors.RunTimeoutError, 504, "run_timeout"),
     (InferenceError, 500, "inference_failed"),
 )
 _INTERNAL = (500, "internal")
@@ -107,13 +111,22 @@ def refuse(error: Exception, request: Request, service: Service) -> Answer:
     """Count and log an error, and answer with it."""
     status, _ = record_error(error, request, service)
     headers = []
-    if isinstance(error, errors.NotReadyError):
+    if isinstance(error, errors.NotReadyError | errors.ModelDownError | errors.ModelCrashedError):
         headers.append((b"retry-after", _RETRY_AFTER_S))
     if isinstance(error, errors.QueueFullError):
-        headers.append((b"retry-after", str(max(math.ceil(error.retry_after_s), 1)).encode()))
+        headers.append(_retry_after(error.retry_after_s))
+    if isinstance(error, errors.LimitError):
+        headers.append(_retry_after(error.details["retry_after_s"]))
+    if isinstance(error, errors.UnauthorizedError | errors.ForbiddenError) and "challenge" in error.details:
+        headers.append((b"www-authenticate", error.details["challenge"].encode()))
     if isinstance(error, errors.MethodError):
         headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
     if b"expect" in request.headers:
         # The client waits for leave to send its body; without it, what follows on this connection is ambiguous.
         headers.append((b"connection", b"close"))
     return Answer(status, orjson.dumps({"error": error_body(error, request.id)}), headers)
+
+
+def _retry_after(seconds: float) -> tuple[bytes, bytes]:
+    # Whole seconds, RFC 9110; 0 would be read as at once.
+    return b"retry-after", str(max(math.ceil(seconds), 1)).encode()

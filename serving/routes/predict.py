@@ -94,9 +94,7 @@ class PredictRoutes:
         now_s = time.monotonic()
         stage_s["postprocess"] = now_s - began_s
         total_s = now_s - request.started_s
-        labels = self._service.labels_of(request.deployment)
-        for stage, seconds in stage_s.items():
-            self._service.metrics.record_stage(**labels, stage=stage, latency_s=seconds)
+        request.stage_s = stage_s
         content: dict[str, Any] = {
             "predictions": predictions,
             "model_name": engine.name,
@@ -108,7 +106,9 @@ class PredictRoutes:
             "request_id": request.id,
         }
         if len(predictions) == 1 and "label" in predictions[0]:
-            self._service.lately.keep(request.id, Given(**labels, label=predictions[0]["label"]))
+            self._service.lately.keep(
+                request.id, Given(**self._service.labels_of(request.deployment), label=predictions[0]["label"])
+            )
         status = 200
         if len(statuses) == len(predictions):
             failed = RowsFailedError(f"batch: expected one input or more to be answered, all {len(statuses)} failed.")

@@ -1,7 +1,11 @@
+import ssl
+
+import httpx
 import pytest
 
 from serving.tls import TlsFiles, tls_files
 from tests.serving.certificates import make_pair
+from tests.serving.servers import process, wait_for
 from tfpipe.core.errors import ConfigError
 
 
@@ -67,3 +71,25 @@ def test_a_damaged_certificate_is_refused(tmp_path):
 def test_nobody_is_asked_for_a_password(tmp_path):
     with pytest.raises(ConfigError, match=r"TLS_KEY_FILE: expected a private key without a password"):
         tls_files(*make_pair(tmp_path, password=b"secret"))
+
+
+def test_the_service_speaks_https_with_the_certificate(tmp_path, bundle):
+    cert, key = make_pair(tmp_path)
+    trust = ssl.create_default_context(cafile=str(cert))
+
+    with process(model=str(bundle), tls_cert_file=str(cert), tls_key_file=str(key)) as service:
+        url = service.url.replace("127.0.0.1", "localhost")
+        assert url.startswith("https://")
+        with httpx.Client(base_url=url, verify=trust) as client:
+            wait_for(lambda: client.get("/health").status_code == 200)
+            assert client.get("/health/live").json() == {"status": "live"}
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(url.replace("https", "http") + "/health/live")
+
+
+def test_a_service_whose_certificate_expired_does_not_start(tmp_path, bundle):
+    cert, key = make_pair(tmp_path, days=(-30, -1))
+
+    with process(model=str(bundle), tls_cert_file=str(cert), tls_key_file=str(key)) as service:
+        assert service.wait() == 2
+        assert "certificate has expired" in "".join(service.lines)

@@ -1,14 +1,14 @@
-import http.server
-import json
 import subprocess
 import sys
-import threading
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from serving.request import Request
 from serving.tracing import Tracing, open_tracing
+from tests.serving.bundles import RED
+from tests.serving.otlp_receiver import receiver
+from tests.serving.servers import app_of, serving
 from tfpipe.core.errors import ConfigError
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -95,29 +95,30 @@ def test_what_is_not_installed_is_named_with_its_command():
 
 
 def test_spans_reach_a_receiver_of_otlp():
-    received: list[tuple[str, dict]] = []
-
-    class Receiver(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append((self.path, json.loads(self.rfile.read(int(self.headers["content-length"])))))
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Receiver) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        tracing = open_tracing(f"http://127.0.0.1:{server.server_port}/")
+    with receiver() as received:
+        tracing = open_tracing(received.url + "/")
         tracing.record(request(), status=200, seconds=0.1, stages={"run": 0.05}, attributes={})
         tracing.close()
-        server.shutdown()
-        thread.join()
 
-    path, body = received[0]
-    spans = body["resourceSpans"][0]["scopeSpans"][0]["spans"]
-    assert path == "/v1/traces"
-    assert {span["name"] for span in spans} == {"POST /predict", "run"}
+    assert received.paths == {"/v1/traces"}
+    assert {span["name"] for span in received.spans} == {"POST /predict", "run"}
+
+
+def test_a_services_requests_are_traced_with_their_stages(bundle):
+    with receiver() as received, serving(app_of(bundle, traces_endpoint=received.url)) as server:
+        server.client.post("/predict", content=RED, headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
+        server.client.post("/predict", content=b"junk")
+
+    spans = {span["name"] for span in received.spans}
+    traced = [span for span in received.spans if span["traceId"] == TRACE]
+    whole = next(span for span in traced if span["name"] == "POST /predict")
+    assert spans == {"POST /predict", "body", "decode", "preprocess", "queue", "run", "postprocess"}
+    assert whole["parentSpanId"] == PARENT
+    attributes = {one["key"]: one["value"] for one in whole["attributes"]}
+    assert attributes["tfpipe.model"] == {"stringValue": "colours"}
+    assert len(received.spans) == 7 + 1
+
+
+def test_a_receiver_that_is_away_costs_no_answer(bundle):
+    with serving(app_of(bundle, traces_endpoint="http://127.0.0.1:9")) as server:
+        assert server.client.post("/predict", content=RED).status_code == 200

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -256,7 +257,29 @@ def _convert(
         )
         # Its entry points catch errors of a pass, and ship what is left.
         passes = {**optimizer._get_optimizers(), "optimize_transpose": _TransposePass}
-        return optimizer.optimize_graph(converted, catch_errors=False, optimizers=passes).make_model("tfpipe")
+        light = {name: partial(_LightPass, make) for name, make in passes.items()}
+        return optimizer.optimize_graph(converted, catch_errors=False, optimizers=light).make_model("tfpipe")
+
+
+class _LightPass:
+    """A pass of tf2onnx that does not write every weight into protocol buffers when it is done.
+
+    Making the model does that, once. After each of its passes tf2onnx does it too, and protocol buffers give no memory
+    back: some forty times the weights of a model.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._pass = make()
+
+    @property
+    def graph_been_opt(self) -> bool:
+        return bool(self._pass.graph_been_opt)
+
+    def optimize(self, graph: Any, iteration: int) -> Any:
+        self._pass.opt_iteration = iteration
+        graph = self._pass._optimize(graph)
+        graph.delete_unused_nodes(graph.outputs)
+        return graph
 
 
 class _TransposePass(TransposeOptimizer):
