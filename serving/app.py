@@ -77,11 +77,8 @@ def create_app(
     )
     gate = Gate(Keys(settings.api_keys_file), KeyLimits(settings.rate_limit))
     tracing = open_tracing(settings.traces_endpoint)
-    origins = origins or Sources(
-        # What comes beside others is several models.
-        settings,
-        lambda served: open_engine(served, settings, settings.isolation or "process"),
-    )
+    # Where sessions of the first versions run, for all that come later: a canary is compared with them.
+    origins = origins or Sources(settings, lambda served: open_engine(served, settings, isolation_of(settings)))
     rollout = Rollout(service, origins, poll_s=settings.registry_poll_ms / 1000)
 
     @asynccontextmanager
@@ -129,11 +126,16 @@ def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
     Raises:
         TfpipeError: One cannot be served.
     """
-    isolation = settings.isolation or ("process" if names_several(settings.model) else "inline")
+    isolation = isolation_of(settings)
     for served in fetch_bundles(
         settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir
     ):
         yield open_engine(served, settings, isolation)
+
+
+def isolation_of(settings: ServingSettings) -> Isolation:
+    """Where sessions run: as the settings say, else in processes of their own where several models are served."""
+    return settings.isolation or ("process" if names_several(settings.model) else "inline")
 
 
 def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isolation) -> AnyEngine:
