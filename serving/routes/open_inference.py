@@ -96,7 +96,8 @@ class OpenInferenceRoutes:
         request.deployment = deployment
         of_name = [one for one in self._service.models if one.name == deployment.name]
         if last == "ready":
-            return self._document(request, {"name": deployment.name, "ready": True})
+            is_up = deployment.is_up
+            return self._document(request, {"name": deployment.name, "ready": is_up}, 200 if is_up else 503)
         if last == "config":
             settings = self._service.settings
             return self._document(request, model_config(deployment.engine, max_batch_size=settings.max_batch_size))

@@ -213,8 +213,8 @@ class GrpcServer:
         return MESSAGES["ServerMetadataResponse"](**server_metadata())
 
     async def _model_ready(self, message: Any, request: Request, context: Any) -> Any:
-        request.deployment = self._service.find(Wanted(message.name, message.version or None))
-        return MESSAGES["ModelReadyResponse"](ready=True)
+        request.deployment = deployment = self._service.find(Wanted(message.name, message.version or None))
+        return MESSAGES["ModelReadyResponse"](ready=deployment.is_up)
 
     async def _model_metadata(self, message: Any, request: Request, context: Any) -> Any:
         request.deployment = deployment = self._service.find(Wanted(message.name, message.version or None))

@@ -35,10 +35,20 @@ def model_statistics(service: Service, deployment: Deployment) -> dict[str, Any]
 
 def repository_index(service: Service, *, ready_only: bool) -> list[dict[str, str]]:
     """Every version that is loaded, and whether it takes requests."""
-    is_ready = service.status == "ready"
-    if ready_only and not is_ready:
-        return []
-    state, reason = ("READY", "") if is_ready else ("UNAVAILABLE", service.status)
+    reasons = {one: _why_not(service, one) for one in service.models}
     return [
-        {"name": one.name, "version": one.version or "", "state": state, "reason": reason} for one in service.models
+        {
+            "name": one.name,
+            "version": one.version or "",
+            "state": "UNAVAILABLE" if reason else "READY",
+            "reason": reason,
+        }
+        for one, reason in reasons.items()
+        if not (ready_only and reason)
     ]
+
+
+def _why_not(service: Service, deployment: Deployment) -> str:
+    if service.status != "ready":
+        return service.status
+    return "" if deployment.is_up else "its process ended and is not there again yet"

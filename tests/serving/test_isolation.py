@@ -14,14 +14,16 @@ from serving.app import create_app
 from serving.child import ChildModel
 from serving.deployment import Deployment
 from serving.settings import ServingSettings
-from tests.serving.bundles import GREEN, RED
+from tests.serving.bundles import GREEN, RED, make_bundle
 from tests.serving.servers import PATIENCE_S, Server, app_of, process, serving, wait_for
 from tests.serving.test_child import cpu_ticks, has_ended
 
 
 @pytest.fixture(scope="module")
-def server(bundle, slow_bundle):
-    settings = ServingSettings(model=f"fast={bundle},slow={slow_bundle}", run_timeout_ms=60_000)
+def server(bundle, tmp_path_factory):
+    # Slow enough to be met in the middle of a run.
+    slow = make_bundle(tmp_path_factory.mktemp("bundles") / "slow", work=120)
+    settings = ServingSettings(model=f"fast={bundle},slow={slow}", run_timeout_ms=60_000)
     with serving(create_app(settings)) as running:
         yield running
 
@@ -127,12 +129,14 @@ def test_a_hang_costs_one_batch_and_other_models_go_on_meanwhile(server, slow):
         slow.run_timeout_s = run_timeout_s
         began_s = time.monotonic()
         failed = ask(server, "slow")
-        ended_s, is_up = time.monotonic(), deployment_of(server, "slow").is_up
+        ended_s, ready = time.monotonic(), httpx.get(f"http://127.0.0.1:{server.port}/v2/models/slow/ready")
+        listed = httpx.post(f"http://127.0.0.1:{server.port}/v2/repository/index").json()
         slow.run_timeout_s = PATIENCE_S
         wait_for(lambda: comes_back(server))
 
     assert (failed.status_code, failed.json()["error"]["code"]) == (504, "run_timeout")
-    assert not is_up
+    assert (ready.status_code, ready.json()) == (503, {"name": "slow", "ready": False})
+    assert {one["name"]: one["state"] for one in listed} == {"fast": "READY", "slow": "UNAVAILABLE"}
     assert {status for _, status in load.answers} == {200}
     assert sum(began_s < when < ended_s for when, _ in load.answers) > 3
 
