@@ -161,7 +161,7 @@ class Admission:
 
 async def _send(answer: Answer, request: Request, send: Send) -> None:
     headers = [
-        (b"content-type", b"application/json"),
+        (b"content-type", answer.media),
         (b"content-length", str(len(answer.body)).encode()),
         (b"x-request-id", request.id.encode()),
         *answer.headers,

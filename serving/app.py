@@ -24,15 +24,21 @@ from serving.keys import Keys
 from serving.limits import KeyLimits
 from serving.metrics import Metrics
 from serving.request import Request
-from serving.routes.answers import refuse
+from serving.rollout import Origins, Rollout
+from serving.routes.admin import administration
+from serving.routes.answers import refuse, refuse_in_a_sentence
+from serving.routes.feedback import feedback
+from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
+from serving.routes.tensorflow_serving import TensorFlowServingRoutes
 from serving.schemas import components, inference_paths
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
 from serving.sessions import Isolation, Plan, opener
 from serving.settings import ServingSettings
 from serving.source import ServedBundle, fetch_bundles, names_several
+from serving.sources import Sources
 from serving.tensor_engine import TensorEngine
 from serving.tracing import open_tracing
 from tfpipe.tuned import engines_dir, find_choice, this_machine
@@ -44,6 +50,7 @@ def create_app(
     settings: ServingSettings,
     *,
     open_engines: Callable[[], Iterable[AnyEngine]] | None = None,
+    origins: Origins | None = None,
     metrics: Metrics | None = None,
     on_load_error: Callable[[Exception], None] | None = None,
 ) -> Admission:
@@ -52,6 +59,7 @@ def create_app(
     Args:
         settings: See `serving.settings`.
         open_engines: Opens the models; by default those that the settings name.
+        origins: Where other versions and routing documents come from; by default as the settings say.
         metrics: Where to record; by default with the GPUs that NVML finds.
         on_load_error: Called where the model cannot be served; by default it is logged, and the service stays
             "loading".
@@ -68,16 +76,26 @@ def create_app(
     )
     gate = Gate(Keys(settings.api_keys_file), KeyLimits(settings.rate_limit))
     tracing = open_tracing(settings.traces_endpoint)
+    origins = origins or Sources(
+        # What comes beside others is several models.
+        settings,
+        lambda served: open_engine(served, settings, settings.isolation or "process"),
+    )
+    rollout = Rollout(service, origins, poll_s=settings.registry_poll_ms / 1000)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
-        loading = asyncio.create_task(_load(service, on_load_error))
+        loading = asyncio.create_task(_load(service, rollout, on_load_error))
+        grpc_server = await _grpc_server(service, gate)
         yield
+        if grpc_server is not None:
+            await grpc_server.stop()
         for task in (watching, loading):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await rollout.close()
         service.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
@@ -91,9 +109,15 @@ def create_app(
         redirect_slashes=False,
     )
     api.include_router(operations(service))
+    api.include_router(administration(service, rollout))
+    api.include_router(feedback(service))
     _answer_errors_in_one_form(api, service)
     _document_inference(api)
-    protocols = {"predict": Protocol("rest", PredictRoutes(service).predict, refuse)}
+    protocols = {
+        "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
+        "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
+        "v2": Protocol("v2", OpenInferenceRoutes(service).handle, refuse_in_a_sentence),
+    }
     return Admission(service, protocols, api, gate=gate, tracing=tracing)
 
 
@@ -153,9 +177,23 @@ def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isol
     return open_first(listed, open_one)
 
 
-async def _load(service: Service, on_error: Callable[[Exception], None] | None) -> None:
+async def _grpc_server(service: Service, gate: Gate) -> Any:
+    port = service.settings.grpc_port
+    if port is None:
+        return None
+    # Here, as gRPC costs memory that a service without it should not have.
+    from serving.v2.grpc_server import GrpcServer
+
+    server = GrpcServer(service, gate)
+    await server.start(port)
+    service.grpc_port = server.port
+    return server
+
+
+async def _load(service: Service, rollout: Rollout, on_error: Callable[[Exception], None] | None) -> None:
     try:
-        await service.load()
+        await service.load(rollout.begin)
+        await rollout.follow()
     # The outermost edge of loading: the process ends with it, or the log has it.
     except Exception as error:
         if on_error is None:

@@ -12,9 +12,12 @@ import numpy as np
 
 from serving.answer_cache import AnswerCache, question_of
 from serving.batcher import Batcher, Done, Observer
-from serving.batching import Limits
+from serving.batching import Limits, Reason
+from serving.breaker import Breaker
 from serving.engine import Answered, Engine, Input, Row
 from serving.gpu_memory import batch_bytes
+from serving.guard import guarded
+from serving.shadow import Shadow
 from serving.slots import Slots
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import InferenceError, TfpipeError
@@ -46,11 +49,49 @@ class Outcome:
         default_factory=lambda: dict.fromkeys(("decode", "preprocess", "queue", "run"), 0.0)
     )
 
+    def all_answered(self) -> list[Answered]:
+        """The rows, for protocols that answer all of them or none.
+
+        Raises:
+            Exception: The first error that a row met; of several rows it says which.
+        """
+        answered: list[Answered] = []
+        for index, row in enumerate(self.rows):
+            if isinstance(row, Exception):
+                if len(self.rows) > 1:
+                    # In place, as each class is made in its own way.
+                    row.args = (f"row {index}: {row}",)
+                raise row
+            answered.append(row)
+        return answered
+
 
 @dataclass(frozen=True)
 class _Rows:
     rows: Sequence[Array]
     features: bool
+
+
+class Counts:
+    """What a version has run since it was loaded, passed on to the service's metrics.
+
+    Attributes:
+        batches: Runs of the model.
+        rows: In all of them.
+        last_s: `time.time()` of the newest; 0 before the first.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self.batches = self.rows = 0
+        self.last_s = 0.0
+        self._observer = observer
+
+    def batch(self, rows: int, reason: Reason) -> None:
+        """See `serving.batcher.Observer`."""
+        self.batches += 1
+        self.rows += rows
+        self.last_s = time.time()
+        self._observer.batch(rows, reason)
 
 
 class Deployment:
@@ -60,6 +101,9 @@ class Deployment:
         engine: What prepares inputs and runs rows.
         batcher: What forms batches.
         batch_bytes: Of the inputs and outputs of its largest batch.
+        counts: What it has run.
+        breaker: Whether it is left alone, as it fails again and again.
+        shadow: What is asked the same; None for nothing.
 
     Args:
         engine: Opened, proved and warm.
@@ -83,6 +127,8 @@ class Deployment:
         cache: AnswerCache[Answered] | None = None,
     ) -> None:
         self.engine = engine
+        self.breaker = Breaker()
+        self.shadow: Shadow | None = None
         self._preparing, self._cache = preparing, cache
         self._identity = f"{engine.bundle_id} {engine.variant} {engine.provider} {engine.arithmetic}"
         self.batch_bytes = batch_bytes(
@@ -92,13 +138,14 @@ class Deployment:
         run: Callable[[Sequence[Any]], Sequence[Any]] = (
             _tensor_runs(engine) if isinstance(engine, TensorEngine) else _row_runs(engine)
         )
+        self.counts = Counts(observer)
         sessions = engine.sessions
         self.batcher: Batcher[Any, Any] = Batcher(
             [run] * (sessions.number if sessions else 1),
             limits,
             slots=slots,
             executor=running,
-            observer=observer,
+            observer=self.counts,
             may_run_here=sessions is None or sessions.isolation == "inline",
         )
 
@@ -112,6 +159,7 @@ class Deployment:
         """Registered version; None for a model that is not registered."""
         return self.engine.version
 
+    @guarded
     async def infer(self, inputs: Sequence[Input], *, deadline_s: float, features: bool = False) -> Outcome:
         """Answer inputs, each on its own: one that fails leaves the others be.
 
@@ -164,6 +212,7 @@ class Deployment:
             room.leave(len(inputs), size)
         return outcome
 
+    @guarded
     async def infer_tensors(
         self, feeds: Mapping[str, Array], outputs: Sequence[str] | None, *, deadline_s: float
     ) -> tuple[dict[str, Array], dict[str, float]]:

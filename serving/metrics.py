@@ -69,6 +69,18 @@ METRICS = (
     Described("tfpipe_in_flight", "gauge", (), "Requests admitted and not yet answered."),
     Described("tfpipe_routed_total", "counter", (*_WHO, "arm"), "Requests by the arm of the split that they went to."),
     Described("tfpipe_routing_revision", "gauge", ("model",), "Revision of the routing that requests go by."),
+    Described(
+        "tfpipe_shadow_total",
+        "counter",
+        (*_WHO, "result"),
+        "Requests that a shadow was asked as well: same, different, failed, or dropped for want of room.",
+    ),
+    Described(
+        "tfpipe_feedback_total",
+        "counter",
+        (*_WHO, "correct"),
+        "Answers of which feedback says whether they were right.",
+    ),
     Described("tfpipe_model_load_seconds", "gauge", _WHO, "Seconds until the model was ready."),
     Described(
         "tfpipe_golden_max_abs_diff",
@@ -129,6 +141,10 @@ class Histogram:
         """Count one value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
+
+    def totals(self) -> tuple[int, float]:
+        """How many values were counted, and their sum."""
+        return sum(self._counts), self._sum
 
     def add_to(self, family: HistogramMetricFamily, labels: Labels) -> None:
         """Write the counts as Prometheus wants them: each bucket with all below it."""
@@ -196,6 +212,14 @@ class Metrics(Collector):
         """Count one request by the arm of the split that it went to."""
         self._values["tfpipe_routed_total"][model, version, arm] += 1
 
+    def record_shadow(self, *, model: str, version: str, result: str) -> None:
+        """Count one request that a shadow was asked, or would have been."""
+        self._values["tfpipe_shadow_total"][model, version, result] += 1
+
+    def record_feedback(self, *, model: str, version: str, correct: bool) -> None:
+        """Count one answer that somebody called right or wrong."""
+        self._values["tfpipe_feedback_total"][model, version, str(correct).lower()] += 1
+
     def record_load(self, *, model: str, version: str, seconds: float, golden_max_abs_diff: float) -> None:
         """Record how long a model took until it was ready, and how far its golden answers lay from training's."""
         self._values["tfpipe_model_load_seconds"][model, version] = seconds
@@ -234,6 +258,14 @@ class Metrics(Collector):
     def watch_processes(self, read: Callable[[], Iterable[ModelReading]]) -> None:
         """Ask for the processes of each version whenever somebody wants metrics."""
         self._processes = read
+
+    def stage_totals(self, *, model: str, version: str) -> dict[str, tuple[int, float]]:
+        """How many requests to a model version had each stage, and their seconds in it."""
+        return {
+            stage: histogram.totals()
+            for (name, number, stage), histogram in list(self._stages.items())
+            if (name, number) == (model, version)
+        }
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format; reads GPUs and processes, so not on the event loop."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tfpipe.core.errors import ConfigError
@@ -62,6 +62,9 @@ class ServingSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(_DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the Open Inference Protocol over gRPC; unset: none."
+    )
     isolation: Annotated[Literal["process", "inline"] | None, BeforeValidator(_lower)] = Field(
         None,
         description="Where models run: `process`, each session in a process of its own, whose crash or hang costs one "
@@ -99,6 +102,14 @@ class ServingSettings(BaseSettings):
     )
     body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
     drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")
+    registry_poll_ms: Milliseconds = Field(
+        500,
+        description="Time between two looks at the registry for another routing; of a model that is served as its "
+        "champion.",
+    )
+    feedback_ttl_s: Count = Field(
+        3600, description="Time for which `/feedback` on an answer is taken, for the newest 16,384 answers."
+    )
     cache_bytes: int = Field(
         0, ge=0, description="Most bytes of answers to keep for inputs that come again; 0 keeps none."
     )
@@ -128,11 +139,13 @@ class ServingSettings(BaseSettings):
         description="Where bundles of the registry are kept, by their checksum, and what `tfpipe tune` chose.",
     )
 
-    @field_validator("port", mode="before")
+    @field_validator("port", "grpc_port", mode="before")
     @classmethod
-    def _not_injected(cls, value: Any) -> Any:
+    def _not_injected(cls, value: Any, info: ValidationInfo) -> Any:
         # Kubernetes sets TFPIPE_SERVING_PORT=tcp://10.0.0.1:8000 beside a Service that is named tfpipe-serving.
-        return _DEFAULT_PORT if isinstance(value, str) and _INJECTED_VALUE.fullmatch(value) else value
+        if isinstance(value, str) and _INJECTED_VALUE.fullmatch(value):
+            return _DEFAULT_PORT if info.field_name == "port" else None
+        return value
 
 
 def read_settings(overrides: Mapping[str, Any] | None = None) -> ServingSettings:

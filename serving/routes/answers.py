@@ -11,7 +11,7 @@ import orjson
 from serving import errors
 from serving.request import Request
 from serving.service import Service
-from tfpipe.core.errors import DecodeError, InferenceError
+from tfpipe.core.errors import DecodeError, InferenceError, TrackingError
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +25,22 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.ForbiddenError, 403, "forbidden"),
     (errors.UnknownModelError, 404, "unknown_model"),
     (errors.UnknownPathError, 404, "unknown_path"),
+    (errors.UnknownRequestError, 404, "unknown_request"),
     (errors.MethodError, 405, "method_not_allowed"),
     (errors.BodyTimeoutError, 408, "body_timeout"),
+    (errors.ConflictError, 409, "conflict"),
     (errors.TooLargeError, 413, "too_large"),
     (errors.MediaTypeError, 415, "unsupported_media_type"),
     (errors.LimitError, 429, "rate_limited"),
     # Nobody reads it; the number is what other servers log for a client that is gone.
     (errors.ClientGoneError, 499, "client_gone"),
     (errors.QueueFullError, 429, "queue_full"),
+    (errors.BreakerOpenError, 503, "breaker_open"),
     (errors.NotReadyError, 503, "not_ready"),
     (errors.NotEnoughMemoryError, 503, "not_enough_memory"),
     (errors.ModelDownError, 503, "model_down"),
     (errors.ModelCrashedError, 503, "model_crashed"),
+    (TrackingError, 503, "registry_away"),
     (MemoryError, 503, "out_of_memory"),
     (errors.DeadlineError, 504, "deadline_exceeded"),
     (errors.RunTimeoutError, 504, "run_timeout"),
@@ -52,13 +56,15 @@ class Answer:
 
     Attributes:
         status: Status code.
-        body: JSON.
+        body: JSON, unless `media` says otherwise.
         headers: Besides Content-Type, Content-Length and X-Request-ID, which every answer has.
+        media: Content-Type.
     """
 
     status: int
     body: bytes
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    media: bytes = b"application/json"
 
 
 def status_of(error: Exception) -> tuple[int, str]:
@@ -106,6 +112,18 @@ def record_error(error: Exception, request: Request, service: Service, **fields:
 def refuse(error: Exception, request: Request, service: Service) -> Answer:
     """Count and log an error, and answer with it."""
     status, _ = record_error(error, request, service)
+    body = orjson.dumps({"error": error_body(error, request.id)})
+    return Answer(status, body, _headers(error, request))
+
+
+def refuse_in_a_sentence(error: Exception, request: Request, service: Service) -> Answer:
+    """Like `refuse`, in the form that clients of foreign protocols know: `{"error": "one sentence"}`."""
+    status, code = record_error(error, request, service)
+    body = orjson.dumps({"error": error_body(error, request.id)["message"]})
+    return Answer(status, body, [(b"x-error-code", code.encode()), *_headers(error, request)])
+
+
+def _headers(error: Exception, request: Request) -> list[tuple[bytes, bytes]]:
     headers = []
     if isinstance(error, errors.NotReadyError | errors.ModelDownError | errors.ModelCrashedError):
         headers.append((b"retry-after", _RETRY_AFTER_S))
@@ -120,7 +138,7 @@ def refuse(error: Exception, request: Request, service: Service) -> Answer:
     if b"expect" in request.headers:
         # The client waits for leave to send its body; without it, what follows on this connection is ambiguous.
         headers.append((b"connection", b"close"))
-    return Answer(status, orjson.dumps({"error": error_body(error, request.id)}), headers)
+    return headers
 
 
 def _retry_after(seconds: float) -> tuple[bytes, bytes]:
