@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import NotReadyError, RequestError
 from serving.gate import Gate, scope_of
+from serving.keys import Scope as KeyScope
 from serving.request import Request
 from serving.routes.answers import Answer, refuse
 from serving.service import Service
@@ -85,7 +86,7 @@ class Admission:
     async def _infer(self, protocol: Protocol, request: Request, receive: Receive, send: Send) -> None:
         with self.service.admitted():
             answer = await self._answer(protocol, request, receive)
-            self._record(protocol, request, answer.status)
+            self.record(protocol.name, request, answer.status)
             await _send(answer, request, send)
 
     async def _answer(self, protocol: Protocol, request: Request, receive: Receive) -> Answer:
@@ -94,11 +95,8 @@ class Admission:
             scope = scope_of(request.path)
             if scope is None:
                 return await protocol.handle(request, receive)
-            request.caller = self._gate.enter(request.headers, scope)
-            try:
+            with self.passing(request, scope):
                 return await protocol.handle(request, receive)
-            finally:
-                self._gate.leave(request.caller)
         except asyncio.CancelledError:
             if not self.service.is_cut:
                 raise
@@ -108,11 +106,31 @@ class Admission:
             error = caught
         return protocol.refuse(error, request, self.service)
 
-    def _record(self, protocol: Protocol, request: Request, status: int) -> None:
+    @contextlib.contextmanager
+    def passing(self, request: Request, scope: KeyScope) -> Iterator[None]:
+        """Let a request through the gate for as long as the block lasts.
+
+        Raises:
+            RequestError: It may not pass.
+        """
+        request.caller = self._gate.enter(request.headers, scope)
+        try:
+            yield
+        finally:
+            self._gate.leave(request.caller)
+
+    def record(self, protocol: str, request: Request, status: int) -> None:
+        """Count, trace and log a request that is answered.
+
+        Args:
+            protocol: For metrics.
+            request: Its version and stages are known.
+            status: Of HTTP.
+        """
         seconds = time.monotonic() - request.started_s
         labels = self.service.labels_of(request.deployment)
         self.service.metrics.record_request(
-            **labels, code=status, latency_s=seconds, protocol=protocol.name, stage_s=request.stage_s
+            **labels, code=status, latency_s=seconds, protocol=protocol, stage_s=request.stage_s
         )
         if self._tracing is not None:
             attributes = {f"tfpipe.{name}": value for name, value in labels.items()}
@@ -136,14 +154,10 @@ class Admission:
             await self._read(request, scope, receive, send)
             return
         try:
-            request.caller = self._gate.enter(request.headers, needed)
+            with self.passing(request, needed):
+                await self._read(request, scope, receive, send)
         except RequestError as error:
             await _send(refuse(error, request, self.service), request, send)
-            return
-        try:
-            await self._read(request, scope, receive, send)
-        finally:
-            self._gate.leave(request.caller)
 
     async def _read(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_id(message: Message) -> None:

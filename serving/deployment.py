@@ -159,6 +159,12 @@ class Deployment:
         """Registered version; None for a model that is not registered."""
         return self.engine.version
 
+    @property
+    def is_up(self) -> bool:
+        """Whether a batch can run now; see `Sessions.is_up`."""
+        sessions = self.engine.sessions
+        return sessions is None or sessions.is_up
+
     @guarded
     async def infer(self, inputs: Sequence[Input], *, deadline_s: float, features: bool = False) -> Outcome:
         """Answer inputs, each on its own: one that fails leaves the others be.
