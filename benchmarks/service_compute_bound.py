@@ -74,7 +74,7 @@ def _conclude(found: dict[str, list[Measured]]) -> None:
     shares = {name: [one.share for one in measured] for name, measured in found.items()}
     for name, values in shares.items():
         print(f"{name}: {statistics.median(values):.3f} of the bare loop, from {min(values):.3f} to {max(values):.3f}")
-    best = max(shares.keys() - {OURS}, key=lambda name: statistics.median(shares[name]))
+    best = max((name for name in shares if name != OURS), key=lambda name: statistics.median(shares[name]))
     beaten = [mine / theirs for mine, theirs in zip(shares[OURS], shares[best], strict=True)]
     print(f"{OURS} over {best}, the best of the others: {statistics.median(beaten):.3f} (goal: above 1)")
     p95_ms = statistics.median(one.open.p95_ms for one in found[OURS] if one.open)

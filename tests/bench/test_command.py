@@ -41,6 +41,15 @@ def test_a_real_service_is_measured_and_counts_agree_with_its_own(service, capsy
     assert "A closed loop" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("protocol", ["v2", "v2-binary", "tfserving"])
+def test_a_real_service_answers_every_protocol(service, tmp_path, protocol):
+    code = main([service, *SHORT, "--protocol", protocol, "--output", str(tmp_path)])
+
+    (target,) = json.loads((tmp_path / "report.json").read_text())["targets"]
+    assert code == 0
+    assert target["outcomes"] == {"200": target["sent"]}
+
+
 def test_an_open_loop_sends_about_the_rate_asked_for(service, tmp_path):
     code = main([service, "--rate", "40", "--duration", "2", "--warm-up", "0", "--output", str(tmp_path)])
 
