@@ -81,12 +81,13 @@ class Models:
         self._of_name(routing.model)
         self._routings[routing.model] = routing
 
-    def find(self, wanted: Wanted, *, key: str | None = None) -> tuple[Deployment, Way]:
+    def find(self, wanted: Wanted, *, key: str | None = None, admits: bool = True) -> tuple[Deployment, Way]:
         """The version that a request names, or the one that routing gives, and how it came to it.
 
         Args:
             wanted: What it names.
             key: Where routing is sticky: requests with the same key go the same way.
+            admits: Whether it is to answer, and so a version that fails again and again is passed over.
 
         Raises:
             UnknownModelError: No such model, version or alias, or a version that was rolled back from.
@@ -94,25 +95,20 @@ class Models:
         """
         name = wanted.name if wanted.name is not None else self._only_name()
         if wanted.version is not None:
-            return self._closed(self._named(name, wanted.version)), "named"
+            return _closed(self._named(name, wanted.version), admits), "named"
         if wanted.alias is not None:
-            return self._closed(self._of_alias(name, wanted.alias)), "alias"
+            return _closed(self._of_alias(name, wanted.alias), admits), "alias"
         self._of_name(name)
         routing = self._routings[name]
         sticks = key is not None and routing.sticky == "key"
         version, arm = choose(routing, point_of(key or "", routing.salt) if sticks else self._chance())
         chosen = self.get(name, version) or self._loaded(name, version)
-        if chosen.breaker.admit():
+        if not admits or chosen.breaker.admit():
             return chosen, arm
         fallback = self.get(name, routing.fallback) if routing.fallback is not None else None
         if fallback is not None and fallback is not chosen and fallback.breaker.admit():
             return fallback, "fallback"
         raise _open(chosen)
-
-    def _closed(self, deployment: Deployment) -> Deployment:
-        if not deployment.breaker.admit():
-            raise _open(deployment)
-        return deployment
 
     def _begin(self, name: str) -> None:
         """Until a document is given, the champion among the versions answers, else the first."""
@@ -177,6 +173,12 @@ class Models:
                 f"alias: expected one of {known} of model {name!r}, received {alias!r}.", model_name=name, aliases=known
             )
         return deployment
+
+
+def _closed(deployment: Deployment, admits: bool) -> Deployment:
+    if admits and not deployment.breaker.admit():
+        raise _open(deployment)
+    return deployment
 
 
 def _documented(deployment: Deployment) -> str:

@@ -181,13 +181,26 @@ class Service:
             UnknownModelError: No such model, version or alias.
             MemoryError: It runs on a GPU that has no room for its next batch.
         """
-        if self.status != "ready":
-            raise NotReadyError(f"service: expected it to be ready, but it is {self.status}.", status=self.status)
+        self._require_ready()
         deployment, arm = self.models.find(wanted, key=key)
         if self._gpu_memory is not None and deployment.engine.provider in GPU_PROVIDERS:
             self._gpu_memory.check(deployment.batch_bytes)
         self.metrics.record_routed(**self.labels_of(deployment), arm=arm)
         return deployment
+
+    def look_up(self, wanted: Wanted) -> Deployment:
+        """The version that a question about a model means: nothing is asked of it, nor counted.
+
+        Raises:
+            NotReadyError: Loading or draining.
+            UnknownModelError: No such model, version or alias.
+        """
+        self._require_ready()
+        return self.models.find(wanted, admits=False)[0]
+
+    def _require_ready(self) -> None:
+        if self.status != "ready":
+            raise NotReadyError(f"service: expected it to be ready, but it is {self.status}.", status=self.status)
 
     @contextmanager
     def admitted(self) -> Iterator[None]:

@@ -92,7 +92,7 @@ class OpenInferenceRoutes:
     def _of_model(self, parts: Sequence[str], request: Request) -> Answer:
         last = parts[-1] if parts[-1] in ("ready", "config", "stats") and len(parts) > 1 else ""
         wanted = _wanted(request, parts[:-1] if last else parts)
-        deployment = self._service.find(wanted)
+        deployment = self._service.look_up(wanted)
         request.deployment = deployment
         of_name = [one for one in self._service.models if one.name == deployment.name]
         if last == "ready":

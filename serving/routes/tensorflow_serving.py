@@ -4,13 +4,15 @@ Source: TensorFlow Serving, "RESTful API".
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import orjson
 from starlette.types import Receive
 
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownModelError, UnknownPathError
+from serving.parameters import routing_key
 from serving.request import Request
 from serving.routes.answers import Answer
 from serving.routes.inference import Asked, check_method
@@ -57,13 +59,13 @@ class TensorFlowServingRoutes:
             return await self._ask(_wanted(request, [*parts[1:-1], last]), verb, request, receive)
         check_method(request, "GET")
         if parts[-1] == "metadata" and len(parts) > 2:
-            request.deployment = deployment = self._find(_wanted(request, parts[1:-1]))
+            request.deployment = deployment = self._find(_wanted(request, parts[1:-1]), self._service.look_up)
             return Answer(200, orjson.dumps(model_metadata(deployment.engine)))
         return self._status(_wanted(request, parts[1:]), request)
 
     async def _ask(self, wanted: Wanted, verb: str, request: Request, receive: Receive) -> Answer:
         check_method(request, "POST")
-        request.deployment = deployment = self._find(wanted)
+        request.deployment = deployment = self._find(wanted, partial(self._service.find, key=routing_key(request)))
         engine, asked = deployment.engine, Asked(self._service, request)
         if verb == "regress":
             raise InvalidRequestError(f":regress: expected a model with a regress signature; {engine.name!r} has none.")
@@ -100,18 +102,18 @@ class TensorFlowServingRoutes:
         # Known by name even while draining: a client asks why it is refused.
         of_name = [one for one in self._service.models if one.name == wanted.name]
         if not of_name or wanted.version is not None or wanted.alias is not None:
-            of_name = [self._find(wanted)]
+            of_name = [self._find(wanted, self._service.look_up)]
         request.deployment = of_name[0]
         state = {"ready": "AVAILABLE", "loading": "LOADING", "draining": "UNLOADING"}[self._service.status]
         return Answer(200, orjson.dumps(model_status([(one.version or _UNREGISTERED, state, "") for one in of_name])))
 
-    def _find(self, wanted: Wanted) -> Deployment:
+    def _find(self, wanted: Wanted, find: Callable[[Wanted], Deployment]) -> Deployment:
         try:
-            return self._service.find(wanted)
+            return find(wanted)
         except UnknownModelError:
             if wanted.version != _UNREGISTERED:
                 raise
-            deployment = self._service.find(Wanted(wanted.name))
+            deployment = find(Wanted(wanted.name))
             if deployment.version is not None:
                 raise
             return deployment

@@ -213,17 +213,17 @@ class GrpcServer:
         return MESSAGES["ServerMetadataResponse"](**server_metadata())
 
     async def _model_ready(self, message: Any, request: Request, context: Any) -> Any:
-        request.deployment = deployment = self._service.find(Wanted(message.name, message.version or None))
+        request.deployment = deployment = self._service.look_up(Wanted(message.name, message.version or None))
         return MESSAGES["ModelReadyResponse"](ready=deployment.is_up)
 
     async def _model_metadata(self, message: Any, request: Request, context: Any) -> Any:
-        request.deployment = deployment = self._service.find(Wanted(message.name, message.version or None))
+        request.deployment = deployment = self._service.look_up(Wanted(message.name, message.version or None))
         versions = [one.version for one in self._service.models if one.name == deployment.name]
         document = model_metadata(deployment.engine, [one for one in versions if one is not None])
         return MESSAGES["ModelMetadataResponse"](**document)
 
     async def _model_config(self, message: Any, request: Request, context: Any) -> Any:
-        request.deployment = deployment = self._service.find(Wanted(message.name, message.version or None))
+        request.deployment = deployment = self._service.look_up(Wanted(message.name, message.version or None))
         config = model_config(deployment.engine, max_batch_size=self._service.settings.max_batch_size)
         for entry in (*config["input"], *config["output"]):
             entry["data_type"] = DATA_TYPES.index(entry["data_type"])
@@ -236,7 +236,7 @@ class GrpcServer:
     async def _model_statistics(self, message: Any, request: Request, context: Any) -> Any:
         deployments = list(self._service.models)
         if message.name:
-            found = self._service.find(Wanted(message.name, message.version or None))
+            found = self._service.look_up(Wanted(message.name, message.version or None))
             deployments = [found] if message.version else [one for one in deployments if one.name == found.name]
         statistics = [model_statistics(self._service, one) for one in deployments]
         return MESSAGES["ModelStatisticsResponse"](model_stats=statistics)

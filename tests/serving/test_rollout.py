@@ -402,3 +402,27 @@ def test_a_service_of_folders_keeps_its_routing_in_its_cache(store, tmp_path, mo
     assert [file.name for file in (tmp_path / "routing" / f"model={MODEL}").iterdir()] == [
         "00000001.json", "00000002.json",
     ]  # fmt: skip
+
+
+def test_a_question_about_a_model_is_no_request_that_was_routed(client):
+    before = metric(client, "tfpipe_routed_total")
+
+    about = [client.get(f"/{path}/models/{MODEL}") for path in ("v1", "v2")]
+
+    assert [answer.status_code for answer in about] == [200, 200]
+    assert metric(client, "tfpipe_routed_total") == before
+
+
+def test_keys_stick_in_every_protocol(client):
+    put(client, {"shares": {"1": 0.5, "2": 0.5}})
+    body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 8, 8, 3], "data": [0.5] * 192}]}
+    columns = {"signature_name": "tensor", "inputs": {"input": [[[[0.5] * 3] * 8] * 8]}}
+
+    for index in range(8):
+        key = {"X-Routing-Key": f"user-{index}"}
+        answers = [
+            client.post(f"/v2/models/{MODEL}/infer", json=body, headers=key),
+            client.post(f"/v1/models/{MODEL}:predict", json=columns, headers=key),
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200], [answer.text for answer in answers]
+        assert {answer.headers["x-model-version"] for answer in answers} == {version_of(client, **key)}
