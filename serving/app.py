@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import tfpipe
 from serving.admission import Admission, Protocol
+from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
@@ -32,8 +33,9 @@ from serving.routes.tensorflow_serving import TensorFlowServingRoutes
 from serving.schemas import components, inference_paths
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
+from serving.sessions import Isolation, Plan, opener
 from serving.settings import ServingSettings
-from serving.source import ServedBundle, fetch_bundles
+from serving.source import ServedBundle, fetch_bundles, names_several
 from serving.tensor_engine import TensorEngine
 from serving.tracing import open_tracing
 from tfpipe.tuned import engines_dir, find_choice, this_machine
@@ -112,14 +114,20 @@ def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
     Raises:
         TfpipeError: One cannot be served.
     """
+    isolation = settings.isolation or ("process" if names_several(settings.model) else "inline")
     for served in fetch_bundles(
         settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir
     ):
-        yield open_engine(served, settings)
+        yield open_engine(served, settings, isolation)
 
 
-def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
+def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isolation) -> AnyEngine:
     """Open a bundle in the first way that gives training's golden answers.
+
+    Args:
+        served: The bundle and its names.
+        settings: What may be run, and how.
+        isolation: Where sessions run.
 
     Raises:
         TfpipeError: It cannot be served.
@@ -129,9 +137,13 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
         served.bundle, precision=settings.precision, provider=settings.provider, choice=choice, untuned=untuned
     )
 
+    threads = settings.threads or threads_of_sessions(usable_cores(), settings.sessions)
+    title = f"{served.name}/{served.version}" if served.version else served.name
+    open_model = opener(title, Plan(isolation, settings.sessions, settings.provider, settings.log_level))
+
     def open_tensors(candidate: Candidate) -> TensorEngine:
         cache = engines_dir(settings.cache_dir)
-        return TensorEngine.open(served, candidate.execution, threads=settings.threads, engines_dir=cache)
+        return TensorEngine.open(served, candidate.execution, threads=threads, engines_dir=cache, open_model=open_model)
 
     def open_one(candidate: Candidate) -> Engine:
         return Engine.open(
@@ -139,11 +151,12 @@ def open_engine(served: ServedBundle, settings: ServingSettings) -> AnyEngine:
             precision=candidate.execution.variant,
             provider=candidate.execution.provider,
             arithmetic=candidate.execution.arithmetic,
-            threads=settings.threads,
+            threads=threads,
             max_batch_size=settings.max_batch_size,
             max_image_pixels=settings.max_image_pixels,
             max_text_chars=settings.max_text_chars,
             engines_dir=engines_dir(settings.cache_dir),
+            open_model=open_model,
         )
 
     if served.bundle.manifest.task == TensorEngine.task:

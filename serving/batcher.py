@@ -19,6 +19,9 @@ _Timed = tuple[Sequence[Result], float]
 
 # A batch that takes less costs less than the hop to a thread and back.
 _QUICK_S = 0.0005
+# A batch that takes so many times what batches take, and longer than the least, gives its slot back early: other models
+# must go on where it hangs.
+_OVERDUE_TIMES, _OVERDUE_LEAST_S = 2.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Batcher(Generic[Content, Result]):
         self._is_scheduled = False
         self._window: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Future[_Timed[Result]]] = set()
+        self._lent: set[Hashable] = set()
         self._is_closed = False
 
     async def run(self, content: Content, *, rows: int, bucket: Hashable, deadline_s: float) -> Done[Result]:
@@ -141,6 +145,9 @@ class Batcher(Generic[Content, Result]):
         future = asyncio.wrap_future(self._executor.submit(_timed, run, contents))
         self._running.add(future)
         future.add_done_callback(self._running.discard)
+        overdue_s = max(_OVERDUE_TIMES * self.room.pace.batch_s, _OVERDUE_LEAST_S)
+        overdue = asyncio.get_running_loop().call_later(overdue_s, self._lend, future, overdue_s)
+        future.add_done_callback(lambda _: overdue.cancel())
         future.add_done_callback(end)
 
     def _end(
@@ -160,9 +167,16 @@ class Batcher(Generic[Content, Result]):
             for block in batch.blocks:
                 _settle(block.waiter, error)
         self._free.append(run)
-        self._slots.give_back(self, self._clock() - started_s)
+        if future in self._lent:
+            self._lent.discard(future)
+        else:
+            self._slots.give_back(self, self._clock() - started_s)
         if self.queue.rows:
             self._schedule()
+
+    def _lend(self, future: "asyncio.Future[_Timed[Result]]", seconds: float) -> None:
+        self._lent.add(future)
+        self._slots.give_back(self, seconds)
 
     def _schedule(self) -> None:
         if not self._is_scheduled:

@@ -97,8 +97,8 @@ class Deployment:
     Attributes:
         engine: What prepares inputs and runs rows.
         batcher: What forms batches.
-        counts: What it has run.
         batch_bytes: Of the inputs and outputs of its largest batch.
+        counts: What it has run.
 
     Args:
         engine: Opened, proved and warm.
@@ -132,7 +132,15 @@ class Deployment:
             _tensor_runs(engine) if isinstance(engine, TensorEngine) else _row_runs(engine)
         )
         self.counts = Counts(observer)
-        self.batcher: Batcher[Any, Any] = Batcher([run], limits, slots=slots, executor=running, observer=self.counts)
+        sessions = engine.sessions
+        self.batcher: Batcher[Any, Any] = Batcher(
+            [run] * (sessions.number if sessions else 1),
+            limits,
+            slots=slots,
+            executor=running,
+            observer=self.counts,
+            may_run_here=sessions is None or sessions.isolation == "inline",
+        )
 
     @property
     def name(self) -> str:
@@ -234,8 +242,9 @@ class Deployment:
         return {name: done.result[name] for name in wanted}, {"queue": done.queue_s, "run": done.run_s}
 
     async def close(self) -> None:
-        """Take no more requests, and wait for those that are here."""
+        """Take no more requests, wait for those that are here, and end the engine's processes."""
         await self.batcher.close()
+        self.engine.close()
 
     async def _prepare(self, engine: Engine, inputs: Sequence[Input], outcome: Outcome) -> list[Prepared | Exception]:
         def work(some: Sequence[Input]) -> tuple[list[Prepared | Exception], dict[str, float]]:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from serving.errors import InvalidRequestError, RequestError, TooLargeError, UndecodableTextError
+from serving.sessions import OpenModel, Sessions
 from serving.source import ServedBundle
 from tfpipe.core.bundle import Execution, Variant
 from tfpipe.core.errors import (
@@ -26,7 +27,7 @@ from tfpipe.inference.golden import bound_of, golden_rows
 from tfpipe.inference.images import ImageInference
 from tfpipe.inference.interface import Inference, Prepared, Takes, answer_of, in_runs
 from tfpipe.inference.opening import open_inference, open_model
-from tfpipe.ort import OnnxModel
+from tfpipe.ort import Model
 
 _OUTPUT, _FEATURES = "probabilities", "features"
 
@@ -87,7 +88,7 @@ class Answered:
 
 
 class Engine:
-    """The sessions of one model version in this process. Threads may share it.
+    """One model version. Threads may share it.
 
     Attributes:
         name: Model name, as requests and answers give it.
@@ -115,7 +116,7 @@ class Engine:
         variant: Variant,
         *,
         inference: Inference,
-        model: OnnxModel,
+        model: Model,
         max_batch_size: int,
         max_image_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
@@ -152,6 +153,7 @@ class Engine:
         max_image_pixels: int,
         max_text_chars: int,
         engines_dir: Path | None = None,
+        open_model: OpenModel = open_model,
     ) -> "Engine":
         """Open the sessions of a bundle.
 
@@ -165,6 +167,7 @@ class Engine:
             max_image_pixels: Larger images are refused.
             max_text_chars: Longer texts are refused.
             engines_dir: Where TensorRT keeps its engines; None: nowhere.
+            open_model: Opens the model; see `serving.sessions.opener`.
 
         Raises:
             BundleError: A precision, task, tokenizer or graph that cannot be served.
@@ -181,6 +184,11 @@ class Engine:
             served, variant, inference=inference, model=model, max_batch_size=max_batch_size,
             max_image_pixels=max_image_pixels,
         )  # fmt: skip
+
+    @property
+    def sessions(self) -> Sessions | None:
+        """Its sessions; None where it is a single one in this process that nobody watches."""
+        return self._model if isinstance(self._model, Sessions) else None
 
     @property
     def gives_features(self) -> bool:
@@ -284,7 +292,13 @@ class Engine:
         spec = self._spec
         for length in self._inference.lengths:
             shape = [length if isinstance(axis, str) else axis for axis in spec.shape[1:]]
-            self.run([np.zeros(shape, spec.dtype)] * self._max_batch_size)
+            for _ in range(self.sessions.number if self.sessions else 1):
+                self.run([np.zeros(shape, spec.dtype)] * self._max_batch_size)
+
+    def close(self) -> None:
+        """End its processes, where it has some."""
+        if self.sessions is not None:
+            self.sessions.close()
 
     def _of_images(self) -> ImageInference:
         if not isinstance(self._inference, ImageInference):

@@ -15,6 +15,10 @@
     ├── RowsFailedError        every row of a batch failed
     ├── NotReadyError          loading or draining
     ├── QueueFullError         more waits than may
+    ├── NotEnoughMemoryError   a version that does not fit into the memory that is left
+    ├── ModelDownError         the process of a model ended before, and is being started again
+    ├── ModelCrashedError      the process of a model ended in the middle of a batch
+    ├── RunTimeoutError        a run of a model took longer than RUN_TIMEOUT_MS
     ├── DeadlineError          no answer within the deadline
     └── UndecodableTextError   bytes that are no UTF-8, or a string that is no Unicode
 
@@ -100,6 +104,22 @@ class QueueFullError(RequestError):
     def __init__(self, message: str, *, retry_after_s: float, **details: Any) -> None:
         super().__init__(message, **details)
         self.retry_after_s = retry_after_s
+
+
+class NotEnoughMemoryError(RequestError):
+    """A version that does not fit into the memory that is left."""
+
+
+class ModelDownError(RequestError):
+    """The process of a model ended, and is not there again yet; the batch was not begun."""
+
+
+class ModelCrashedError(RequestError):
+    """The process of a model ended in the middle of a batch."""
+
+
+class RunTimeoutError(RequestError):
+    """A run of a model took longer than RUN_TIMEOUT_MS."""
 
 
 class DeadlineError(RequestError):

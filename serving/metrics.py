@@ -5,6 +5,7 @@ kept in plain dictionaries, and become Prometheus' families only when somebody a
 alone, and read by any thread.
 """
 
+import os
 import time
 from bisect import bisect_left
 from collections import defaultdict
@@ -18,8 +19,8 @@ from prometheus_client.registry import Collector
 
 from serving.answer_cache import AnswerCache
 from serving.batching import Reason
+from serving.child_process import resident_bytes
 from serving.gpu import ReadGpus
-from serving.memory import resident_bytes
 from serving.recent import Clock, Recent
 
 STAGES = ("body", "decode", "preprocess", "queue", "run", "postprocess", "total")
@@ -78,7 +79,10 @@ METRICS = (
     Described("tfpipe_ready", "gauge", (), "Whether requests are taken: 1 or 0."),
     Described("tfpipe_cache_lookups_total", "counter", ("result",), "Inputs looked up in the cache of answers."),
     Described("tfpipe_cache_bytes", "gauge", (), "Bytes that the cache of answers takes."),
-    Described("tfpipe_memory_bytes", "gauge", ("process",), "Resident memory of the service and of each child."),
+    Described("tfpipe_memory_bytes", "gauge", (), "Resident memory of the service, without its models' processes."),
+    Described("tfpipe_model_memory_bytes", "gauge", _WHO, "Resident memory of a version's own processes."),
+    Described("tfpipe_model_restarts_total", "counter", _WHO, "Times that a process of a version was started again."),
+    Described("tfpipe_model_processes", "gauge", _WHO, "Processes of a version that answer."),
     Described("tfpipe_gpu_utilization_ratio", "gauge", ("gpu",), "Share of the last sample period with a kernel."),
     Described("tfpipe_gpu_memory_used_bytes", "gauge", ("gpu",), "Device memory in use, by all processes."),
     Described("tfpipe_gpu_memory_free_bytes", "gauge", ("gpu",), "Device memory that is free."),
@@ -94,6 +98,25 @@ _GPU_READINGS = {
 }
 
 
+@dataclass(frozen=True)
+class ModelReading:
+    """What is told of a version whose sessions are in processes of their own.
+
+    Attributes:
+        model: Its name.
+        version: Its version, "" where it has none.
+        memory_bytes: Resident memory of its processes; None where the system does not tell.
+        restarts: How often they were started again.
+        ready: Processes that answer.
+    """
+
+    model: str
+    version: str
+    memory_bytes: int | None
+    restarts: int
+    ready: int
+
+
 class Histogram:
     """Counts by bucket, and their sum."""
 
@@ -107,9 +130,8 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    @property
-    def total(self) -> tuple[int, float]:
-        """How many values, and their sum."""
+    def totals(self) -> tuple[int, float]:
+        """How many values were counted, and their sum."""
         return sum(self._counts), self._sum
 
     def add_to(self, family: HistogramMetricFamily, labels: Labels) -> None:
@@ -137,7 +159,7 @@ class Metrics(Collector):
         self._stages: dict[Labels, Histogram] = {}
         self._recent: dict[tuple[str, str], Recent] = {}
         self._batch_rows = Histogram(_BATCH_BUCKETS)
-        self._children: Callable[[], Mapping[str, int]] = dict
+        self._processes: Callable[[], Iterable[ModelReading]] = tuple
         self._queue: Callable[[], tuple[int, float]] | None = None
         self._cache: AnswerCache[Any] | None = None
         self._registry = CollectorRegistry()
@@ -213,14 +235,14 @@ class Metrics(Collector):
         """Tell what this cache holds, and how often it had the answer."""
         self._cache = cache
 
-    def watch_children(self, pids: Callable[[], Mapping[str, int]]) -> None:
-        """Measure the memory of these processes, by name, whenever somebody wants metrics."""
-        self._children = pids
+    def watch_processes(self, read: Callable[[], Iterable[ModelReading]]) -> None:
+        """Ask for the processes of each version whenever somebody wants metrics."""
+        self._processes = read
 
     def stage_totals(self, *, model: str, version: str) -> dict[str, tuple[int, float]]:
         """How many requests to a model version had each stage, and their seconds in it."""
         return {
-            stage: histogram.total
+            stage: histogram.totals()
             for (name, number, stage), histogram in list(self._stages.items())
             if (name, number) == (model, version)
         }
@@ -236,7 +258,7 @@ class Metrics(Collector):
             **self._gpu_values(),
             **self._queue_values(),
             **self._cache_values(),
-            "tfpipe_memory_bytes": self._memory(),
+            **self._memory_values(),
         }
         histograms: dict[str, Mapping[Labels, Histogram]] = {
             "tfpipe_latency_seconds": self._stages,
@@ -291,10 +313,18 @@ class Metrics(Collector):
             for name, attribute in _GPU_READINGS.items()
         }
 
-    def _memory(self) -> dict[Labels, float]:
-        processes = {"service": None, **self._children()}
-        read = {(name,): resident_bytes(pid) for name, pid in processes.items()}
-        return {labels: size for labels, size in read.items() if size is not None}
+    def _memory_values(self) -> dict[str, dict[Labels, float]]:
+        own_bytes = resident_bytes(os.getpid())
+        read = {(one.model, one.version): one for one in self._processes()}
+        memory: dict[Labels, float] = {
+            who: one.memory_bytes for who, one in read.items() if one.memory_bytes is not None
+        }
+        return {
+            "tfpipe_memory_bytes": {} if own_bytes is None else {(): own_bytes},
+            "tfpipe_model_memory_bytes": memory,
+            "tfpipe_model_restarts_total": {who: one.restarts for who, one in read.items()},
+            "tfpipe_model_processes": {who: one.ready for who, one in read.items()},
+        }
 
 
 def _family(one: Described, values: Iterable[tuple[Labels, float]]) -> Metric:

@@ -85,8 +85,7 @@ def open_first(listed: Sequence[Candidate], open_engine: Callable[[Candidate], A
     for candidate in listed:
         title = candidate.execution.title
         try:
-            engine = open_engine(candidate)
-            engine.replay_golden()
+            engine = _proved(open_engine(candidate))
         except (TfpipeError, MemoryError) as error:
             failures.append(error)
             passed_over.append(f"{title}: {error}")
@@ -99,6 +98,15 @@ def open_first(listed: Sequence[Candidate], open_engine: Callable[[Candidate], A
         raise failures[0]
     kind = GateError if any(isinstance(error, GateError) for error in failures) else BundleError
     raise kind(f"expected a way to run the model, found none. {' '.join(passed_over)}") from failures[0]
+
+
+def _proved(engine: AnyEngine) -> AnyEngine:
+    try:
+        engine.replay_golden()
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def _on_gpu(bundle: Bundle, offered: Collection[str], tuned: Sequence[Candidate]) -> list[Candidate]:

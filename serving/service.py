@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,15 +12,18 @@ from typing import Any, Literal, TypeVar
 
 from serving.answer_cache import AnswerCache
 from serving.batching import Limits
+from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine, Deployment
 from serving.engine import Answered
 from serving.errors import NotReadyError
 from serving.gpu_memory import GPU_PROVIDERS, GpuMemory
-from serving.metrics import Metrics
+from serving.metrics import Metrics, ModelReading
 from serving.models import Models
+from serving.sessions import Isolation
 from serving.settings import ServingSettings
 from serving.slots import Slots
 from serving.wanted import Wanted
+from serving.watched import WatchedThreads
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +80,19 @@ class Service:
         self._idle.set()
         self._work: set[Future[Any]] = set()
         self._cut = False
+        cores = usable_cores()
         # As many as there are cores: more would only take the cores from each other.
-        self._pool = _Tracked(_cores(), "prepare", self._work)
-        at_a_time = max(_cores() // (settings.threads or _cores()), 1)
-        self._slots = Slots(at_a_time)
+        self._pool = _Tracked(cores, "prepare", self._work)
+        threads = settings.threads or threads_of_sessions(cores, settings.sessions)
+        self._slots = Slots(max(cores // threads, 1))
         # Their own: a batch must not stand behind the files that are to be decoded.
-        self._runners = _Tracked(at_a_time, "run", self._work)
+        self._run_timeout_s = settings.run_timeout_ms / 1000
+        # A child process watches its own runs, and may be started again in the middle of one.
+        self._runners: dict[Isolation, WatchedThreads] = {
+            "inline": WatchedThreads("run", timeout_s=self._run_timeout_s),
+            "process": WatchedThreads("run", timeout_s=None),
+        }
+        metrics.watch_processes(self._processes)
         metrics.set_ready(False)
         metrics.set_in_flight(0)
 
@@ -103,7 +112,9 @@ class Service:
     @property
     def is_busy(self) -> bool:
         """Whether a thread may still be inside native code, which nothing can interrupt."""
-        return any(work.running() for work in list(self._work))
+        return any(work.running() for work in list(self._work)) or any(
+            runners.is_busy for runners in self._runners.values()
+        )
 
     async def load(self) -> None:
         """Open the engines, warm them up, and become ready.
@@ -202,13 +213,25 @@ class Service:
 
     def close(self) -> None:
         """Take no more work; what has begun ends on its own."""
-        for pool in (self._pool, self._runners):
+        for pool in (self._pool, *self._runners.values()):
             pool.shutdown(wait=False, cancel_futures=True)
+        for deployment in self.models:
+            deployment.engine.close()
 
     def _load(self) -> list[AnyEngine]:
-        engines = []
+        engines: list[AnyEngine] = []
+        try:
+            self._load_into(engines)
+        except BaseException:
+            for engine in engines:
+                engine.close()
+            raise
+        return engines
+
+    def _load_into(self, engines: list[AnyEngine]) -> None:
         started_s = time.perf_counter()
         for engine in self._open_engines():
+            engines.append(engine)
             engine.warm_up()
             self.metrics.record_load(
                 model=engine.name,
@@ -216,9 +239,20 @@ class Service:
                 seconds=time.perf_counter() - started_s,
                 golden_max_abs_diff=engine.golden_max_abs_diff,
             )
-            engines.append(engine)
             started_s = time.perf_counter()
-        return engines
+
+    def _processes(self) -> Iterator[ModelReading]:
+        for deployment in self.models:
+            sessions = deployment.engine.sessions
+            if sessions is not None and sessions.children:
+                known = [one.memory_bytes for one in sessions.children]
+                yield ModelReading(
+                    deployment.name,
+                    deployment.version or "",
+                    sum(one or 0 for one in known) if any(known) else None,
+                    sum(one.restarts for one in sessions.children),
+                    sum(one.is_open for one in sessions.children),
+                )
 
     def _deployment(self, engine: AnyEngine) -> Deployment:
         settings = self.settings
@@ -228,12 +262,16 @@ class Service:
             settings.max_queue_bytes,
             settings.max_queue_delay_ms / 1000,
         )
+        sessions = engine.sessions
+        if sessions is not None:
+            sessions.limit_runs(self._run_timeout_s)
+        running = self._runners[sessions.isolation if sessions is not None else "inline"]
         return Deployment(
             engine,
             limits,
             slots=self._slots,
             preparing=self._pool,
-            running=self._runners,
+            running=running,
             observer=self.metrics,
             cache=self._cache,
         )
@@ -274,11 +312,6 @@ def _described(engine: AnyEngine) -> dict[str, Any]:
         "task": engine.task,
         "takes": engine.takes,
     }
-
-
-def _cores() -> int:
-    # A container may be given fewer than the machine has; only Linux can tell.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_daemon_thread(work: Callable[[], T]) -> "Future[T]":

@@ -65,7 +65,17 @@ class ServingSettings(BaseSettings):
     grpc_port: int | None = Field(
         None, ge=0, le=65535, description="Port of the Open Inference Protocol over gRPC; unset: none."
     )
-    threads: Count | None = Field(None, description="Threads inside one run of the model; unset: one a core.")
+    isolation: Annotated[Literal["process", "inline"] | None, BeforeValidator(_lower)] = Field(
+        None,
+        description="Where models run: `process`, each session in a process of its own, whose crash or hang costs one "
+        "batch; `inline`, in the service's own; unset: process where MODEL names several.",
+    )
+    sessions: Count = Field(1, description="Batches of a model version that run side by side, each in its own session.")
+    threads: Count | None = Field(
+        None,
+        description="Threads inside one run of the model; unset: the cores that affinity and CPU quota leave, shared "
+        "by SESSIONS.",
+    )
     max_batch_size: Count = Field(8, description="Most rows in one run of the model.")
     max_queue_delay_ms: int = Field(
         0,
@@ -86,6 +96,9 @@ class ServingSettings(BaseSettings):
     timeout_ms: Milliseconds = Field(
         60_000,
         description="Longest time from a request's arrival to its answer, else 504; a request may ask for less.",
+    )
+    run_timeout_ms: Milliseconds = Field(
+        30_000, description="Longest run of the model; one that takes longer is ended, its requests get 504."
     )
     body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
     drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")

@@ -76,6 +76,11 @@ def fetch_bundles(
         yield served
 
 
+def names_several(models: str | None) -> bool:
+    """Whether the setting MODEL names several models."""
+    return len(_entries(models)) > 1
+
+
 def _entries(models: str | None) -> list[tuple[str, str | None]]:
     """Names, "" where none is given, and models."""
     if models is None or Path(models).expanduser().is_dir():

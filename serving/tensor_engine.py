@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serving.errors import InvalidRequestError
+from serving.sessions import OpenModel, Sessions
 from serving.source import ServedBundle
 from tfpipe.core.bundle import Execution
 from tfpipe.core.errors import BundleError, GateError, SignatureError
 from tfpipe.core.golden_tensors import check_tensors
 from tfpipe.core.signature import Array
-from tfpipe.inference.tensors import TENSOR_TASK, TensorModel, open_tensors
+from tfpipe.inference.opening import open_model
+from tfpipe.inference.tensors import TENSOR_TASK, TensorModel
 
 
 class TensorEngine:
@@ -19,6 +21,7 @@ class TensorEngine:
     Args:
         served: The bundle and its names.
         model: A variant of it, opened.
+        sessions: See `Engine.sessions`.
     """
 
     task = TENSOR_TASK
@@ -26,7 +29,8 @@ class TensorEngine:
     gives_features = False
     labels: tuple[str, ...] = ()
 
-    def __init__(self, served: ServedBundle, model: TensorModel) -> None:
+    def __init__(self, served: ServedBundle, model: TensorModel, sessions: Sessions | None = None) -> None:
+        self.sessions = sessions
         self.name, self.version, self.aliases = served.name, served.version, served.aliases
         self.variant, self.precision = model.variant, model.precision
         self.provider, self.arithmetic = model.provider, model.arithmetic
@@ -65,7 +69,13 @@ class TensorEngine:
 
     @classmethod
     def open(
-        cls, served: ServedBundle, execution: Execution, *, threads: int | None, engines_dir: Path
+        cls,
+        served: ServedBundle,
+        execution: Execution,
+        *,
+        threads: int | None,
+        engines_dir: Path,
+        open_model: OpenModel = open_model,
     ) -> "TensorEngine":
         """Open the session of a bundle.
 
@@ -74,16 +84,19 @@ class TensorEngine:
             execution: The way to run it.
             threads: Threads inside one run of the model; None means one a core.
             engines_dir: Where TensorRT keeps its engines.
+            open_model: Opens the model; see `serving.sessions.opener`.
 
         Raises:
             BundleError: A precision or graph that cannot be served.
             ConfigError: The provider is not there.
         """
-        model = open_tensors(
-            served.bundle, precision=execution.variant, provider=execution.provider, arithmetic=execution.arithmetic,
-            threads=threads, engines_dir=engines_dir,
+        bundle = served.bundle
+        variant = bundle.variant(execution.variant)
+        model = open_model(
+            bundle, variant, provider=execution.provider, arithmetic=execution.arithmetic, threads=threads,
+            engines_dir=engines_dir,
         )  # fmt: skip
-        return cls(served, model)
+        return cls(served, TensorModel(bundle, variant, model), model if isinstance(model, Sessions) else None)
 
     def replay_golden(self) -> float:
         """Answer the bundle's golden samples; the largest difference from the answers in it.
@@ -103,6 +116,11 @@ class TensorEngine:
 
     def warm_up(self) -> None:
         """Nothing: the golden samples have run it, and what else it is asked is not known."""
+
+    def close(self) -> None:
+        """End its processes, where it has some."""
+        if self.sessions is not None:
+            self.sessions.close()
 
     def refuse(self, path: str) -> InvalidRequestError:
         """Why a path for files and texts cannot ask it."""

@@ -148,32 +148,11 @@ def test_where_the_kernel_says_nothing_every_processor_is_a_core_of_one_node(tmp
     assert read_machine([3, 1], tmp_path) == Machine((Processor(0, 1, 1), Processor(0, 3, 3)))
 
 
-@pytest.mark.parametrize(
-    ("group", "files", "quota"),
-    [
-        # Version 2: the group's own limit, and those above it; the least counts.
-        ("0::/a/b", {"a/b/cpu.max": "150000 100000", "a/cpu.max": "max 100000"}, 1.5),
-        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "100000 100000"}, 1.0),
-        ("0::/a/b", {"a/b/cpu.max": "max 100000", "cpu.max": "max"}, None),
-        # In a container the group is the root of the mount, whatever the path says.
-        ("0::/", {"cpu.max": "200000 100000"}, 2.0),
-        ("0::/../../pod", {"cpu.max": "50000 100000"}, 0.5),
-        # Version 1, mounted under the controllers' names or under "cpu".
-        ("4:cpu,cpuacct:/docker/x\n0::/", {"cpu,cpuacct/docker/x/cpu.cfs_quota_us": "250000"}, 2.5),
-        ("4:cpu,cpuacct:/docker/x", {"cpu/cpu.cfs_quota_us": "50000"}, 0.5),
-        ("4:cpu,cpuacct:/docker/x", {"cpu/cpu.cfs_quota_us": "-1"}, None),
-        ("4:cpuset:/x", {"cpuset/x/cpu.max": "50000 100000"}, None),
-        ("nonsense", {}, None),
-    ],
-)
-def test_the_quota_of_a_control_group_is_read(tmp_path, group, files, quota):
-    write(tmp_path, "proc/self/cgroup", group + "\n")
-    for name, text in files.items():
-        write(tmp_path, f"sys/fs/cgroup/{name}", text + "\n")
-        if name.endswith("cfs_quota_us"):
-            write(tmp_path, f"sys/fs/cgroup/{name.replace('quota', 'period')}", "100000\n")
+def test_the_quota_of_the_control_group_is_read(tmp_path):
+    write(tmp_path, "proc/self/cgroup", "0::/pod\n")
+    write(tmp_path, "sys/fs/cgroup/pod/cpu.max", "150000 100000\n")
 
-    assert read_machine([0], tmp_path).quota == quota
+    assert read_machine([0], tmp_path).quota == 1.5
 
 
 def test_few_workers_are_named_one_by_one():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import onnxruntime
 
@@ -12,6 +13,19 @@ from tfpipe.ort_providers import PROVIDERS, Way
 
 # What ONNX Runtime and the CUDA allocator say where memory runs out; they have no error class for it.
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory")
+
+
+class Model(Protocol):
+    """What runs arrays by name, wherever its session is; see `OnnxModel`."""
+
+    provider: str
+    arithmetic: str
+    on_cpu: tuple[str, ...]
+    input_names: list[str]
+    output_names: list[str]
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once; see `OnnxModel.run`."""
 
 
 class OnnxModel:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from pathlib import Path
 
+from tfpipe.cgroups import cpu_quota
+
 # Ranks that are named one by one in the line that says where they are; more are told by machine.
 _MOST_NAMED = 8
 
@@ -83,7 +85,7 @@ def read_machine(processors: Iterable[int], root: Path = Path("/")) -> Machine:
         number: parse_cpu_list(_text(folder / f"cpu/cpu{number}/topology/thread_siblings_list")) for number in allowed
     }
     found = [Processor(nodes.get(n, 0), min(siblings[n], default=n), n) for n in allowed]
-    return Machine(tuple(sorted(found)), _quota(root))
+    return Machine(tuple(sorted(found)), cpu_quota(root))
 
 
 def place(machine: Machine, *, local_rank: int, local_size: int, threads: int | None = None) -> Placement:
@@ -183,38 +185,6 @@ def _allowance(machine: Machine, local_size: int) -> int:
     if machine.quota is None:
         return len(machine.processors)
     return max(1, int(machine.quota / local_size + 0.5))
-
-
-def _quota(root: Path) -> float | None:
-    """The least limit of the process's control group and those above it, version 1 or 2."""
-    limits = [
-        limit
-        for line in _text(root / "proc/self/cgroup").splitlines()
-        if line.count(":") >= 2
-        for limit in _limits(root / "sys/fs/cgroup", *line.split(":", 2)[1:])
-    ]
-    return min(limits, default=None)
-
-
-def _limits(mount: Path, controllers: str, group: str) -> list[float]:
-    """Limits of one line of /proc/self/cgroup: "4:cpu,cpuacct:/a/b", or "0::/a/b" of version 2.
-
-    A container without a name space of its own reads the host's path, and finds its own group as the root of the mount.
-    """
-    if controllers and "cpu" not in controllers.split(","):
-        return []
-    bases = [mount / controllers, mount / "cpu"] if controllers else [mount, mount / "unified"]
-    parts = [part for part in group.split("/") if part not in ("", "..")]
-    limits = (_limit(base.joinpath(*parts[:depth])) for base in bases for depth in range(len(parts) + 1))
-    return [limit for limit in limits if limit is not None]
-
-
-def _limit(folder: Path) -> float | None:
-    quota, _, period = _text(folder / "cpu.max").partition(" ")
-    if not quota:
-        quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
-    # "max" and -1: no limit.
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) > 0 else None
 
 
 def _on(placement: Placement) -> str:

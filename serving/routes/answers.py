@@ -34,8 +34,12 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.ClientGoneError, 499, "client_gone"),
     (errors.QueueFullError, 429, "queue_full"),
     (errors.NotReadyError, 503, "not_ready"),
+    (errors.NotEnoughMemoryError, 503, "not_enough_memory"),
+    (errors.ModelDownError, 503, "model_down"),
+    (errors.ModelCrashedError, 503, "model_crashed"),
     (MemoryError, 503, "out_of_memory"),
     (errors.DeadlineError, 504, "deadline_exceeded"),
+    (errors.RunTimeoutError, 504, "run_timeout"),
     (InferenceError, 500, "inference_failed"),
 )
 _INTERNAL = (500, "internal")
@@ -117,7 +121,7 @@ def refuse_in_a_sentence(error: Exception, request: Request, service: Service) -
 
 def _headers(error: Exception, request: Request) -> list[tuple[bytes, bytes]]:
     headers = []
-    if isinstance(error, errors.NotReadyError):
+    if isinstance(error, errors.NotReadyError | errors.ModelDownError | errors.ModelCrashedError):
         headers.append((b"retry-after", _RETRY_AFTER_S))
     if isinstance(error, errors.QueueFullError):
         headers.append(_retry_after(error.retry_after_s))

@@ -56,6 +56,24 @@ async def until(condition) -> None:
             await asyncio.sleep(0.001)  # polls
 
 
+async def test_a_batch_that_hangs_does_not_keep_other_models_from_running():
+    hanging, other, slots = Doubling(), Doubling(), Slots(1)
+    hanging.may_run.clear()
+    first, second = batcher_of(hanging, slots=slots), batcher_of(other, slots=slots)
+
+    stuck = submit(first, 1)
+    await until(lambda: hanging.seen)
+    (done,) = await asyncio.gather(*submit(second, 2))
+    is_stuck = not stuck[0].done()
+    hanging.may_run.set()
+
+    assert (done.result, is_stuck) == (4, True)
+    assert (await stuck[0]).result == 2
+    # The slot that was given back early is not given back again.
+    assert slots.take(first, lambda: None)
+    assert not slots.take(second, lambda: None)
+
+
 async def test_what_arrives_while_a_session_is_busy_forms_the_next_batch():
     session = Doubling()
     session.may_run.clear()

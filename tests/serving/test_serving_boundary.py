@@ -21,7 +21,8 @@ def test_imports_where_the_training_stack_is_missing(module):
 
 
 SHARED = {
-    "tfpipe.decode", "tfpipe.ort", "tfpipe.ort_providers", "tfpipe.provenance", "tfpipe.tuned", "tfpipe.inference",
+    "tfpipe.cgroups", "tfpipe.decode", "tfpipe.ort", "tfpipe.ort_providers", "tfpipe.placement", "tfpipe.provenance",
+    "tfpipe.tuned", "tfpipe.inference",
     "tfpipe.inference.golden", "tfpipe.inference.images", "tfpipe.inference.interface",
     "tfpipe.inference.opening", "tfpipe.inference.tensors", "tfpipe.inference.texts",
     "tfpipe.text", "tfpipe.text.encoding", "tfpipe.text.golden",

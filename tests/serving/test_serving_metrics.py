@@ -1,5 +1,4 @@
 import math
-import subprocess
 import threading
 
 import pytest
@@ -9,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.answer_cache import AnswerCache
 from serving.gpu import GpuReading
-from serving.metrics import Metrics
+from serving.metrics import Metrics, ModelReading
 from serving.recent import WINDOW_S
 from tests.serving.clocks import FakeClock
 
@@ -125,15 +124,15 @@ def test_queue_and_cache_are_asked_when_somebody_wants_to_know(metrics):
     assert (read["tfpipe_cache_lookups_total,miss"], read["tfpipe_cache_lookups_total,hit"]) == (1, 0)
 
 
-def test_memory_is_that_of_the_service_and_of_its_children_that_live(metrics):
-    child = subprocess.Popen(["sleep", "60"])
-    metrics.watch_children(lambda: {"digits/3": child.pid})
+def test_memory_is_that_of_the_service_and_of_the_processes_of_its_models(metrics):
+    metrics.watch_processes(lambda: [ModelReading("digits", "3", 5_000_000, restarts=2, ready=1)])
 
-    assert values(metrics)["tfpipe_memory_bytes,service"] > 1e6
-    assert values(metrics)["tfpipe_memory_bytes,digits/3"] > 0
-    child.kill()
-    child.wait()
-    assert "tfpipe_memory_bytes,digits/3" not in values(metrics)
+    read = values(metrics)
+
+    assert read["tfpipe_memory_bytes"] > 1e6
+    assert read["tfpipe_model_memory_bytes,digits,3"] == 5_000_000
+    assert read["tfpipe_model_restarts_total,digits,3"] == 2
+    assert read["tfpipe_model_processes,digits,3"] == 1
 
 
 def test_a_version_that_is_gone_is_not_told_of_but_what_was_counted_stays(metrics):

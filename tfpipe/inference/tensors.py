@@ -13,7 +13,7 @@ from tfpipe.core.golden_tensors import check_tensors, read_golden_tensors, scale
 from tfpipe.core.parity import Bound, golden_bound
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.inference.opening import open_model
-from tfpipe.ort import OnnxModel
+from tfpipe.ort import Model
 
 TENSOR_TASK = "tensor"
 
@@ -42,7 +42,7 @@ class TensorModel:
         BundleError: Another task, or a graph with other names than the manifest's.
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant, model: OnnxModel) -> None:
+    def __init__(self, bundle: Bundle, variant: Variant, model: Model) -> None:
         manifest = bundle.manifest
         if manifest.task != TENSOR_TASK:
             raise BundleError(f"{bundle.folder}: expected task {TENSOR_TASK!r}, received {manifest.task!r}.")
