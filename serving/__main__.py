@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import uvicorn
 
 from serving.app import create_app
+from serving.http_protocol import bounded_http
 from serving.logs import configure_logging
 from serving.service import Service
 from serving.settings import ServingSettings, documented_settings, read_settings, variable_of
@@ -106,7 +107,7 @@ def _serve(settings: ServingSettings, listener: socket.socket) -> int:
     app = create_app(settings, on_load_error=fail)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=bounded_http(settings.body_timeout_ms / 1000),
         ws="none",
         log_config=None,
         access_log=False,

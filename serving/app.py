@@ -17,7 +17,7 @@ from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
 from serving.foreign_schemas import foreign_components, foreign_paths
-from serving.gate import Gate
+from serving.gate import Gate, scope_of
 from serving.golden_watch import replay_when_idle
 from serving.gpu import open_nvml
 from serving.gpu_memory import GpuMemory
@@ -25,17 +25,21 @@ from serving.keys import Keys
 from serving.limits import KeyLimits
 from serving.metrics import Metrics
 from serving.request import Request
+from serving.rollout import Origins, Rollout
+from serving.routes.admin import administration
 from serving.routes.answers import refuse, refuse_in_a_sentence
+from serving.routes.feedback import feedback
 from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
 from serving.routes.tensorflow_serving import TensorFlowServingRoutes
-from serving.schemas import components, inference_paths
+from serving.schemas import components, inference_paths, security_schemes
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service
 from serving.sessions import Isolation, Plan, opener
 from serving.settings import ServingSettings
 from serving.source import ServedBundle, fetch_bundles, names_several
+from serving.sources import Sources
 from serving.tensor_engine import TensorEngine
 from serving.tracing import open_tracing
 from tfpipe.core.errors import ConfigError
@@ -48,6 +52,7 @@ def create_app(
     settings: ServingSettings,
     *,
     open_engines: Callable[[], Iterable[AnyEngine]] | None = None,
+    origins: Origins | None = None,
     metrics: Metrics | None = None,
     on_load_error: Callable[[Exception], None] | None = None,
 ) -> Admission:
@@ -56,6 +61,7 @@ def create_app(
     Args:
         settings: See `serving.settings`.
         open_engines: Opens the models; by default those that the settings name.
+        origins: Where other versions and routing documents come from; by default as the settings say.
         metrics: Where to record; by default with the GPUs that NVML finds.
         on_load_error: Called where the model cannot be served; by default it is logged, and the service stays
             "loading".
@@ -72,11 +78,14 @@ def create_app(
     )
     gate = Gate(Keys(settings.api_keys_file), KeyLimits(settings.rate_limit))
     tracing = open_tracing(settings.traces_endpoint)
+    # Where sessions of the first versions run, for all that come later: a canary is compared with them.
+    origins = origins or Sources(settings, lambda served: open_engine(served, settings, isolation_of(settings)))
+    rollout = Rollout(service, origins, poll_s=settings.registry_poll_ms / 1000)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
-        loading = asyncio.create_task(_load(service, on_load_error))
+        loading = asyncio.create_task(_load(service, rollout, on_load_error))
         grpc_server = await _grpc_server(admission, on_load_error)
         yield
         if grpc_server is not None:
@@ -85,6 +94,7 @@ def create_app(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await rollout.close()
         service.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
@@ -98,8 +108,10 @@ def create_app(
         redirect_slashes=False,
     )
     api.include_router(operations(service))
+    api.include_router(administration(service, rollout))
+    api.include_router(feedback(service))
     _answer_errors_in_one_form(api, service)
-    _document_inference(api)
+    _document_inference(api, with_keys=settings.api_keys_file is not None)
     protocols = {
         "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
         "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
@@ -115,11 +127,16 @@ def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
     Raises:
         TfpipeError: One cannot be served.
     """
-    isolation = settings.isolation or ("process" if names_several(settings.model) else "inline")
+    isolation = isolation_of(settings)
     for served in fetch_bundles(
         settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir
     ):
         yield open_engine(served, settings, isolation)
+
+
+def isolation_of(settings: ServingSettings) -> Isolation:
+    """Where sessions run: as the settings say, else in processes of their own where several models are served."""
+    return settings.isolation or ("process" if names_several(settings.model) else "inline")
 
 
 def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isolation) -> AnyEngine:
@@ -184,9 +201,10 @@ async def _grpc_server(admission: Admission, on_error: Callable[[Exception], Non
     return server
 
 
-async def _load(service: Service, on_error: Callable[[Exception], None] | None) -> None:
+async def _load(service: Service, rollout: Rollout, on_error: Callable[[Exception], None] | None) -> None:
     try:
-        await service.load()
+        await service.load(rollout.begin)
+        await rollout.follow()
     # The outermost edge of loading: the process ends with it, or the log has it.
     except Exception as error:
         if on_error is None:
@@ -218,7 +236,7 @@ def _in_our_words(error: Exception, request: Request) -> Exception:
     return error
 
 
-def _document_inference(api: FastAPI) -> None:
+def _document_inference(api: FastAPI, *, with_keys: bool) -> None:
     own = api.openapi
 
     def openapi() -> dict[str, Any]:
@@ -227,6 +245,16 @@ def _document_inference(api: FastAPI) -> None:
             schema["paths"] = {**inference_paths(), **foreign_paths(), **schema["paths"]}
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(components() | foreign_components())
+            if with_keys:
+                _document_keys(schema)
         return schema
 
     api.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document_keys(schema: dict[str, Any]) -> None:
+    schema["components"]["securitySchemes"] = security_schemes()
+    either: list[dict[str, list[str]]] = [{name: []} for name in security_schemes()]
+    for path, operations_of_path in schema["paths"].items():
+        for operation in operations_of_path.values() if scope_of(path) else ():
+            operation["security"] = either

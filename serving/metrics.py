@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -21,74 +21,16 @@ from serving.answer_cache import AnswerCache
 from serving.batching import Reason
 from serving.child_process import resident_bytes
 from serving.gpu import ReadGpus
+from serving.metric_table import METRICS, Described, Labels
 from serving.recent import Clock, Recent
 
-STAGES = ("body", "decode", "preprocess", "queue", "run", "postprocess", "total")
 NO_STAGES: Mapping[str, float] = {}
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 # From a tiny model on an idle machine to the default deadline.
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-_WHO = ("model", "version")
-
-Labels = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Described:
-    """One metric, as the documentation lists it."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    labels: Labels
-    text: str
-
-
-METRICS = (
-    Described("tfpipe_requests_total", "counter", (*_WHO, "protocol", "code"), "Finished requests."),
-    Described("tfpipe_errors_total", "counter", (*_WHO, "type"), "Errors by their code; in a batch, one a row."),
-    Described(
-        "tfpipe_latency_seconds", "histogram", (*_WHO, "stage"), "Seconds by stage of a request; total is all of it."
-    ),
-    Described(
-        "tfpipe_latency_quantile_seconds",
-        "gauge",
-        (*_WHO, "quantile"),
-        "Quantiles of whole requests over the last minute, to 1 %.",
-    ),
-    Described("tfpipe_throughput_rps", "gauge", _WHO, "Requests per second over the last minute."),
-    Described("tfpipe_batch_rows", "histogram", (), "Rows of one run of a model."),
-    Described(
-        "tfpipe_batches_total",
-        "counter",
-        ("reason",),
-        "Runs of a model by why they began: full, window (it was over) or free (a session was).",
-    ),
-    Described("tfpipe_queue_rows", "gauge", (), "Rows that wait for a run, of all models."),
-    Described("tfpipe_queue_oldest_seconds", "gauge", (), "How long the oldest of them has waited."),
-    Described("tfpipe_in_flight", "gauge", (), "Requests admitted and not yet answered."),
-    Described("tfpipe_routed_total", "counter", (*_WHO, "arm"), "Requests by the arm of the split that they went to."),
-    Described("tfpipe_routing_revision", "gauge", ("model",), "Revision of the routing that requests go by."),
-    Described("tfpipe_model_load_seconds", "gauge", _WHO, "Seconds until the model was ready."),
-    Described(
-        "tfpipe_golden_max_abs_diff",
-        "gauge",
-        _WHO,
-        "Largest difference from training's answers to the golden samples, when they were last replayed.",
-    ),
-    Described("tfpipe_ready", "gauge", (), "Whether requests are taken: 1 or 0."),
-    Described("tfpipe_cache_lookups_total", "counter", ("result",), "Inputs looked up in the cache of answers."),
-    Described("tfpipe_cache_bytes", "gauge", (), "Bytes that the cache of answers takes."),
-    Described("tfpipe_memory_bytes", "gauge", (), "Resident memory of the service, without its models' processes."),
-    Described("tfpipe_model_memory_bytes", "gauge", _WHO, "Resident memory of a version's own processes."),
-    Described("tfpipe_model_restarts_total", "counter", _WHO, "Times that a process of a version was started again."),
-    Described("tfpipe_model_processes", "gauge", _WHO, "Processes of a version that answer."),
-    Described("tfpipe_gpu_utilization_ratio", "gauge", ("gpu",), "Share of the last sample period with a kernel."),
-    Described("tfpipe_gpu_memory_used_bytes", "gauge", ("gpu",), "Device memory in use, by all processes."),
-    Described("tfpipe_gpu_memory_free_bytes", "gauge", ("gpu",), "Device memory that is free."),
-    Described("tfpipe_gpu_power_watts", "gauge", ("gpu",), "Current draw."),
-    Described("tfpipe_gpu_temperature_celsius", "gauge", ("gpu",), "Temperature of the chip."),
-)
 _GPU_READINGS = {
     "tfpipe_gpu_utilization_ratio": "utilization",
     "tfpipe_gpu_memory_used_bytes": "memory_used_bytes",
@@ -143,6 +85,22 @@ class Histogram:
         family.add_metric(labels, buckets, self._sum)
 
 
+class _Version:
+    """What is measured of requests to one version."""
+
+    __slots__ = ("recent", "stages")
+
+    def __init__(self, recent: Recent) -> None:
+        self.recent = recent
+        self.stages: dict[str, Histogram] = {}
+
+    def observe(self, stage: str, seconds: float) -> None:
+        histogram = self.stages.get(stage)
+        if histogram is None:
+            histogram = self.stages[stage] = Histogram(_LATENCY_BUCKETS_S)
+        histogram.observe(seconds)
+
+
 class Metrics(Collector):
     """All metrics of one service, in a registry of their own."""
 
@@ -156,8 +114,9 @@ class Metrics(Collector):
         self._clock, self._started_s, self._gpus = clock, clock(), gpus
         self._values: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
         self._requests = self._values["tfpipe_requests_total"]
-        self._stages: dict[Labels, Histogram] = {}
-        self._recent: dict[tuple[str, str], Recent] = {}
+        self._versions: dict[tuple[str, str], _Version] = {}
+        # Of those that are gone: their requests are counted, but not told of as recent.
+        self._forgotten: set[tuple[str, str]] = set()
         self._batch_rows = Histogram(_BATCH_BUCKETS)
         self._processes: Callable[[], Iterable[ModelReading]] = tuple
         self._queue: Callable[[], tuple[int, float]] | None = None
@@ -179,13 +138,13 @@ class Metrics(Collector):
     ) -> None:
         """Count one finished request and its latency, whatever its outcome, and the seconds of its stages."""
         self._requests[model, version, protocol, str(code)] += 1
+        who = self._versions.get((model, version))
+        if who is None:
+            who = self._versions[model, version] = _Version(Recent(self._clock, self._started_s))
         for stage, seconds in stage_s.items():
-            self._observe((model, version, stage), seconds)
-        self._observe((model, version, "total"), latency_s)
-        recent = self._recent.get((model, version))
-        if recent is None:
-            recent = self._recent[model, version] = Recent(self._clock, self._started_s)
-        recent.add(latency_s)
+            who.observe(stage, seconds)
+        who.observe("total", latency_s)
+        who.recent.add(latency_s)
 
     def record_error(self, *, model: str, version: str, kind: str) -> None:
         """Count one error by its code."""
@@ -200,8 +159,17 @@ class Metrics(Collector):
         """Count one request by the arm of the split that it went to."""
         self._values["tfpipe_routed_total"][model, version, arm] += 1
 
+    def record_shadow(self, *, model: str, version: str, result: str) -> None:
+        """Count one request that a shadow was asked, or would have been."""
+        self._values["tfpipe_shadow_total"][model, version, result] += 1
+
+    def record_feedback(self, *, model: str, version: str, correct: bool) -> None:
+        """Count one answer that somebody called right or wrong."""
+        self._values["tfpipe_feedback_total"][model, version, str(correct).lower()] += 1
+
     def record_load(self, *, model: str, version: str, seconds: float, golden_max_abs_diff: float) -> None:
         """Record how long a model took until it was ready, and how far its golden answers lay from training's."""
+        self._forgotten.discard((model, version))
         self._values["tfpipe_model_load_seconds"][model, version] = seconds
         self.record_golden(model=model, version=version, max_abs_diff=golden_max_abs_diff)
 
@@ -213,7 +181,7 @@ class Metrics(Collector):
         """Leave out what was said of a version that is no longer loaded; what was counted stays."""
         for name in ("tfpipe_model_load_seconds", "tfpipe_golden_max_abs_diff"):
             self._values[name].pop((model, version), None)
-        self._recent.pop((model, version), None)
+        self._forgotten.add((model, version))
 
     def set_ready(self, ready: bool) -> None:
         """Say whether requests are taken."""
@@ -241,11 +209,8 @@ class Metrics(Collector):
 
     def stage_totals(self, *, model: str, version: str) -> dict[str, tuple[int, float]]:
         """How many requests to a model version had each stage, and their seconds in it."""
-        return {
-            stage: histogram.totals()
-            for (name, number, stage), histogram in list(self._stages.items())
-            if (name, number) == (model, version)
-        }
+        who = self._versions.get((model, version))
+        return {stage: histogram.totals() for stage, histogram in list(who.stages.items())} if who else {}
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format; reads GPUs and processes, so not on the event loop."""
@@ -261,7 +226,11 @@ class Metrics(Collector):
             **self._memory_values(),
         }
         histograms: dict[str, Mapping[Labels, Histogram]] = {
-            "tfpipe_latency_seconds": self._stages,
+            "tfpipe_latency_seconds": {
+                (*who, stage): histogram
+                for who, version in list(self._versions.items())
+                for stage, histogram in list(version.stages.items())
+            },
             "tfpipe_batch_rows": {(): self._batch_rows},
         }
         for one in METRICS:
@@ -272,18 +241,14 @@ class Metrics(Collector):
                 if values:
                     yield _family(one, list(values.items()))
 
-    def _observe(self, labels: Labels, seconds: float) -> None:
-        histogram = self._stages.get(labels)
-        if histogram is None:
-            histogram = self._stages[labels] = Histogram(_LATENCY_BUCKETS_S)
-        histogram.observe(seconds)
-
     def _recent_values(self) -> dict[str, dict[Labels, float]]:
         throughput: dict[Labels, float] = {}
         quantiles: dict[Labels, float] = {}
-        for who, recent in list(self._recent.items()):
-            throughput[who] = recent.rate()
-            for share, latency_s in zip(QUANTILES, recent.quantiles(QUANTILES), strict=False):
+        for who, version in list(self._versions.items()):
+            if who in self._forgotten:
+                continue
+            throughput[who] = version.recent.rate()
+            for share, latency_s in zip(QUANTILES, version.recent.quantiles(QUANTILES), strict=False):
                 quantiles[*who, str(share)] = latency_s
         return {"tfpipe_throughput_rps": throughput, "tfpipe_latency_quantile_seconds": quantiles}
 

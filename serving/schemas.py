@@ -1,5 +1,6 @@
 """Bodies of answers and the OpenAPI entries of the inference paths, which FastAPI's router does not see."""
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,13 +35,13 @@ _PARAMETER_TEXTS = {
 }
 FAILURES = {
     "400": "Malformed, undecodable, or an unknown parameter",
-    "401": "No API key, or an unknown one",
-    "403": "The API key may not do this",
+    "401": "No API key, or one that is not known, where the service has keys",
+    "403": "The key has not the scope",
     "404": "Another model, version or alias than the one served",
     "408": "The body came too slowly",
     "413": "Body, image, text or batch too large",
     "415": "The path does not take this content type or encoding",
-    "429": "Too much waits already, or the API key asks too often",
+    "429": "The queue is full, or the key asks too often or too much at once; Retry-After says when to ask again",
     "500": "The service failed",
     "503": "Loading, draining, or out of memory",
     "504": "Deadline",
@@ -158,8 +159,17 @@ def inference_paths() -> dict[str, Any]:
                 f"At most {MAX_INPUTS}. Answers come in their order. One that fails has its error in its place and the "
                 "others are answered; 400 where all fail.",
                 several,
+                failures_with_rows=("400", "500", "503"),
             )
         },
+    }
+
+
+def security_schemes() -> dict[str, Any]:
+    """OpenAPI entries of the ways to send an API key."""
+    return {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
 
 
@@ -173,11 +183,17 @@ def components() -> dict[str, Any]:
     return schemas
 
 
-def _operation(summary: str, description: str, content: dict[str, Any]) -> dict[str, Any]:
-    failures = {
+def _operation(
+    summary: str, description: str, content: dict[str, Any], *, failures_with_rows: Collection[str] = ()
+) -> dict[str, Any]:
+    failures: dict[str, dict[str, Any]] = {
         status: {"description": text, "content": _json("ErrorAnswer", _ERROR_EXAMPLE)}
         for status, text in FAILURES.items()
     }
+    for status in failures_with_rows:
+        # Where every row of a batch failed, the body has the error of each beside that of all.
+        body = failures[status]["content"]["application/json"]
+        body["schema"] = {"anyOf": [body["schema"], {"$ref": "#/components/schemas/PredictAnswer"}]}
     return {
         "tags": ["inference"],
         "summary": summary,

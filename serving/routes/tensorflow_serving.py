@@ -12,6 +12,7 @@ from starlette.types import Receive
 from serving.bodies import hang_up_watched
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownModelError, UnknownPathError
+from serving.parameters import routing_key
 from serving.request import Request
 from serving.routes.answers import Answer
 from serving.routes.inference import Asked, check_method
@@ -64,7 +65,7 @@ class TensorFlowServingRoutes:
 
     async def _ask(self, wanted: Wanted, verb: str, request: Request, receive: Receive) -> Answer:
         check_method(request, "POST")
-        request.deployment = deployment = self._find(wanted)
+        request.deployment = deployment = self._find(wanted, key=routing_key(request))
         engine, asked = deployment.engine, Asked(self._service, request)
         if verb == "regress":
             raise InvalidRequestError(f":regress: expected a model with a regress signature; {engine.name!r} has none.")
@@ -106,13 +107,13 @@ class TensorFlowServingRoutes:
         state = {"ready": "AVAILABLE", "loading": "LOADING", "draining": "UNLOADING"}[self._service.status]
         return Answer(200, orjson.dumps(model_status([(one.version or _UNREGISTERED, state, "") for one in of_name])))
 
-    def _find(self, wanted: Wanted) -> Deployment:
+    def _find(self, wanted: Wanted, *, key: str | None = None) -> Deployment:
         try:
-            return self._service.find(wanted)
+            return self._service.find(wanted, key=key)
         except UnknownModelError:
             if wanted.version != _UNREGISTERED:
                 raise
-            deployment = self._service.find(Wanted(wanted.name))
+            deployment = self._service.find(Wanted(wanted.name), key=key)
             if deployment.version is not None:
                 raise
             return deployment

@@ -13,11 +13,11 @@ from google.protobuf.message import DecodeError
 from serving.admission import Admission
 from serving.errors import InvalidRequestError, NotReadyError
 from serving.keys import Scope
+from serving.parameters import routing_key
 from serving.request import Request
 from serving.routes.answers import error_body, record_error
 from serving.routes.inference import Asked
 from serving.routes.predict import headers_of
-from serving.settings import ServingSettings
 from serving.tls import tls_files
 from serving.v2.asking import ask
 from serving.v2.documents import DATA_TYPES, model_config, model_metadata, server_metadata
@@ -41,6 +41,14 @@ _CODES = {
     499: grpc.StatusCode.CANCELLED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+# What a method needs, where it is not the right to ask models: as over HTTP, see `serving.gate`.
+_SCOPES: dict[str, Scope | None] = {
+    "ServerLive": None,
+    "ServerReady": None,
+    "RepositoryModelLoad": "admin",
+    "RepositoryModelUnload": "admin",
 }
 
 Handler = Callable[[Any, Request, Any], Awaitable[Any]]
@@ -87,12 +95,20 @@ class GrpcServer:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._methods()),))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
-            self.port = _add_port(server, f"{host}:{port}", settings)
+            self.port = self._listen(server, f"{host}:{port}")
         except RuntimeError as error:
             raise ConfigError(f"TFPIPE_SERVING_GRPC_PORT: expected a free port on {host}, received {port}.") from error
         await server.start()
         self._server = server
         logger.info("listening for gRPC", extra={"fields": {"host": settings.host, "port": self.port}})
+
+    def _listen(self, server: grpc.aio.Server, address: str) -> int:
+        settings = self._service.settings
+        files = tls_files(settings.tls_cert_file, settings.tls_key_file)
+        if files is None:
+            return int(server.add_insecure_port(address))
+        pair = (files.key.read_bytes(), files.cert.read_bytes())
+        return int(server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
 
     async def stop(self) -> None:
         """Take no more requests; what is still active is cancelled."""
@@ -148,7 +164,7 @@ class GrpcServer:
     ) -> tuple[Any, Exception | None]:
         try:
             request.check_id()
-            scope = _scope_of(request.path)
+            scope = _SCOPES.get(request.path.rpartition("/")[2], "predict")
             if scope is None:
                 return await handler(parse(content), request, context), None
             with self._admission.passing(request, scope):
@@ -167,7 +183,7 @@ class GrpcServer:
     async def _infer(self, message: Any, request: Request, context: Any) -> Any:
         service = self._service
         wanted = Wanted(message.model_name or None, message.model_version or None)
-        request.deployment = deployment = service.find(wanted)
+        request.deployment = deployment = service.find(wanted, key=routing_key(request))
         engine, asked = deployment.engine, Asked(service, request)
         inference = read_infer(message)
         asked.shorten(inference.timeout_s)
@@ -237,23 +253,6 @@ class GrpcServer:
 
     async def _refuse(self, message: bytes, request: Request, context: Any) -> Any:
         raise InvalidRequestError(f"{request.path}: expected another method, as the service has no such calls.")
-
-
-def _scope_of(method: str) -> Scope | None:
-    """What a method needs, as `serving.gate.scope_of` says of paths."""
-    name = method.rpartition("/")[2]
-    if name in ("ServerLive", "ServerReady"):
-        return None
-    return "admin" if name in ("RepositoryModelLoad", "RepositoryModelUnload") else "predict"
-
-
-def _add_port(server: grpc.aio.Server, address: str, settings: ServingSettings) -> int:
-    """Listen, with TLS where the settings want it; the port."""
-    files = tls_files(settings.tls_cert_file, settings.tls_key_file)
-    if files is None:
-        return int(server.add_insecure_port(address))
-    pair = (files.key.read_bytes(), files.cert.read_bytes())
-    return int(server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
 
 
 def _request_of(name: str, context: Any) -> Request:

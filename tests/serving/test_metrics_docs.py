@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from serving.metrics import METRICS, STAGES
+from serving.metric_table import METRICS, STAGES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 

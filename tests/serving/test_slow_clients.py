@@ -1,0 +1,148 @@
+"""Clients that are slow, silent, endless or many, on real sockets."""
+
+import contextlib
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.serving.bundles import RED
+from tests.serving.servers import process, wait_for
+
+_IDLE_CONNECTIONS = 1000
+_TIMEOUT_MS = 1500
+
+
+@pytest.fixture(scope="module")
+def service(bundle):
+    with process(model=str(bundle), body_timeout_ms=str(_TIMEOUT_MS)) as started:
+        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
+        yield started
+
+
+@contextlib.contextmanager
+def connected(service, sent: bytes = b""):
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(sent)
+        yield client
+
+
+def received(client: socket.socket) -> bytes:
+    """All until the service closes."""
+    content = b""
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := client.recv(65536):
+            content += chunk
+    return content
+
+
+def open_files(service) -> int:
+    return len(list(Path(f"/proc/{service.pid}/fd").iterdir()))
+
+
+def in_flight(service) -> float:
+    families = text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)
+    return next(one.samples[0].value for one in families if one.name == "tfpipe_in_flight")
+
+
+def is_answered_at_once(service) -> bool:
+    began_s = time.monotonic()
+    answer = httpx.post(f"{service.url}/predict", content=RED, timeout=20)
+    # A busy machine is slow; whoever waited for a slow client would take its whole time.
+    return answer.status_code == 200 and time.monotonic() - began_s < _TIMEOUT_MS / 1000
+
+
+def test_a_connection_on_which_nothing_is_said_is_closed_in_time(service):
+    began_s = time.monotonic()
+    with connected(service) as client:
+        assert received(client) == b""
+
+    assert _TIMEOUT_MS / 1000 * 0.9 < time.monotonic() - began_s < 10
+
+
+def test_half_a_head_is_408_in_time(service):
+    with connected(service, b"POST /predict HTTP/1.1\r\nhost: a\r\nx-a: ") as client:
+        assert is_answered_at_once(service)
+        assert received(client).startswith(b"HTTP/1.1 408 ")
+
+
+def test_half_a_head_after_an_answered_request_is_408_too(service):
+    with connected(service, b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n") as client:
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"GET /health/live HT")
+
+        assert received(client).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_that_comes_byte_by_byte_has_no_more_time(service):
+    began_s = time.monotonic()
+    with connected(service, b"GET / HTTP/1.1\r\n") as client, contextlib.suppress(OSError):
+        while time.monotonic() - began_s < 15:
+            client.sendall(b"x")
+            time.sleep(0.1)  # the client's slowness
+
+    assert time.monotonic() - began_s < 10
+
+
+def test_a_head_without_end_is_431(service):
+    with connected(service) as client:
+        with contextlib.suppress(OSError):
+            client.sendall(b"GET / HTTP/1.1\r\n" + b"x-a: b\r\n" * 100_000)
+        assert received(client)[:13] in (b"HTTP/1.1 431 ", b"")
+    assert is_answered_at_once(service)
+
+
+def test_half_a_body_is_408_in_time(service):
+    head = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n"
+    with connected(service, head + bytes(500)) as client:
+        assert is_answered_at_once(service)
+        answer = client.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"body_timeout"' in answer
+
+
+def test_a_client_that_goes_away_half_way_leaves_nothing_in_flight(service):
+    head = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n"
+    for _ in range(20):
+        with connected(service, head + bytes(500)):
+            pass
+
+    wait_for(lambda: in_flight(service) == 0)
+    assert is_answered_at_once(service)
+
+
+def test_a_thousand_idle_connections_keep_nobody_waiting_and_go(service):
+    before = open_files(service)
+    with contextlib.ExitStack() as stack:
+        for _ in range(_IDLE_CONNECTIONS):
+            stack.enter_context(connected(service))
+        assert is_answered_at_once(service)
+
+        wait_for(lambda: open_files(service) <= before + 20)
+
+    assert is_answered_at_once(service)
+
+
+def test_the_metrics_agree_with_what_the_client_counted(service):
+    def counted() -> dict[str, float]:
+        families = text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)
+        samples = [sample for family in families for sample in family.samples]
+        return {one.labels["code"]: one.value for one in samples if one.name == "tfpipe_requests_total"}
+
+    before = counted()
+    statuses: list[str] = []
+    with httpx.Client(base_url=service.url, timeout=20) as client:
+        for number in range(120):
+            content = RED if number % 3 else b"junk"
+            path = "/predict?model_name=other" if number % 10 == 0 else "/predict"
+            statuses.append(str(client.post(path, content=content).status_code))
+
+    after = counted()
+    seen = {code: statuses.count(code) for code in set(statuses)}
+    assert {code: after[code] - before.get(code, 0) for code in after if after[code] != before.get(code, 0)} == seen
+    assert set(seen) == {"200", "400", "404"}
