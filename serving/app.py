@@ -42,6 +42,7 @@ from serving.source import ServedBundle, fetch_bundles, names_several
 from serving.sources import Sources
 from serving.tensor_engine import TensorEngine
 from serving.tracing import open_tracing
+from tfpipe.core.errors import ConfigError
 from tfpipe.tuned import engines_dir, find_choice, this_machine
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
         loading = asyncio.create_task(_load(service, rollout, on_load_error))
-        grpc_server = await _grpc_server(admission)
+        grpc_server = await _grpc_server(admission, on_load_error)
         yield
         if grpc_server is not None:
             await grpc_server.stop()
@@ -181,7 +182,7 @@ def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isol
     return open_first(listed, open_one)
 
 
-async def _grpc_server(admission: Admission) -> Any:
+async def _grpc_server(admission: Admission, on_error: Callable[[Exception], None] | None) -> Any:
     port = admission.service.settings.grpc_port
     if port is None:
         return None
@@ -189,7 +190,13 @@ async def _grpc_server(admission: Admission) -> Any:
     from serving.v2.grpc_server import GrpcServer
 
     server = GrpcServer(admission)
-    await server.start(port)
+    try:
+        await server.start(port)
+    except ConfigError as error:
+        if on_error is None:
+            raise
+        on_error(error)
+        return None
     admission.service.grpc_port = server.port
     return server
 

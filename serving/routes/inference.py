@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-from serving.bodies import hang_up_watched, read_body
+from serving.bodies import read_body
 from serving.deployment import AnyEngine
 from serving.encodings import decoded, encoded
 from serving.errors import DeadlineError, MethodError
@@ -42,12 +42,15 @@ class Asked:
         self._limit_s = timeout_s(request, {}, longest_s=service.settings.timeout_ms / 1000)
         self.deadline_s = request.started_s + self._limit_s
         self.stage_s = request.stage_s
+        self._timer: asyncio.Timeout | None = None
 
     def shorten(self, limit_s: float | None) -> None:
         """Let it have less time, as its body says."""
         if limit_s is not None and limit_s < self._limit_s:
             self._limit_s = limit_s
             self.deadline_s = self._request.started_s + limit_s
+            if self._timer is not None:
+                self._timer.reschedule(asyncio.get_running_loop().time() + self.deadline_s - time.monotonic())
 
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:
@@ -57,7 +60,8 @@ class Asked:
             DeadlineError: It has passed.
         """
         try:
-            async with asyncio.timeout(self.deadline_s - time.monotonic()):
+            # One for all of it: each costs more than a small model.
+            async with asyncio.timeout(self.deadline_s - time.monotonic()) as self._timer:
                 yield
         except TimeoutError:
             raise DeadlineError(
@@ -87,17 +91,6 @@ class Asked:
     async def work(self, body: bytes, function: Callable[[], T]) -> T:
         """What a function makes of a body, in a thread if it is large."""
         return function() if len(body) <= _SMALL_BYTES else await self._service.run(function)
-
-    @asynccontextmanager
-    async def watched(self, receive: Receive) -> AsyncIterator[None]:
-        """Give up what the block does when the deadline passes or the client hangs up.
-
-        Raises:
-            DeadlineError: The deadline has passed.
-            ClientGoneError: The client is gone.
-        """
-        async with self.in_time(), hang_up_watched(receive):
-            yield
 
     async def answer(
         self, engine: AnyEngine, body: bytes, headers: Sequence[tuple[bytes, bytes]] = (), **fields: bytes

@@ -152,6 +152,16 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_2(running, bundle):
     )
 
 
+def test_a_port_of_grpc_in_use_ends_in_a_sentence_and_exit_code_2(running, bundle):
+    port = running.url.rpartition(":")[2]
+
+    code, error = failure("--model", str(bundle), grpc_port=port)
+
+    assert code == 2
+    # gRPC's own line stands before it.
+    assert error.endswith(f"serving: TFPIPE_SERVING_GRPC_PORT: expected a free port on 127.0.0.1, received {port}.\n")
+
+
 def test_a_bundle_with_one_byte_changed_is_refused(tmp_path):
     folder = make_bundle(tmp_path / "b")
     path = folder / "model.fp32.onnx"
