@@ -7,7 +7,6 @@ model, so inference paths are answered in front of it; their documentation is ad
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,10 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import NotReadyError, RequestError
 from serving.gate import Gate, scope_of
+from serving.recording import Recorder
 from serving.request import Request
 from serving.routes.answers import Answer, refuse
 from serving.service import Service
-from serving.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Admission:
         inner: ASGIApp,
         *,
         gate: Gate,
-        tracing: Tracing | None = None,
+        recorder: Recorder,
     ) -> None:
         """Wire it.
 
@@ -63,12 +62,12 @@ class Admission:
             protocols: By the first segment of the path, e.g. "predict".
             inner: Answers every other path.
             gate: Who may pass.
-            tracing: Where spans go; None for nowhere.
+            recorder: Keeps what was answered.
         """
         self.service = service
         self._protocols = protocols
         self._inner = inner
-        self._gate, self._tracing = gate, tracing
+        self._gate, self._recorder = gate, recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI 3."""
@@ -85,7 +84,7 @@ class Admission:
     async def _infer(self, protocol: Protocol, request: Request, receive: Receive, send: Send) -> None:
         with self.service.admitted():
             answer = await self._answer(protocol, request, receive)
-            self._record(protocol, request, answer.status)
+            self._recorder.record(request, protocol=protocol.name, status=answer.status)
             await _send(answer, request, send)
 
     async def _answer(self, protocol: Protocol, request: Request, receive: Receive) -> Answer:
@@ -107,28 +106,6 @@ class Admission:
         except Exception as caught:
             error = caught
         return protocol.refuse(error, request, self.service)
-
-    def _record(self, protocol: Protocol, request: Request, status: int) -> None:
-        seconds = time.monotonic() - request.started_s
-        labels = self.service.labels_of(request.deployment)
-        self.service.metrics.record_request(
-            **labels, code=status, latency_s=seconds, protocol=protocol.name, stage_s=request.stage_s
-        )
-        if self._tracing is not None:
-            attributes = {f"tfpipe.{name}": value for name, value in labels.items()}
-            self._tracing.record(request, status=status, seconds=seconds, stages=request.stage_s, attributes=attributes)
-        if logger.isEnabledFor(logging.DEBUG):
-            fields = {
-                "request_id": request.id,
-                "method": request.method,
-                "path": request.path,
-                "status": status,
-                "key": request.caller.name,
-                **labels,
-                "latency_ms": round(seconds * 1000, 3),
-                "stages_ms": {stage: round(stage_s * 1000, 3) for stage, stage_s in request.stage_s.items()},
-            }
-            logger.debug("answered", extra={"fields": fields})
 
     async def _hand_over(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         needed = scope_of(request.path)

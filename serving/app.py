@@ -23,6 +23,7 @@ from serving.gpu_memory import GpuMemory
 from serving.keys import Keys
 from serving.limits import KeyLimits
 from serving.metrics import Metrics
+from serving.recording import Recorder
 from serving.request import Request
 from serving.routes.answers import refuse, refuse_in_a_sentence
 from serving.routes.open_inference import OpenInferenceRoutes
@@ -70,12 +71,13 @@ def create_app(
     )
     gate = Gate(Keys(settings.api_keys_file), KeyLimits(settings.rate_limit))
     tracing = open_tracing(settings.traces_endpoint)
+    recorder = Recorder(service, tracing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
         loading = asyncio.create_task(_load(service, on_load_error))
-        grpc_server = await _grpc_server(service, gate)
+        grpc_server = await _grpc_server(service, gate, recorder)
         yield
         if grpc_server is not None:
             await grpc_server.stop()
@@ -103,7 +105,7 @@ def create_app(
         "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
         "v2": Protocol("v2", OpenInferenceRoutes(service).handle, refuse_in_a_sentence),
     }
-    return Admission(service, protocols, api, gate=gate, tracing=tracing)
+    return Admission(service, protocols, api, gate=gate, recorder=recorder)
 
 
 def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
@@ -162,14 +164,14 @@ def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isol
     return open_first(listed, open_one)
 
 
-async def _grpc_server(service: Service, gate: Gate) -> Any:
+async def _grpc_server(service: Service, gate: Gate, recorder: Recorder) -> Any:
     port = service.settings.grpc_port
     if port is None:
         return None
     # Here, as gRPC costs memory that a service without it should not have.
     from serving.v2.grpc_server import GrpcServer
 
-    server = GrpcServer(service, gate)
+    server = GrpcServer(service, gate, recorder)
     await server.start(port)
     service.grpc_port = server.port
     return server

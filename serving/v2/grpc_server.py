@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from serving.errors import InvalidRequestError, NotReadyError
 from serving.gate import Gate
 from serving.keys import Scope
+from serving.recording import Recorder
 from serving.request import Request
 from serving.routes.answers import error_body, record_error
 from serving.routes.inference import Asked
@@ -54,15 +55,16 @@ class GrpcServer:
         port: Where it listens; 0 before it does.
     """
 
-    def __init__(self, service: Service, gate: Gate) -> None:
+    def __init__(self, service: Service, gate: Gate, recorder: Recorder) -> None:
         """Listen to nothing yet.
 
         Args:
             service: What answers; its settings say where to listen, and how large a message may be.
             gate: Who may pass.
+            recorder: Keeps what was answered.
         """
         self.port = 0
-        self._service, self._gate = service, gate
+        self._service, self._gate, self._recorder = service, gate, recorder
         self._server: grpc.aio.Server | None = None
 
     async def start(self, port: int) -> None:
@@ -135,13 +137,7 @@ class GrpcServer:
             with self._service.admitted():
                 answer, error = await self._outcome(handler, parse, content, request, context)
                 status, code = (200, "") if error is None else record_error(error, request, self._service)
-                self._service.metrics.record_request(
-                    **self._service.labels_of(request.deployment),
-                    code=status,
-                    latency_s=time.monotonic() - request.started_s,
-                    protocol="grpc",
-                    stage_s=request.stage_s,
-                )
+                self._recorder.record(request, protocol="grpc", status=status)
                 if error is not None:
                     text = error_body(error, request.id)["message"]
                     trailing = (("x-error-code", code), ("x-request-id", request.id))
