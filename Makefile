@@ -19,6 +19,7 @@ demo: setup  ## the whole pipeline on embedded data, ending in an answered reque
 test: setup  ## every test
 	@scripts/triton_env.sh || echo "[triton] no environment for it: tests that ask Triton are left out"
 	@scripts/weight_only_env.sh || echo "[weight-only] no environment for it: tests of 4-bit and 8-bit weights are left out"
+	@$(VENV)/python -m compileall -q tfpipe serving tests  # for the many processes that tests start
 	@$(VENV)/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 
 test-fast: setup  ## the tests that take seconds

@@ -48,10 +48,13 @@ fi
 
 say "making .venv with $("$python" --version)"
 [ -x .venv/bin/python ] && .venv/bin/python -c pass 2>/dev/null || "$uv" venv --quiet --clear --python "$python" .venv
-# Compiled at once: where sources cannot or may not be compiled as they are imported, each start of a process would do it
-# again, and TensorFlow, Keras and MLflow then take 27 s of a core instead of 9.
 say "installing tfpipe; compiling Horovod with Gloo (the first time about 4 minutes on 2 cores; again, seconds)"
-"$uv" pip install --compile-bytecode --python .venv/bin/python --constraint constraints/train.txt --editable '.[train,horovod,convert,serve,dev]'
+"$uv" pip install --python .venv/bin/python --constraint constraints/train.txt --editable '.[train,horovod,convert,serve,dev]'
 .venv/bin/python -c 'import horovod.tensorflow as hvd; hvd.gloo_built() or exit("Horovod was built without Gloo")'
+say "compiling what was installed"
+# Where sources cannot or may not be compiled as they are imported, each start of a process would do it again: importing
+# TensorFlow then takes 18 s of a core instead of 8, on a busy machine with two. Some packages hold files that are no
+# Python, which are passed over.
+.venv/bin/python -m compileall -qq -j 0 .venv/lib || true
 echo "$stamp" > .venv/.tfpipe-setup
 say "done: .venv/bin/python, .venv/bin/tfpipe, .venv/bin/horovodrun"

@@ -25,7 +25,10 @@ from serving.limits import KeyLimits
 from serving.metrics import Metrics
 from serving.recording import Recorder
 from serving.request import Request
+from serving.rollout import Origins, Rollout
+from serving.routes.admin import administration
 from serving.routes.answers import refuse, refuse_in_a_sentence
+from serving.routes.feedback import feedback
 from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
@@ -36,6 +39,7 @@ from serving.service import Service
 from serving.sessions import Isolation, Plan, opener
 from serving.settings import ServingSettings
 from serving.source import ServedBundle, fetch_bundles, names_several
+from serving.sources import Sources
 from serving.tensor_engine import TensorEngine
 from serving.tracing import open_tracing
 from tfpipe.tuned import engines_dir, find_choice, this_machine
@@ -47,6 +51,7 @@ def create_app(
     settings: ServingSettings,
     *,
     open_engines: Callable[[], Iterable[AnyEngine]] | None = None,
+    origins: Origins | None = None,
     metrics: Metrics | None = None,
     on_load_error: Callable[[Exception], None] | None = None,
 ) -> Admission:
@@ -55,6 +60,7 @@ def create_app(
     Args:
         settings: See `serving.settings`.
         open_engines: Opens the models; by default those that the settings name.
+        origins: Where other versions and routing documents come from; by default as the settings say.
         metrics: Where to record; by default with the GPUs that NVML finds.
         on_load_error: Called where the model cannot be served; by default it is logged, and the service stays
             "loading".
@@ -72,11 +78,17 @@ def create_app(
     gate = Gate(Keys(settings.api_keys_file), KeyLimits(settings.rate_limit))
     tracing = open_tracing(settings.traces_endpoint)
     recorder = Recorder(service, tracing)
+    origins = origins or Sources(
+        # What comes beside others is several models.
+        settings,
+        lambda served: open_engine(served, settings, settings.isolation or "process"),
+    )
+    rollout = Rollout(service, origins, poll_s=settings.registry_poll_ms / 1000)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
-        loading = asyncio.create_task(_load(service, on_load_error))
+        loading = asyncio.create_task(_load(service, rollout, on_load_error))
         grpc_server = await _grpc_server(service, gate, recorder)
         yield
         if grpc_server is not None:
@@ -85,6 +97,7 @@ def create_app(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await rollout.close()
         service.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
@@ -98,6 +111,8 @@ def create_app(
         redirect_slashes=False,
     )
     api.include_router(operations(service))
+    api.include_router(administration(service, rollout))
+    api.include_router(feedback(service))
     _answer_errors_in_one_form(api, service)
     _document_inference(api, with_keys=settings.api_keys_file is not None)
     protocols = {
@@ -177,9 +192,10 @@ async def _grpc_server(service: Service, gate: Gate, recorder: Recorder) -> Any:
     return server
 
 
-async def _load(service: Service, on_error: Callable[[Exception], None] | None) -> None:
+async def _load(service: Service, rollout: Rollout, on_error: Callable[[Exception], None] | None) -> None:
     try:
-        await service.load()
+        await service.load(rollout.begin)
+        await rollout.follow()
     # The outermost edge of loading: the process ends with it, or the log has it.
     except Exception as error:
         if on_error is None:

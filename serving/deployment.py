@@ -13,8 +13,11 @@ import numpy as np
 from serving.answer_cache import AnswerCache, question_of
 from serving.batcher import Batcher, Done, Observer
 from serving.batching import Limits, Reason
+from serving.breaker import Breaker
 from serving.engine import Answered, Engine, Input, Row
 from serving.gpu_memory import batch_bytes
+from serving.guard import guarded
+from serving.shadow import Shadow
 from serving.slots import Slots
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import InferenceError, TfpipeError
@@ -99,6 +102,8 @@ class Deployment:
         batcher: What forms batches.
         batch_bytes: Of the inputs and outputs of its largest batch.
         counts: What it has run.
+        breaker: Whether it is left alone, as it fails again and again.
+        shadow: What is asked the same; None for nothing.
 
     Args:
         engine: Opened, proved and warm.
@@ -122,6 +127,8 @@ class Deployment:
         cache: AnswerCache[Answered] | None = None,
     ) -> None:
         self.engine = engine
+        self.breaker = Breaker()
+        self.shadow: Shadow | None = None
         self._preparing, self._cache = preparing, cache
         self._identity = f"{engine.bundle_id} {engine.variant} {engine.provider} {engine.arithmetic}"
         self.batch_bytes = batch_bytes(
@@ -152,6 +159,13 @@ class Deployment:
         """Registered version; None for a model that is not registered."""
         return self.engine.version
 
+    @property
+    def is_up(self) -> bool:
+        """Whether a batch can run now; see `Sessions.is_up`."""
+        sessions = self.engine.sessions
+        return sessions is None or sessions.is_up
+
+    @guarded
     async def infer(self, inputs: Sequence[Input], *, deadline_s: float, features: bool = False) -> Outcome:
         """Answer inputs, each on its own: one that fails leaves the others be.
 
@@ -204,6 +218,7 @@ class Deployment:
             room.leave(len(inputs), size)
         return outcome
 
+    @guarded
     async def infer_tensors(
         self, feeds: Mapping[str, Array], outputs: Sequence[str] | None, *, deadline_s: float
     ) -> tuple[dict[str, Array], dict[str, float]]:

@@ -14,6 +14,9 @@
     ├── MethodError            the path does not take this method
     ├── RowsFailedError        every row of a batch failed
     ├── NotReadyError          loading or draining
+    │   └── BreakerOpenError   a version that fails again and again, and is left alone
+    ├── ConflictError          a change that what is there does not allow
+    ├── UnknownRequestError    feedback on a request that is not known, or not any more
     ├── QueueFullError         more waits than may
     ├── NotEnoughMemoryError   a version that does not fit into the memory that is left
     ├── ModelDownError         the process of a model ended before, and is being started again
@@ -92,6 +95,18 @@ class RowsFailedError(RequestError):
 
 class NotReadyError(RequestError):
     """The service is loading its model or draining."""
+
+
+class BreakerOpenError(NotReadyError):
+    """The version fails again and again; it is left alone for a while."""
+
+
+class ConflictError(RequestError):
+    """A change that what is there does not allow: somebody else made one, or a version has traffic."""
+
+
+class UnknownRequestError(RequestError):
+    """Feedback on a request that is not known, or not any more."""
 
 
 class QueueFullError(RequestError):

@@ -44,6 +44,18 @@ METRICS = (
     Described("tfpipe_in_flight", "gauge", (), "Requests admitted and not yet answered."),
     Described("tfpipe_routed_total", "counter", (*_WHO, "arm"), "Requests by the arm of the split that they went to."),
     Described("tfpipe_routing_revision", "gauge", ("model",), "Revision of the routing that requests go by."),
+    Described(
+        "tfpipe_shadow_total",
+        "counter",
+        (*_WHO, "result"),
+        "Requests that a shadow was asked as well: same, different, failed, or dropped for want of room.",
+    ),
+    Described(
+        "tfpipe_feedback_total",
+        "counter",
+        (*_WHO, "correct"),
+        "Answers of which feedback says whether they were right.",
+    ),
     Described("tfpipe_model_load_seconds", "gauge", _WHO, "Seconds until the model was ready."),
     Described(
         "tfpipe_golden_max_abs_diff",

@@ -159,6 +159,14 @@ class Metrics(Collector):
         """Count one request by the arm of the split that it went to."""
         self._values["tfpipe_routed_total"][model, version, arm] += 1
 
+    def record_shadow(self, *, model: str, version: str, result: str) -> None:
+        """Count one request that a shadow was asked, or would have been."""
+        self._values["tfpipe_shadow_total"][model, version, result] += 1
+
+    def record_feedback(self, *, model: str, version: str, correct: bool) -> None:
+        """Count one answer that somebody called right or wrong."""
+        self._values["tfpipe_feedback_total"][model, version, str(correct).lower()] += 1
+
     def record_load(self, *, model: str, version: str, seconds: float, golden_max_abs_diff: float) -> None:
         """Record how long a model took until it was ready, and how far its golden answers lay from training's."""
         self._forgotten.discard((model, version))

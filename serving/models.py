@@ -1,19 +1,32 @@
 """What is loaded, and which version of it answers a request."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Literal
 
 from serving.deployment import Deployment
-from serving.errors import UnknownModelError
+from serving.errors import BreakerOpenError, UnknownModelError
 from serving.wanted import Wanted
+from tfpipe.core.routing import CHAMPION, Arm, Routing, choose, initial, point_of
 
-CHAMPION = "champion"
+# What documents call the only version of a model that is not registered.
+UNREGISTERED = "1"
+
+Way = Arm | Literal["named", "alias", "fallback"]
 
 
 class Models:
-    """Versions by model name; the service's only list of them. Used on the event loop."""
+    """Versions by model name, and the routing of each; the service's only list of them. Used on the event loop.
 
-    def __init__(self) -> None:
+    Args:
+        chance: Gives points of [0, 1).
+    """
+
+    def __init__(self, *, chance: Callable[[], float] = random.random) -> None:
         self._versions: dict[str, dict[str | None, Deployment]] = {}
+        self._routings: dict[str, Routing] = {}
+        self._chance = chance
 
     def __iter__(self) -> Iterator[Deployment]:
         return (deployment for versions in self._versions.values() for deployment in versions.values())
@@ -21,11 +34,17 @@ class Models:
     def __len__(self) -> int:
         return sum(map(len, self._versions.values()))
 
+    @property
+    def names(self) -> list[str]:
+        """Of the models."""
+        return list(self._versions)
+
     def put(self, deployment: Deployment) -> Deployment | None:
         """Let a version take requests from now on; gives the one whose place it takes."""
         versions = self._versions.setdefault(deployment.name, {})
         before = versions.get(deployment.version)
         versions[deployment.version] = deployment
+        self._begin(deployment.name)
         return before
 
     def take(self, name: str, version: str | None) -> Deployment:
@@ -34,26 +53,76 @@ class Models:
         Raises:
             UnknownModelError: It is not loaded.
         """
-        deployment = self._named(name, version)
+        deployment = self._loaded(name, version)
         del self._versions[name][version]
-        if not self._versions[name]:
+        if self._versions[name]:
+            self._begin(name)
+        else:
             del self._versions[name]
+            del self._routings[name]
         return deployment
 
-    def find(self, wanted: Wanted) -> Deployment:
-        """The version that a request names, or the one that routing gives.
+    def get(self, name: str, version: str) -> Deployment | None:
+        """A version by what documents call it; None where it is not loaded."""
+        versions = self._versions.get(name, {})
+        return versions.get(version) or (versions.get(None) if version == UNREGISTERED else None)
+
+    def routing(self, name: str) -> Routing:
+        """The document by which requests go.
 
         Raises:
-            UnknownModelError: No such model, version or alias; says what there is.
+            UnknownModelError: No such model.
+        """
+        self._of_name(name)
+        return self._routings[name]
+
+    def route(self, routing: Routing) -> None:
+        """Let requests go by a document from now on; every version that has a share is loaded."""
+        self._of_name(routing.model)
+        self._routings[routing.model] = routing
+
+    def find(self, wanted: Wanted, *, key: str | None = None) -> tuple[Deployment, Way]:
+        """The version that a request names, or the one that routing gives, and how it came to it.
+
+        Args:
+            wanted: What it names.
+            key: Where routing is sticky: requests with the same key go the same way.
+
+        Raises:
+            UnknownModelError: No such model, version or alias, or a version that was rolled back from.
+            BreakerOpenError: It fails again and again, and there is no other to fall back on.
         """
         name = wanted.name if wanted.name is not None else self._only_name()
         if wanted.version is not None:
-            return self._named(name, wanted.version)
+            return self._closed(self._named(name, wanted.version)), "named"
         if wanted.alias is not None:
-            return self._of_alias(name, wanted.alias)
-        versions = self._of_name(name)
-        champions = [one for one in versions.values() if CHAMPION in one.engine.aliases]
-        return (champions or list(versions.values()))[0]
+            return self._closed(self._of_alias(name, wanted.alias)), "alias"
+        self._of_name(name)
+        routing = self._routings[name]
+        sticks = key is not None and routing.sticky == "key"
+        version, arm = choose(routing, point_of(key or "", routing.salt) if sticks else self._chance())
+        chosen = self.get(name, version) or self._loaded(name, version)
+        if chosen.breaker.admit():
+            return chosen, arm
+        fallback = self.get(name, routing.fallback) if routing.fallback is not None else None
+        if fallback is not None and fallback is not chosen and fallback.breaker.admit():
+            return fallback, "fallback"
+        raise _open(chosen)
+
+    def _closed(self, deployment: Deployment) -> Deployment:
+        if not deployment.breaker.admit():
+            raise _open(deployment)
+        return deployment
+
+    def _begin(self, name: str) -> None:
+        """Until a document is given, the champion among the versions answers, else the first."""
+        if name in self._routings and self._routings[name].revision:
+            return
+        versions = list(self._versions[name].values())
+        champions = [one for one in versions if CHAMPION in one.engine.aliases]
+        aliases = {alias: _documented(one) for one in versions for alias in one.engine.aliases}
+        begun = initial(name, _documented((champions or versions)[0]), aliases=aliases)
+        self._routings[name] = begun if champions else _without_champion(begun)
 
     def _of_name(self, name: str) -> dict[str | None, Deployment]:
         if name not in self._versions:
@@ -73,25 +142,55 @@ class Models:
             models=list(self._versions),
         )
 
-    def _named(self, name: str, version: str | None) -> Deployment:
-        versions = self._of_name(name)
-        if version not in versions:
-            known = [one for one in versions if one is not None]
-            served = " or ".join(map(repr, known)) if known else "none (it is not registered)"
+    def _named(self, name: str, version: str) -> Deployment:
+        self._of_name(name)
+        if version in self._routings[name].withdrawn:
             raise UnknownModelError(
-                f"model_version: expected {served} of model {name!r}, received {version!r}.",
+                f"model_version: version {version!r} of model {name!r} was rolled back from, and is refused until it "
+                "is promoted again.",
                 model_name=name,
-                model_version=known[0] if known else None,
-                model_versions=known,
+                model_version=version,
+                withdrawn=True,
             )
-        return versions[version]
+        return self._loaded(name, version)
+
+    def _loaded(self, name: str, version: str | None) -> Deployment:
+        versions = self._of_name(name)
+        if version in versions:
+            return versions[version]
+        known = [one for one in versions if one is not None]
+        served = " or ".join(map(repr, known)) if known else "none (it is not registered)"
+        raise UnknownModelError(
+            f"model_version: expected {served} of model {name!r}, received {version!r}.",
+            model_name=name,
+            model_version=known[0] if known else None,
+            model_versions=known,
+        )
 
     def _of_alias(self, name: str, alias: str) -> Deployment:
-        versions = self._of_name(name)
-        for deployment in versions.values():
-            if alias in deployment.engine.aliases:
-                return deployment
-        known = [alias for deployment in versions.values() for alias in deployment.engine.aliases]
-        raise UnknownModelError(
-            f"alias: expected one of {known} of model {name!r}, received {alias!r}.", model_name=name, aliases=known
-        )
+        self._of_name(name)
+        aliases = self._routings[name].aliases
+        deployment = self.get(name, aliases[alias]) if alias in aliases else None
+        if deployment is None:
+            known = list(aliases)
+            raise UnknownModelError(
+                f"alias: expected one of {known} of model {name!r}, received {alias!r}.", model_name=name, aliases=known
+            )
+        return deployment
+
+
+def _documented(deployment: Deployment) -> str:
+    return deployment.version or UNREGISTERED
+
+
+def _without_champion(routing: Routing) -> Routing:
+    return replace(routing, aliases={alias: one for alias, one in routing.aliases.items() if alias != CHAMPION})
+
+
+def _open(deployment: Deployment) -> BreakerOpenError:
+    version = f"version {deployment.version}" if deployment.version else "its version"
+    return BreakerOpenError(
+        f"model {deployment.name!r}: expected {version} to answer, but it fails again and again, and is left alone for "
+        "a while.",
+        status="breaker_open",
+    )

@@ -40,6 +40,12 @@ def wanted_of(parameters: Mapping[str, str]) -> Wanted:
     return Wanted(parameters.get("model_name"), parameters.get("model_version"), parameters.get("alias"))
 
 
+def routing_key(request: Request) -> str | None:
+    """X-Routing-Key: requests with the same go to the same version, where routing is sticky."""
+    key = request.headers.get(b"x-routing-key")
+    return None if key is None else key.decode("latin-1")
+
+
 def timeout_s(request: Request, parameters: Mapping[str, str], *, longest_s: float) -> float:
     """Seconds until the answer is worth nothing: the least of the service's own and those that the request names.
 

@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
@@ -16,6 +16,7 @@ from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine, Deployment
 from serving.engine import Answered
 from serving.errors import NotReadyError
+from serving.feedback import Lately
 from serving.gpu_memory import GPU_PROVIDERS, GpuMemory
 from serving.metrics import Metrics, ModelReading
 from serving.models import Models
@@ -45,6 +46,7 @@ class Service:
         status: "loading" until the golden samples agreed, "draining" from the signal to stop on.
         models: What is loaded.
         grpc_port: Where gRPC is answered, once it is; None: nowhere.
+        lately: Answers that feedback may come on.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Service:
         self.status: Status = "loading"
         self.models = Models()
         self.grpc_port: int | None = None
+        self.lately = Lately(settings.feedback_ttl_s)
         self._open_engines = open_engines
         self._gpu_memory = gpu_memory
         self._cache: AnswerCache[Answered] | None = None
@@ -116,22 +119,33 @@ class Service:
             runners.is_busy for runners in self._runners.values()
         )
 
-    async def load(self) -> None:
+    async def load(self, before_ready: Callable[[], Awaitable[None]] | None = None) -> None:
         """Open the engines, warm them up, and become ready.
+
+        Args:
+            before_ready: Awaited once they are there.
 
         Raises:
             TfpipeError: A model cannot be served.
         """
-        loading = _in_daemon_thread(self._load)
+        loading = in_daemon_thread(self._load)
         self._work.add(loading)
         loading.add_done_callback(self._work.discard)
         for engine in await asyncio.wrap_future(loading):
-            self.models.put(self._deployment(engine))
+            self.deploy(engine)
+        if before_ready is not None:
+            await before_ready()
         if self.status == "loading":
             self.status = "ready"
             self.metrics.set_ready(True)
             for model in self.describe():
                 logger.info("ready", extra={"fields": model})
+
+    def deploy(self, engine: AnyEngine) -> Deployment:
+        """Let an engine that is warm answer from now on."""
+        deployment = self._deployment(engine)
+        self.models.put(deployment)
+        return deployment
 
     def describe(self) -> list[dict[str, Any]]:
         """The models served, for people and probes."""
@@ -155,17 +169,22 @@ class Service:
             finally:
                 self.metrics.record_golden(**self.labels_of(deployment), max_abs_diff=difference)
 
-    def find(self, wanted: Wanted) -> Deployment:
+    def find(self, wanted: Wanted, *, key: str | None = None) -> Deployment:
         """The version that answers a request, if requests are taken.
 
+        Args:
+            wanted: What it names.
+            key: X-Routing-Key: where routing is sticky, requests with the same go the same way.
+
         Raises:
-            NotReadyError: Loading or draining.
+            NotReadyError: Loading or draining, or the version is left alone as it fails again and again.
             UnknownModelError: No such model, version or alias.
             MemoryError: It runs on a GPU that has no room for its next batch.
         """
         if self.status != "ready":
             raise NotReadyError(f"service: expected it to be ready, but it is {self.status}.", status=self.status)
-        deployment = self.models.find(wanted)
+        deployment, arm = self.models.find(wanted, key=key)
+        self.metrics.record_routed(**self.labels_of(deployment), arm=arm)
         if self._gpu_memory is not None and deployment.engine.provider in GPU_PROVIDERS:
             self._gpu_memory.check(deployment.batch_bytes)
         return deployment
@@ -186,6 +205,12 @@ class Service:
             self.metrics.set_in_flight(len(self._active))
             if not self._active:
                 self._idle.set()
+
+    async def settled(self) -> None:
+        """Wait until every request that is in flight at present has ended."""
+        others = self._active - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run blocking work in one of the inference threads; a waiter that is cancelled leaves work that has begun."""
@@ -314,7 +339,8 @@ def _described(engine: AnyEngine) -> dict[str, Any]:
     }
 
 
-def _in_daemon_thread(work: Callable[[], T]) -> "Future[T]":
+def in_daemon_thread(work: Callable[[], T]) -> "Future[T]":
+    """Run work in a thread of its own, for which the process does not wait when it ends."""
     # Not a pool's thread, for which the interpreter waits when it exits: a download may retry for a minute.
     future: Future[T] = Future()
 

@@ -101,6 +101,11 @@ class Sessions:
         """Those sessions that are in processes of their own."""
         return [one for one in self._all if isinstance(one, ChildModel)]
 
+    @property
+    def is_up(self) -> bool:
+        """Whether a session can run now: False while all their processes ended and are started again."""
+        return self.isolation == "inline" or any(child.is_open for child in self.children)
+
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once; see `tfpipe.ort.OnnxModel.run` and `serving.child.ChildModel.run`."""
         try:

@@ -102,6 +102,14 @@ class ServingSettings(BaseSettings):
     )
     body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
     drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")
+    registry_poll_ms: Milliseconds = Field(
+        500,
+        description="Time between two looks at the registry for another routing; of a model that is served as its "
+        "champion.",
+    )
+    feedback_ttl_s: Count = Field(
+        3600, description="Time for which `/feedback` on an answer is taken, for the newest 16,384 answers."
+    )
     cache_bytes: int = Field(
         0, ge=0, description="Most bytes of answers to keep for inputs that come again; 0 keeps none."
     )

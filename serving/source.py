@@ -12,7 +12,7 @@ from tfpipe.core.errors import BundleError, ConfigError
 if TYPE_CHECKING:
     from tfpipe.registry import Registry
 
-_SCHEME = "models:/"
+SCHEME = "models:/"
 _NAMED = re.compile(r"(?:(?P<name>[A-Za-z0-9][\w.-]*)=)?(?P<model>.+)")
 
 
@@ -63,7 +63,7 @@ def fetch_bundles(
         BundleError: See `fetch_bundle`.
     """
     seen: set[tuple[str, str | None]] = set()
-    for name, model in _entries(models):
+    for name, model in entries(models):
         served = fetch_bundle(
             model, registered_model=registered_model, cache_dir=cache_dir, open_registry=open_registry
         )
@@ -78,11 +78,15 @@ def fetch_bundles(
 
 def names_several(models: str | None) -> bool:
     """Whether the setting MODEL names several models."""
-    return len(_entries(models)) > 1
+    return len(entries(models)) > 1
 
 
-def _entries(models: str | None) -> list[tuple[str, str | None]]:
-    """Names, "" where none is given, and models."""
+def entries(models: str | None) -> list[tuple[str, str | None]]:
+    """The setting MODEL, taken apart: names, "" where none is given, and models, None for the default.
+
+    Raises:
+        ConfigError: An empty entry.
+    """
     if models is None or Path(models).expanduser().is_dir():
         return [("", models)]
     entries = []
@@ -113,10 +117,10 @@ def fetch_bundle(
         RegistryError: An unknown name, version or alias, or a version without a bundle.
         BundleError: No bundle in the folder, or one that is incomplete or changed.
     """
-    if model is not None and not model.startswith(_SCHEME):
+    if model is not None and not model.startswith(SCHEME):
         return _from_folder(Path(model).expanduser())
     registry = open_registry()
-    uri = model or f"{_SCHEME}{registry.default_name(registered_model)}@champion"
+    uri = model or f"{SCHEME}{registry.default_name(registered_model)}@champion"
     version = registry.resolve(uri)
     bundle = open_bundle(registry.download_bundle(version, cache_dir.expanduser()))
     # The registry's name and number, not the manifest's: a version copied to another name keeps its bundle.
@@ -126,7 +130,7 @@ def fetch_bundle(
 def _from_folder(folder: Path) -> ServedBundle:
     if not (folder / MANIFEST).is_file():
         raise BundleError(
-            f"{folder}: expected a bundle (a folder with {MANIFEST}) or {_SCHEME}NAME/VERSION, found no bundle. "
+            f"{folder}: expected a bundle (a folder with {MANIFEST}) or {SCHEME}NAME/VERSION, found no bundle. "
             f"Make one with `python -m tfpipe.convert --model MODEL --output {folder}`."
         )
     bundle = open_bundle(folder)

@@ -21,7 +21,11 @@ def test_help_lists_every_command(monkeypatch, capsys, arguments):
 
     output = capsys.readouterr().out
     assert code == 0
-    for command in ("train", "convert", "verify", "tune", "predict", "export", "data", "serve", "keys", "doctor"):
+    names = (
+        "train", "convert", "verify", "tune", "predict", "export", "data", "bench", "serve", "registry",
+        "keys", "doctor",
+    )  # fmt: skip
+    for command in names:
         assert f"\n  {command} " in output
 
 
@@ -36,8 +40,8 @@ def test_an_unknown_command_is_refused_with_the_nearest(monkeypatch, capsys):
 
     assert code == 2
     assert capsys.readouterr().err == (
-        "tfpipe: expected a command of train, lr-find, convert, verify, tune, predict, export, data, serve, keys, "
-        "doctor; received 'predcit'. Did you mean 'predict'?\n"
+        "tfpipe: expected a command of train, lr-find, convert, verify, tune, predict, export, data, bench, serve, "
+        "registry, keys, doctor; received 'predcit'. Did you mean 'predict'?\n"
     )
 
 
@@ -72,6 +76,7 @@ def test_a_command_has_its_own_help(monkeypatch, capsys, command, module):
     [
         ["train", "--help"],
         ["tune", "--help"],
+        ["bench", "--help"],
         ["predict", "--help"],
         ["convert", "--help"],
         ["lr-find", "--help"],

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.stores import new_store
 from tfpipe.core.bundle import Manifest, seal
 from tfpipe.core.criteria import missed_criteria
 from tfpipe.core.errors import BundleError, RegistryError, TrackingError
 from tfpipe.registry import MODEL_FILES, Registry, register_if_good
-from tfpipe.store import connect, create_store, store_uri
+from tfpipe.store import connect, store_uri
 
 METADATA = {"created": "2025-01-01T00:00:00+00:00", "metrics": {"val_accuracy": 0.9}}
 
@@ -24,8 +25,7 @@ METADATA = {"created": "2025-01-01T00:00:00+00:00", "metrics": {"val_accuracy": 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
     folder = tmp_path_factory.mktemp("registry")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    create_store(uri)
+    uri = new_store(folder)
     connect(uri).create_experiment("runs", artifact_location=(folder / "mlruns").as_uri())
     return uri
 
@@ -207,8 +207,7 @@ def test_the_newest_version_is_the_one_of_the_highest_number(uri, registry):
 def test_the_only_registered_name_is_the_default(tmp_path, registry, register):
     register("first-name")
     register("second-name")
-    empty = f"sqlite:///{tmp_path}/mlflow.db"
-    create_store(empty)
+    empty = new_store(tmp_path)
 
     assert registry.default_name("given") == "given"
     with pytest.raises(RegistryError, match=r"first-name, .*second-name"):

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import _validate_metric_name
 
 from tests.mlflow_server import MlflowServer
+from tests.stores import new_store
 from tests.strategies import configs
 from tfpipe.config import flatten, load_config, parse_config
 from tfpipe.core.errors import TrackingError
@@ -29,7 +30,7 @@ LARGEST = sys.float_info.max
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
+    return new_store(tmp_path_factory.mktemp("tracking"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,9 @@ _COMMANDS = {
     "predict": ("tfpipe.predict", "score image files in bulk"),
     "export": ("tfpipe.targets.command", "write a bundle for TensorFlow Serving, Triton, MLflow or plain ONNX"),
     "data": ("tfpipe.data.__main__", "validate or pack a data set"),
+    "bench": ("tfpipe.bench.__main__", "send a load to a service: throughput, latencies, the highest rate it holds"),
     "serve": ("serving.__main__", "answer over HTTP"),
+    "registry": ("tfpipe.rollout.command", "say which version of a model answers: promote, split, canary, rollback"),
     "keys": ("serving.keys_command", "make API keys for the service"),
     "doctor": ("tfpipe.doctor.__main__", "check what is installed, and say what mends what is missing"),
 }

@@ -71,4 +71,9 @@ class ConversionConfig(Section):
         True, description="Start the service on the finished bundle and compare its answers, for the certificate."
     )
     golden_samples: int = Field(8, ge=1, description="Raw inputs with Keras's answers that travel in the bundle.")
-    latency_runs: int = Field(50, ge=1, description="Timed runs per batch size; percentiles of them are reported.")
+    latency_runs: int = Field(
+        50,
+        ge=1,
+        description="Timed runs per batch size; percentiles of them are reported. A search makes at most 20 times as "
+        "many a trial.",
+    )

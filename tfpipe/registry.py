@@ -21,7 +21,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,6 +127,18 @@ class Registry:
         if match is None:
             raise RegistryError(f"expected models:/NAME/VERSION, models:/NAME@ALIAS or models:/NAME, received {uri!r}.")
         return self._call(lambda client: _find(client, uri, **match.groupdict()))
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """All versions of a name, newest first; RegistryError where there is no such name."""
+
+        def read(client: MlflowClient) -> list[ModelVersion]:
+            found = _versions(client, name)
+            # The search leaves aliases out.
+            aliases = _aliases(client, f"models:/{name}", name)
+            of = [[alias for alias, version in aliases.items() if str(version) == str(one.version)] for one in found]
+            return [replace(_known(one), aliases=tuple(sorted(its))) for one, its in zip(found, of, strict=True)]
+
+        return self._call(read)
 
     def log_model(self, *, run_id: str, folder: Path) -> None:
         """Upload a trained model into its run, without a version.
@@ -301,13 +313,17 @@ def _known(version: Any) -> ModelVersion:
     )
 
 
-def _find(client: MlflowClient, uri: str, name: str, version: str | None, alias: str | None) -> ModelVersion:
+def _aliases(client: MlflowClient, uri: str, name: str) -> dict[str, Any]:
     try:
-        aliases = client.get_registered_model(name).aliases
+        return dict(client.get_registered_model(name).aliases)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise _not_among(uri, name, _all_names(client), "registered models") from error
+
+
+def _find(client: MlflowClient, uri: str, name: str, version: str | None, alias: str | None) -> ModelVersion:
+    aliases = _aliases(client, uri, name)
     versions = [str(found.version) for found in _versions(client, name)]
     if alias is not None and alias not in aliases:
         raise _not_among(uri, alias, sorted(aliases), f"aliases of {name!r}")

@@ -11,7 +11,7 @@ import orjson
 from serving import errors
 from serving.request import Request
 from serving.service import Service
-from tfpipe.core.errors import DecodeError, InferenceError
+from tfpipe.core.errors import DecodeError, InferenceError, TrackingError
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +25,22 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.ForbiddenError, 403, "forbidden"),
     (errors.UnknownModelError, 404, "unknown_model"),
     (errors.UnknownPathError, 404, "unknown_path"),
+    (errors.UnknownRequestError, 404, "unknown_request"),
     (errors.MethodError, 405, "method_not_allowed"),
     (errors.BodyTimeoutError, 408, "body_timeout"),
+    (errors.ConflictError, 409, "conflict"),
     (errors.TooLargeError, 413, "too_large"),
     (errors.MediaTypeError, 415, "unsupported_media_type"),
     (errors.LimitError, 429, "rate_limited"),
     # Nobody reads it; the number is what other servers log for a client that is gone.
     (errors.ClientGoneError, 499, "client_gone"),
     (errors.QueueFullError, 429, "queue_full"),
+    (errors.BreakerOpenError, 503, "breaker_open"),
     (errors.NotReadyError, 503, "not_ready"),
     (errors.NotEnoughMemoryError, 503, "not_enough_memory"),
     (errors.ModelDownError, 503, "model_down"),
     (errors.ModelCrashedError, 503, "model_crashed"),
+    (TrackingError, 503, "registry_away"),
     (MemoryError, 503, "out_of_memory"),
     (errors.DeadlineError, 504, "deadline_exceeded"),
     (errors.RunTimeoutError, 504, "run_timeout"),

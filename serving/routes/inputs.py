@@ -114,7 +114,7 @@ def _files(request: Request, body: bytes) -> list[Input]:
 
 def _texts(request: Request, body: bytes) -> list[Input]:
     key = JSON_KEYS[request.path]
-    value = _value(_object(body), key, request.path)
+    value = _value(json_object(body), key, request.path)
     if key == "text":
         given = _text(value, where="text")
         if isinstance(given, InvalidRequestError):
@@ -129,7 +129,12 @@ def _texts(request: Request, body: bytes) -> list[Input]:
     return [_text(text, where=f"texts[{index}]") for index, text in enumerate(value)]
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body is.
+
+    Raises:
+        InvalidRequestError: It is something else.
+    """
     try:
         # Not from bytes, which it takes for UTF-16 where they look so, and surrogates with it.
         values = json.loads(body.decode("utf-8"))
@@ -144,7 +149,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def _is_our_json(body: bytes) -> bool:
     try:
-        return body.lstrip().startswith(b"{") and not _object(body).keys().isdisjoint(JSON_KEYS.values())
+        return body.lstrip().startswith(b"{") and not json_object(body).keys().isdisjoint(JSON_KEYS.values())
     except InvalidRequestError:
         return False
 

@@ -13,6 +13,7 @@ from serving.bodies import read_body
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownPathError
 from serving.json_values import read_object, shown
+from serving.parameters import routing_key
 from serving.request import Request
 from serving.routes.answers import Answer
 from serving.routes.inference import Asked, check_method
@@ -66,7 +67,7 @@ class OpenInferenceRoutes:
 
     async def _infer(self, wanted: Wanted, request: Request, receive: Receive) -> Answer:
         check_method(request, "POST")
-        request.deployment = deployment = self._service.find(wanted)
+        request.deployment = deployment = self._service.find(wanted, key=routing_key(request))
         engine, asked = deployment.engine, Asked(self._service, request)
         async with asked.in_time():
             body = await asked.body(receive)

@@ -18,6 +18,8 @@ _ENDPOINTS = {
         f"POST {path}": f"images: multipart field {field!r}; texts: JSON with the key {JSON_KEYS[path]!r}"
         for path, field in FORM_FIELDS.items()
     },
+    "POST /feedback": "whether an answer was right: JSON with the keys 'request_id' and 'label'",
+    "GET /admin/models": "what is loaded and how requests are routed; the administration is at /docs",
     "GET /health": "loading, ready or draining; 200 when ready, else 503",
     "GET /health/ready": "the same",
     "GET /health/live": "200 while the process answers",

@@ -67,7 +67,8 @@ function bars(probabilities) {
   }));
   $("bars").hidden = false;
   $("more").hidden = all.length <= SHOWN;
-  if (all.length > SHOWN) $("more").textContent = `and ${all.length - SHOWN} more, none above ${percent(all[SHOWN][1])}`;
+  const rest = all.slice(SHOWN);
+  if (rest.length) $("more").textContent = `and ${rest.length} more, none above ${percent(rest[0][1])}`;
 }
 
 function mark(entities, text) {
@@ -88,7 +89,7 @@ function mark(entities, text) {
 }
 
 function showTiming(header, elapsed_ms) {
-  const stages = [...header.matchAll(/([\w-]+);dur=([\d.]+)/g)].map(([, name, value]) => [name, Number(value)]);
+  const stages = [...header.matchAll(/([\w-]+);dur=([\d.]+)/g)].map(([, name, raw]) => [name, Number(raw)]);
   const total = stages.find(([name]) => name === "total")?.[1] ?? 0;
   const shown = stages.filter(([name]) => name !== "total");
   shown.push(["other", Math.max(0, total - shown.reduce((sum, [, value]) => sum + value, 0))]);

@@ -1,161 +1,90 @@
-// The service's metrics over the last minutes as small charts, three for each version.
+// Small charts of the last minutes: three for each version, and how a model's requests are split between versions.
 import { element, pairs } from "./answer.js";
+import { History, keyOf } from "./history.js";
 
-const SPAN_S = 300;
 const LEAST_SPAN_S = 60; // Charts begin so long, and grow.
-const RATE_S = 10; // A rate is over so long: over one poll it would jump.
-const GAP_S = 15; // After so long without a poll (a hidden tab), what happened when is not known: a gap.
 const WIDTH = 300;
 const HEIGHT = 64;
-const QUANTILES = { 0.5: "p50", 0.95: "p95", 0.99: "p99" };
 const HUES = 6;
+const $ = id => document.getElementById(id);
 
-/** Samples of Prometheus' text format, each with the text that names its series. */
-export function* parse(text) {
-  for (const [, series, name, labels, value] of text.matchAll(/^(([a-zA-Z_:][\w:]*)(?:\{(.*)\})?) (\S+)/gm)) {
-    const pairs = [...(labels ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)];
-    const unescape = raw => raw.replace(/\\(.)/g, (_, one) => (one === "n" ? "\n" : one));
-    yield { series, name, labels: Object.fromEntries(pairs.map(([, key, raw]) => [key, unescape(raw)])), value: Number(value) };
-  }
+function short(value) {
+  if (value === null) return "–";
+  return value ? value.toFixed(value >= 100 ? 0 : value >= 10 ? 1 : 2) : "0";
 }
 
-const short = value => (value === null || Number.isNaN(value) ? "–" : value ? value.toFixed(value >= 100 ? 0 : value >= 10 ? 1 : 2) : "0");
-const total = counts => Object.values(counts).reduce((sum, one) => sum + one, 0);
-const titled = (model, version) => (version ? `${model} version ${version}` : model);
-
 export class Live {
-  #points = []; // {at, versions: {key: {model, version, requests, errors by type, rates, quantiles}}}
-  #counters = new Map();
+  #history = new History();
   #cards = new Map();
   #splits = new Map();
 
-  /** Add what `/metrics` says at a time in seconds, and draw. */
+  /** Add what /metrics says at a time in seconds, and draw it and the models of /health. */
   update(at, text, models) {
-    this.#add(at, [...parse(text)]);
+    this.#history.add(at, text);
     const shown = this.#shown(models);
     this.#drawTotals();
-    this.#drawVersions(shown);
-    this.#drawSplits(shown);
-  }
-
-  #add(at, samples) {
-    const before = this.#points.at(-1);
-    const point = { at, known: before !== undefined && at - before.at < GAP_S, versions: {}, gauges: {} };
-    const counters = new Map();
-    const entry = ({ model, version }) => (point.versions[JSON.stringify([model, version])] ??= { model, version, requests: 0, errors: {} });
-    const grown = ({ series, value }) => {
-      counters.set(series, value);
-      const last = this.#counters.get(series) ?? 0;
-      // One that fell began anew: the service was started again.
-      return !point.known ? 0 : value < last ? value : value - last;
-    };
-    for (const sample of samples) {
-      const { name, labels, value } = sample;
-      if (name === "tfpipe_requests_total") entry(labels).requests += grown(sample);
-      else if (name === "tfpipe_errors_total") {
-        const { errors } = entry(labels);
-        errors[labels.type] = (errors[labels.type] ?? 0) + grown(sample);
-      } else if (name === "tfpipe_latency_quantile_seconds" && QUANTILES[labels.quantile]) entry(labels)[QUANTILES[labels.quantile]] = 1000 * value;
-      else if (name === "tfpipe_in_flight" || name === "tfpipe_queue_rows") point.gauges[name] = (point.gauges[name] ?? 0) + value;
-    }
-    this.#counters = counters;
-    this.#points = [...this.#points.filter(one => one.at > at - SPAN_S), point];
-    this.#addRates(point);
-  }
-
-  #addRates(point) {
-    const window = this.#points.filter(one => one.known && one.at > point.at - RATE_S);
-    const first = this.#points[this.#points.indexOf(window[0]) - 1] ?? window[0];
-    const seconds = window.length ? point.at - first.at : 0;
-    for (const [key, entry] of Object.entries(point.versions)) {
-      const rate = count => (seconds > 0 ? window.reduce((sum, one) => sum + (one.versions[key] ? count(one.versions[key]) : 0), 0) / seconds : null);
-      entry.requests_rps = rate(one => one.requests);
-      entry.errors_rps = rate(one => total(one.errors));
-    }
+    keep(this.#cards, shown.map(one => one.key), $("versions"), newCard);
+    for (const one of shown) this.#drawVersion(this.#cards.get(one.key), one);
+    const several = [...new Set(shown.map(one => one.model))]
+      .map(model => [model, shown.filter(one => one.model === model)])
+      .filter(([, versions]) => versions.length > 1);
+    keep(this.#splits, several.map(([model]) => model), $("splits"), newSplit);
+    for (const [model, versions] of several) this.#drawSplit(this.#splits.get(model), model, versions);
   }
 
   #shown(models) {
-    const keys = new Set(models.map(one => JSON.stringify([one.name, one.version ?? ""])));
-    for (const point of this.#points) {
-      for (const [key, entry] of Object.entries(point.versions)) if (entry.model && entry.requests) keys.add(key);
-    }
-    return [...keys].sort((one, other) => one.localeCompare(other, "en", { numeric: true })).map(key => {
+    const loaded = new Map(models.map(one => [keyOf(one.name, one.version), `${one.precision} · ${one.provider}`]));
+    const keys = [...new Set([...loaded.keys(), ...this.#history.keys])];
+    return keys.sort((one, other) => one.localeCompare(other, "en", { numeric: true })).map(key => {
       const [model, version] = JSON.parse(key);
-      const loaded = models.find(one => one.name === model && (one.version ?? "") === version);
-      return { key, model, version, how: loaded ? [loaded.precision, loaded.provider].join(" · ") : "not loaded" };
+      return { key, model, version, how: loaded.get(key) ?? "not loaded" };
     });
   }
 
-  #values(key, field, missing = null) {
-    return this.#points.map(({ at, known, versions }) => [at, known ? (versions[key]?.[field] ?? missing) : null]);
-  }
-
   #drawTotals() {
-    const { versions, gauges } = this.#points.at(-1);
-    const sum = field => short(Object.values(versions).reduce((all, one) => all + (one[field] ?? 0), 0));
-    const queue = gauges.tfpipe_queue_rows === undefined ? {} : { "Rows queued": gauges.tfpipe_queue_rows };
-    document.getElementById("totals").replaceChildren(
-      ...pairs({ "Requests a second": sum("requests_rps"), "Errors a second": sum("errors_rps"), "In flight": gauges.tfpipe_in_flight ?? 0, ...queue }),
-    );
-  }
-
-  #drawVersions(shown) {
-    keep(this.#cards, shown.map(one => one.key), document.getElementById("versions"), newCard);
-    for (const { key, model, version, how } of shown) {
-      const card = this.#cards.get(key);
-      card.querySelector("h3").replaceChildren(titled(model, version), " ", element("small", how));
-      const latencies = Object.fromEntries(Object.values(QUANTILES).map(name => [name, this.#values(key, name)]));
-      this.#draw(card, "requests", "Requests a second", { "": this.#values(key, "requests_rps", 0) });
-      this.#draw(card, "latency", "Milliseconds", latencies);
-      this.#draw(card, "errors", "Errors a second", { "": this.#values(key, "errors_rps", 0) }, this.#errorTypes(key));
-    }
-  }
-
-  #errorTypes(key) {
-    const counts = {};
-    for (const { versions } of this.#points) {
-      for (const [type, count] of Object.entries(versions[key]?.errors ?? {})) counts[type] = (counts[type] ?? 0) + count;
-    }
-    return Object.entries(counts).filter(([, count]) => count).map(([type, count]) => `${count} ${type}`).join(", ");
-  }
-
-  #draw(card, chart, title, lines, note = "") {
-    const figure = card.querySelector(`[data-chart=${chart}]`);
-    const highest = Math.max(0, ...Object.values(lines).flat().map(([, value]) => value ?? 0));
-    const now = Object.entries(lines).map(([name, values]) => [name, `${name} ${short(values.at(-1)[1])}`.trim()]);
-    figure.querySelector("figcaption").replaceChildren(element("span", title), ...now.map(([name, text]) => {
-      const part = element("b", text);
-      part.dataset.line = name;
-      return part;
+    const minutes = Math.round(this.#history.seconds / 60);
+    $("live-title").textContent = `Live, the last ${minutes > 1 ? `${minutes} minutes` : "minute"}`;
+    const { in_flight = 0, queue_rows } = this.#history.last.gauges;
+    $("totals").replaceChildren(...pairs({
+      "Requests a second": short(this.#history.rate("requests_rps")),
+      "Errors a second": short(this.#history.rate("errors_rps")),
+      "In flight": in_flight,
+      ...(queue_rows === undefined ? {} : { "Rows queued": queue_rows }),
     }));
-    const paths = Object.entries(lines).map(([name, values]) => shape("path", { d: line(values, highest || 1), "data-line": name }));
-    picture(figure.querySelector("svg"), `${title}: now ${now.map(([, text]) => text).join(", ")}; at most ${short(highest)}`, paths);
-    figure.dataset.below = [`at most ${short(highest)}`, note].filter(Boolean).join(" · ");
   }
 
-  #drawSplits(shown) {
-    const several = Map.groupBy(shown, one => one.model);
-    for (const [model, versions] of several) if (versions.length < 2) several.delete(model);
-    keep(this.#splits, [...several.keys()], document.getElementById("splits"), newSplit);
-    for (const [model, versions] of several) this.#drawSplit(this.#splits.get(model), model, versions.map(one => one.key));
+  #drawVersion(card, { key, model, version, how }) {
+    const history = this.#history;
+    const title = version ? `${model} version ${version}` : model;
+    card.querySelector("h3").replaceChildren(title, " ", element("small", how));
+    const errors = Object.entries(history.errors(key)).filter(([, count]) => count);
+    const types = errors.map(([type, count]) => `${count} ${type}`).join(", ");
+    const latencies = ["p50", "p95", "p99"].map(name => [name, history.values(key, name)]);
+    drawChart(card, "requests", "Requests a second", [["", history.values(key, "requests_rps", 0)]]);
+    drawChart(card, "latency", "Milliseconds", latencies);
+    drawChart(card, "errors", "Errors a second", [["", history.values(key, "errors_rps", 0)]], types);
   }
 
-  #drawSplit(figure, model, keys) {
-    const counts = keys.map(key => this.#points.reduce((sum, one) => sum + (one.versions[key]?.requests ?? 0), 0));
+  #drawSplit(figure, model, versions) {
+    const counts = versions.map(one => this.#history.requests(one.key));
     const all = counts.reduce((sum, one) => sum + one, 0);
-    const words = keys.map((key, index) => `version ${JSON.parse(key)[1]} ${all ? `${((100 * counts[index]) / all).toFixed(1)} %` : "–"}`);
-    figure.querySelector("figcaption").replaceChildren(element("span", `Split of ${model}`), ...words.map((text, index) => {
+    const words = versions.map(({ version }, index) => {
+      const share = all ? `${((100 * counts[index]) / all).toFixed(1)} %` : "–";
+      return `version ${version || "not registered"} ${share}`;
+    });
+    const legend = words.map((text, index) => {
       const part = element("b", text);
       part.dataset.hue = index % HUES;
       return part;
-    }));
-    const tracks = keys.map(key => this.#values(key, "requests_rps", 0));
-    picture(figure.querySelector("svg"), `Split of ${model}: ${words.join(", ")}`, bands(tracks));
+    });
+    figure.querySelector("figcaption").replaceChildren(element("span", `Split of ${model}`), ...legend);
+    const tracks = versions.map(one => this.#history.values(one.key, "requests_rps", 0));
+    picture(figure, `Split of ${model}: ${words.join(", ")}`, bands(tracks));
   }
 }
 
 function newCard() {
-  return document.getElementById("version-card").content.firstElementChild.cloneNode(true);
+  return $("version-card").content.firstElementChild.cloneNode(true);
 }
 
 function newSplit() {
@@ -173,16 +102,30 @@ function keep(elements, keys, parent, make) {
   parent.replaceChildren(...elements.values());
 }
 
+function drawChart(card, chart, title, lines, note = "") {
+  const figure = card.querySelector(`[data-chart=${chart}]`);
+  const highest = Math.max(0, ...lines.flatMap(([, values]) => values.map(([, value]) => value ?? 0)));
+  const now = lines.map(([name, values]) => [name, `${name} ${short(values.at(-1)[1])}`.trim()]);
+  figure.querySelector("figcaption").replaceChildren(element("span", title), ...now.map(([name, text]) => {
+    const part = element("b", text);
+    part.dataset.line = name;
+    return part;
+  }));
+  const paths = lines.map(([name, values]) => shape("path", { d: line(values, highest || 1), "data-line": name }));
+  picture(figure, `${title}: now ${now.map(([, text]) => text).join(", ")}; at most ${short(highest)}`, paths);
+  figure.dataset.below = [`at most ${short(highest)}`, note].filter(Boolean).join(" · ");
+}
+
 function shape(tag, attributes) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   return made;
 }
 
-function picture(svg, label, shapes) {
-  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("aria-label", label);
+function picture(figure, label, shapes) {
+  const svg = figure.querySelector("svg");
+  const attributes = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-label": label };
+  for (const [name, value] of Object.entries(attributes)) svg.setAttribute(name, value);
   svg.replaceChildren(...shapes);
 }
 
@@ -204,14 +147,14 @@ function line(values, highest) {
   }).join("");
 }
 
-/** One on top of the other, at each time all of the height: a bar for each point with traffic. */
+/** One on top of the other, all of the height together: a bar for each point with traffic. */
 function bands(tracks) {
   const x = across(tracks[0]);
   return tracks.map((values, index) => {
     const d = values.slice(1).map(([at, value], place) => {
       const rates = tracks.map(track => track[place + 1][1] ?? 0);
       const all = rates.reduce((sum, one) => sum + one, 0);
-      if (!all || !value) return "";
+      if (!value) return "";
       const below = rates.slice(0, index).reduce((sum, one) => sum + one, 0) / all;
       const left = x(values[place][0]);
       return `M${left} ${up(below)}H${x(at)}V${up(below + value / all)}H${left}Z`;

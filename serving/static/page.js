@@ -3,6 +3,7 @@ import { showAnswer, showError, showWaiting } from "./answer.js";
 import { Live } from "./live.js";
 
 const POLL_MS = 2000;
+const PATIENCE_MS = 5000; // A service that takes longer to say how it fares is as good as away.
 const $ = id => document.getElementById(id);
 const live = new Live();
 let models = [];
@@ -11,14 +12,15 @@ let repeat = null; // The last question, asked again once there is a key.
 let asking = new AbortController();
 
 function chosen() {
-  return models.find(one => one.name === $("model").value && (!$("version").value || one.version === $("version").value));
+  const [name, version] = [$("model").value, $("version").value];
+  return models.find(one => one.name === name && (!version || one.version === version));
 }
 
 function query() {
   const parameters = new URLSearchParams();
   if (!$("model-choice").hidden) parameters.set("model_name", $("model").value);
   if ($("version").value) parameters.set("model_version", $("version").value);
-  return parameters.size ? `?${parameters}` : "";
+  return String(parameters) && `?${parameters}`;
 }
 
 function fill(select, entries) {
@@ -34,24 +36,25 @@ function offer() {
 }
 
 function offerVersions() {
-  const versions = models.filter(one => one.name === $("model").value && one.version).map(one => one.version);
-  fill($("version"), versions.length > 1 ? [["", "as routed"], ...versions.map(one => [one, one])] : [["", ""]]);
+  const versions = models.filter(one => one.name === $("model").value && one.version);
+  const named = versions.map(({ version, aliases }) => [version, [version, ...aliases].join(", ")]);
+  fill($("version"), versions.length > 1 ? [["", "as routed"], ...named] : [["", ""]]);
   offerForm();
 }
 
 function offerForm() {
-  const task = chosen()?.task ?? "";
-  const takes = !task ? "" : task === "tensor" ? "tensors" : /^(text|token)_/.test(task) ? "text" : "image";
+  const takes = chosen()?.takes;
   $("image-form").hidden = takes !== "image";
   $("text-form").hidden = takes !== "text";
   $("tensors").hidden = takes !== "tensors";
   const body = takes === "text" ? `-H 'Content-Type: application/json' -d '{"text": "..."}'` : "-F file=@image.png";
   const key = $("key-form").hidden ? "" : "-H 'Authorization: Bearer KEY' ";
   $("curl").textContent = `curl ${key}${body} '${new URL(`predict${query()}`, document.baseURI)}'`;
+  $("curl").parentElement.hidden = takes === "tensors";
 }
 
 function showStatus(status) {
-  if ($("status").dataset.status === status && $("status").textContent === status) return;
+  if ($("status").textContent === status) return; // Said again, it would be read out again.
   $("status").dataset.status = status;
   $("status").textContent = status;
 }
@@ -59,7 +62,8 @@ function showStatus(status) {
 async function poll() {
   if (document.hidden) return;
   try {
-    const [health, metrics] = await Promise.all([fetch("health"), fetch("metrics")]);
+    const patience = { signal: AbortSignal.timeout(PATIENCE_MS) };
+    const [health, metrics] = await Promise.all([fetch("health", patience), fetch("metrics", patience)]);
     const state = await health.json();
     showStatus(state.status);
     models = state.models;
@@ -81,7 +85,8 @@ async function ask(body, headers, text) {
   showWaiting();
   const started = performance.now();
   try {
-    const response = await fetch(`predict${query()}`, { method: "POST", body, headers: { ...headers, ...key }, signal });
+    const sent = { method: "POST", body, headers: { ...headers, ...key }, signal };
+    const response = await fetch(`predict${query()}`, sent);
     const answer = await response.json();
     const elapsed_ms = performance.now() - started;
     if (response.ok) return showAnswer(answer, { text, elapsed_ms, timing: response.headers.get("Server-Timing") });
@@ -126,12 +131,18 @@ async function take(file) {
 
 $("model").onchange = offerVersions;
 $("version").onchange = offerForm;
-$("file").onchange = event => take(event.target.files[0]);
+$("file").onchange = event => {
+  take(event.target.files[0]);
+  event.target.value = ""; // So that the same file can be chosen again.
+};
 $("preview").onerror = () => { $("preview").hidden = true; };
 $("text-form").onsubmit = event => { event.preventDefault(); askText(); };
 $("text").onkeydown = event => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) askText(); };
 $("key-form").onsubmit = event => { event.preventDefault(); repeat?.(); };
-document.onpaste = event => take(event.clipboardData.files[0]);
+document.onpaste = ({ clipboardData: { files, types } }) => {
+  // Programs that copy a text may add a picture of it.
+  if ($("text-form").hidden || !types.includes("text/plain")) take(files[0]);
+};
 document.ondragover = event => { event.preventDefault(); document.body.classList.add("over"); };
 document.ondragleave = event => { if (!event.relatedTarget) document.body.classList.remove("over"); };
 document.ondrop = event => {

@@ -247,12 +247,13 @@ def test_a_path_is_converted_without_a_registry(run_copy, tmp_path, monkeypatch)
 # The gate.
 
 
-def test_a_failed_gate_leaves_the_report_and_no_bundle(run_copy, tmp_path):
+def test_a_failed_gate_leaves_the_report_and_an_older_bundle_as_it_was(run_copy, folder, tmp_path):
     # Ranges taken from one sample are wrong for the others.
     limits = ["conversion.calibration_samples=1", "conversion.max_metric_drop=0", *QUICK]
     # As on any processor.
     limits.append("conversion.reduce_range=false")
-    output = tmp_path / "out" / "bundle"
+    output = shutil.copytree(folder, tmp_path / "out" / "bundle")
+    before = open_bundle(output).sha256
 
     with pytest.raises(GateError) as failure:
         convert(run_copy, output=output, overrides=limits)
@@ -261,7 +262,8 @@ def test_a_failed_gate_leaves_the_report_and_no_bundle(run_copy, tmp_path):
     message = str(failure.value)
     assert "small, int8: accuracy: expected at most 0.00% below fp32's" in message
     assert message.endswith(f"The figures: {output}-report.md")
-    assert left_in(output.parent) == ["bundle-report.html", "bundle-report.md"]
+    assert left_in(output.parent) == ["bundle", "bundle-report.html", "bundle-report.md"]
+    assert open_bundle(output).sha256 == before
     page = (output.parent / "bundle-report.md").read_text(encoding="utf-8")
     assert "**int8 failed; no bundle was made.**" in page
     # Both recipes were tried, and their figures are there.
@@ -284,16 +286,6 @@ def test_a_forced_variant_is_served_by_default_and_what_was_overruled_is_recorde
     certificate = Certificate.from_json((tmp_path / "bundle" / "certificate.json").read_text(), where="here")
     assert "int8 on cpu" in certificate.hop("http").title
     assert "was forced (`--force`)" in (tmp_path / "bundle" / "report.md").read_text()
-
-
-def test_a_failed_gate_leaves_an_older_bundle_as_it_was(run_copy, folder, tmp_path):
-    older = shutil.copytree(folder, tmp_path / "bundle")
-    before = open_bundle(older).sha256
-
-    with pytest.raises(GateError):
-        convert(run_copy, output=older, overrides=["conversion.calibration_samples=1", "conversion.max_metric_drop=0"])
-
-    assert open_bundle(older).sha256 == before
 
 
 def test_a_bundle_replaces_an_older_one_and_the_report_of_a_failure(run_copy, folder, tmp_path):

@@ -13,6 +13,7 @@ from tfpipe.core.errors import GateError
 from tfpipe.decode import decode_image
 from tfpipe.export import export_saved_model
 from tfpipe.ort import open_session
+from tfpipe.verify.saved_model import load_saved_model
 
 pytestmark = pytest.mark.tensorflow
 
@@ -95,7 +96,7 @@ def test_the_saved_model_is_asked_for_bytes_only_where_tensorflow_reads_them_ali
     contents = one_of_each_kind() | {"jpeg upside down": with_orientation(picture(), 3)}
     comparison = ImageComparison(parts, samples_of(contents), sessions[0])
 
-    comparison.check_saved_model(tmp_path / "1")
+    comparison.check_saved_model(load_saved_model(tmp_path / "1"))
 
     counts = {hop.name: hop.num_files for hop in comparison.hops}
     everything = len(contents) + len(generated_samples())

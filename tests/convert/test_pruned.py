@@ -6,6 +6,7 @@ import re
 import onnx
 import pytest
 
+from tests.stores import new_store
 from tfpipe.config import load_config
 from tfpipe.convert.pipeline import convert
 from tfpipe.convert.sparsity import zero_share
@@ -27,7 +28,7 @@ RUN = [
 def pruned(tmp_path_factory):
     """A run over the digits that pruned 80 %."""
     folder = tmp_path_factory.mktemp("pruned")
-    return train(load_config(None, [*RUN, f"output_dir={folder}/run", f"tracking.uri=sqlite:///{folder}/mlflow.db"]))
+    return train(load_config(None, [*RUN, f"output_dir={folder}/run", f"tracking.uri={new_store(folder)}"]))
 
 
 @pytest.fixture(scope="module")

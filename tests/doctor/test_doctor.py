@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.stores import new_store
 from tfpipe.doctor.checks import Answer, Wanted, ask, judge
 from tfpipe.doctor.finding import Finding, healthy, to_table
-from tfpipe.store import create_store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINING_ONLY = ("tensorflow", "keras", "horovod", "tf2onnx", "tf_keras", "tensorboard")
@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_written_is_a_failure(tmp_path):
 @pytest.mark.parametrize(
     ("prepare", "status", "text"),
     [
-        (lambda path: create_store(f"sqlite:///{path}"), "ok", "can be written"),
+        (lambda path: new_store(path.parent), "ok", "can be written"),
         (lambda path: path.write_text("no database at all, only text"), "failed", "file is not a database"),
         (lambda path: sqlite3.connect(path).executescript("CREATE TABLE a (b)"), "failed", "without MLflow's tables"),
     ],
@@ -214,7 +214,7 @@ def test_the_store_is_opened_and_its_schema_compared(tmp_path, prepare, status, 
 
 def test_a_store_of_an_older_mlflow_is_to_be_upgraded(tmp_path):
     path = tmp_path / "mlflow.db"
-    create_store(f"sqlite:///{path}")
+    new_store(tmp_path)
     with sqlite3.connect(path) as database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
 

@@ -7,8 +7,9 @@ import pytest
 
 from tests.serving.bundles import RED, make_bundle
 from tests.serving.servers import process, wait_for
+from tests.stores import new_store
 from tfpipe.registry import Registry
-from tfpipe.store import connect, create_store
+from tfpipe.store import connect
 from tfpipe.tune import main as tune
 
 
@@ -16,8 +17,7 @@ from tfpipe.tune import main as tune
 def store(tmp_path_factory) -> str:
     """Two versions of a name: the first has a bundle and is champion, the second has none."""
     folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    create_store(uri)
+    uri = new_store(folder)
     client = connect(uri)
     experiment = client.create_experiment("runs", artifact_location=(folder / "mlruns").as_uri())
     trained = folder / "trained"

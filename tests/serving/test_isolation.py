@@ -119,6 +119,7 @@ def test_a_crash_costs_one_batch_and_other_models_go_on(server, slow, signum):
 
 def test_a_hang_costs_one_batch_and_other_models_go_on_meanwhile(server, slow):
     wait_for(lambda: comes_back(server))
+    assert deployment_of(server, "slow").is_up
     # Longer than the time after which a batch no longer keeps others from running.
     run_timeout_s = 3.0 + 3 * deployment_of(server, "slow").batcher.room.pace.batch_s
     with Load(server, "fast") as load:
@@ -126,11 +127,12 @@ def test_a_hang_costs_one_batch_and_other_models_go_on_meanwhile(server, slow):
         slow.run_timeout_s = run_timeout_s
         began_s = time.monotonic()
         failed = ask(server, "slow")
-        ended_s = time.monotonic()
+        ended_s, is_up = time.monotonic(), deployment_of(server, "slow").is_up
         slow.run_timeout_s = PATIENCE_S
         wait_for(lambda: comes_back(server))
 
     assert (failed.status_code, failed.json()["error"]["code"]) == (504, "run_timeout")
+    assert not is_up
     assert {status for _, status in load.answers} == {200}
     assert sum(began_s < when < ended_s for when, _ in load.answers) > 3
 

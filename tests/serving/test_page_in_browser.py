@@ -1,24 +1,24 @@
 """The page at `/` in a headless Chromium, against real servers."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from serving.app import create_app
 from serving.settings import ServingSettings
 from tests.serving.browser import chromium, needs_browser
 from tests.serving.bundles import BLUE, GREEN, RED, make_bundle
 from tests.serving.servers import Server, app_of, serving
+from tests.serving.tensor_bundles import make_tensor_bundle
 
 pytestmark = needs_browser
 
 # 👍🏽 is two code points and four UTF-16 units: places after it are told right only by counting the former.
 TEXT = "👍🏽 The quick brown fox meets Ada in São Paulo."
-HEALTH = {"task": "image_classification", "precision": "int8", "provider": "cpu"}
 DROP = """([target, type, name, bytes]) => {
     const transfer = new DataTransfer();
     transfer.items.add(new File([new Uint8Array(bytes)], name));
@@ -37,6 +37,15 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def tags_server(tags_bundle: Path) -> Iterator[Server]:
     with serving(app_of(tags_bundle)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def several_server(text_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two versions of colours, the older one first; and moods."""
+    folder = tmp_path_factory.mktemp("several")
+    bundles = [make_bundle(folder / version, version=version) for version in ("9", "10")]
+    with serving(create_app(ServingSettings(model=",".join(map(str, [*bundles, text_bundle]))))) as running:
         yield running
 
 
@@ -115,7 +124,7 @@ def test_an_answer_says_who_gave_it_and_what_took_how_long(page, server):
     assert re.fullmatch(r"[0-9a-f]{12}", shown["Bundle"])
     assert re.fullmatch(r"[0-9a-f]{32}", shown["Request"])
     assert re.fullmatch(r"[\d.]+ ms in the service, [\d.]+ ms as seen from here", page.inner_text("#timing-title"))
-    assert {"queue", "decode", "preprocess", "model"} <= set(
+    assert {"queue", "decode", "preprocess", "run"} <= set(
         page.locator("#legend li").evaluate_all("items => items.map(item => item.dataset.stage)")
     )
 
@@ -204,9 +213,10 @@ def test_a_text_is_asked_with_the_keyboard_alone(page, tags_server):
 def test_a_file_is_chosen_with_the_keyboard_alone(page, server):
     opened(page, server)
 
-    page.keyboard.press("Tab")
-    outline = page.evaluate("getComputedStyle(document.querySelector('#drop')).outlineStyle")
+    # Around all of it: Chromium is told to hand over its choosers while the test goes on.
     with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Tab")
+        outline = page.evaluate("getComputedStyle(document.querySelector('#drop')).outlineStyle")
         page.keyboard.press("Enter")
     chooser.value.set_files({"name": "image.png", "mimeType": "image/png", "buffer": BLUE})
 
@@ -235,63 +245,70 @@ def test_live_numbers_move_with_requests(page, server):
     chart.locator("path[d*=L]").wait_for(state="attached")
 
 
-def stand_still(page: Any) -> None:
-    """Stop the clock of the page; `page.clock.run_for` moves it."""
-    page.clock.install(time=0)
-    page.clock.pause_at(1)
+def lived_through(page: Any, counts: list[list[int]]) -> Any:
+    """What the page's history makes of [seconds, requests counted so far]."""
+    return page.evaluate(
+        """async counts => {
+            const { History, keyOf } = await import("/static/history.js");
+            const history = new History();
+            const series = 'tfpipe_requests_total{model="m",version="1"}';
+            for (const [at, count] of counts) history.add(at, `${series} ${count}`);
+            const key = keyOf("m", "1");
+            return { requests: history.requests(key), rates: history.values(key, "requests_rps") };
+        }""",
+        counts,
+    )
 
 
-class Told:
-    """What `/health` and `/metrics` say, told to a page in place of the server's own."""
-
-    def __init__(self, page: Any, models: list[dict[str, Any]]) -> None:
-        self.requests: dict[tuple[str, str], int] = {}
-        self.models = models
-        page.route("**/health", lambda route: route.fulfill(json={"status": "ready", "models": self.models}))
-        page.route("**/metrics", lambda route: route.fulfill(body=self._metrics()))
-
-    def _metrics(self) -> str:
-        return "".join(
-            f'tfpipe_requests_total{{code="200",model={json.dumps(model)},version="{version}"}} {count}\n'
-            for (model, version), count in self.requests.items()
-        )
-
-
-def test_a_counter_that_begins_anew_is_not_a_negative_rate(page, server):
-    stand_still(page)
-    told = Told(page, [{"name": "colours", "version": "3", **HEALTH}])
-    told.requests = {("colours", "3"): 1000}
+def test_labels_with_any_letters_are_read_from_metrics(page, server):
+    """As prometheus_client writes them."""
+    registry = CollectorRegistry()
+    named = 'a "b" {c} \\n d\\ é, x="1"'
+    Counter("tfpipe_errors", "Errors.", ("model", "type"), registry=registry).labels(named, "\n").inc(3)
     opened(page, server)
 
-    for count in (1010, 4):
-        told.requests = {("colours", "3"): count}
-        with page.expect_response("**/metrics"):
-            page.clock.run_for(2000)
+    read = page.evaluate(
+        "async text => [...(await import('/static/history.js')).parse(text)]", generate_latest(registry).decode()
+    )
 
-    # How many there were before is not known; 10 and 4 more in 4 s.
-    page.locator("#totals dd").first.filter(has_text=re.compile("^3.50$")).wait_for()
-
-
-def test_the_split_between_versions_is_shown(page, server):
-    stand_still(page)
-    named = 'col"ours'
-    told = Told(page, [{"name": named, "version": version, **HEALTH} for version in ("9", "10")])
-    opened(page, server)
-
-    for step in range(4):
-        told.requests = {(named, "9"): 30 * step, (named, "10"): 10 * step}
-        with page.expect_response("**/metrics"):
-            page.clock.run_for(2000)
-
-    page.get_by_role("img", name=f"Split of {named}: version 9 75.0 %, version 10 25.0 %").wait_for()
-    assert [text.split(" int8")[0] for text in page.locator("article h3").all_inner_texts()] == [
-        f"{named} version 9",
-        f"{named} version 10",
+    assert [(one["labels"], one["value"]) for one in read if one["name"] == "tfpipe_errors_total"] == [
+        ({"model": named, "type": "\n"}, 3)
     ]
 
 
+def test_a_counter_that_begins_anew_is_not_a_negative_rate(page, server):
+    """As when the service was started again."""
+    opened(page, server)
+
+    told = lived_through(page, [[0, 1000], [2, 1010], [4, 4]])
+
+    assert told == {"requests": 14, "rates": [[0, None], [2, 5], [4, 3.5]]}
+
+
+def test_what_happened_in_a_long_pause_is_not_spread_over_it(page, server):
+    opened(page, server)
+
+    told = lived_through(page, [[0, 5], [2, 7], [600, 9000], [602, 9004]])
+
+    assert told == {"requests": 4, "rates": [[600, None], [602, 2]]}
+
+
+def test_the_split_between_versions_is_shown(page, several_server):
+    opened(page, several_server)
+    page.locator("article").first.wait_for()
+
+    for _ in range(10):
+        for version in ("9", "9", "9", "10"):
+            several_server.client.post("/predict?model_name=colours&model_version=" + version, content=RED)
+
+    page.get_by_role("img", name="Split of colours: version 9 75.0 %, version 10 25.0 %").wait_for()
+    titles = page.locator("article h3").evaluate_all("all => all.map(title => title.firstChild.textContent)")
+    assert titles == ["colours version 9", "colours version 10", "moods version 5"]
+    assert page.locator("#splits figure").count() == 1
+
+
 def test_a_hidden_page_does_not_poll(page, server):
-    stand_still(page)
+    page.clock.install(time=0)
     page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => window.isHidden === true })")
     opened(page, server)
     polled: list[str] = []
@@ -306,23 +323,29 @@ def test_a_hidden_page_does_not_poll(page, server):
     assert while_hidden == []
 
 
-def test_a_model_and_a_version_are_chosen_where_there_are_several(page, server):
-    models = [{"name": "colours", "version": version, **HEALTH} for version in ("3", "4")]
-    Told(page, [*models, {"name": "moods", "version": "1", **HEALTH, "task": "text_classification"}])
-    opened(page, server)
+def test_a_model_and_a_version_are_chosen_where_there_are_several(page, several_server):
+    opened(page, several_server)
+    model, version = (page.get_by_role("combobox", name=name) for name in ("Model", "Version"))
+    assert version.locator("option").all_inner_texts() == ["as routed", "9", "10"]
 
-    page.get_by_role("combobox", name="Version").select_option("3")
-    choose(page, RED)
-    said(page, "red")
-    page.get_by_role("combobox", name="Version").select_option("4")
-    choose(page, BLUE)
-    refusal = said(page, "version|4")
-    page.get_by_role("combobox", name="Model").select_option("moods")
+    for choice in ("9", "10"):
+        version.select_option(choice)
+        choose(page, RED)
+        page.locator("#facts dd", has_text=re.compile(f"^{choice}$")).wait_for()
+        assert f"model_name=colours&model_version={choice}'" in page.locator("#curl").text_content()
+    model.select_option("moods")
+    page.fill("#text", TEXT)
+    page.press("#text", "Control+Enter")
 
-    # The real server has only version 3.
-    assert "'4'" in refusal
-    assert page.locator("#text-form").is_visible()
-    assert not page.get_by_role("combobox", name="Version").is_visible()
+    page.locator("#facts dd", has_text="moods").wait_for()
+    assert not version.is_visible()
+
+
+def test_a_model_of_named_tensors_is_left_to_programs(page, tmp_path):
+    with serving(app_of(make_tensor_bundle(tmp_path / "tensors"))) as server:
+        opened(page, server, "#tensors")
+
+        assert not page.locator("#image-form, #text-form, details").filter(visible=True).count()
 
 
 def test_a_key_is_asked_for_where_one_is_needed(page, server):
@@ -357,8 +380,8 @@ def test_the_light_says_loading_and_when_nobody_answers(page, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["image", "text", "error"])
-def test_axe_finds_no_barrier(page, server, tags_server, scheme, kind):
+@pytest.mark.parametrize("kind", ["several", "text", "error"])
+def test_axe_finds_no_barrier(page, server, several_server, tags_server, scheme, kind):
     from axe_playwright_python.sync_playwright import Axe
 
     page.emulate_media(color_scheme=scheme)
@@ -368,13 +391,13 @@ def test_axe_finds_no_barrier(page, server, tags_server, scheme, kind):
         page.press("#text", "Control+Enter")
         said(page, "entit")
     else:
-        opened(page, server)
-        choose(page, RED if kind == "image" else b"junk")
+        opened(page, several_server if kind == "several" else server)
+        choose(page, RED if kind == "several" else b"junk")
         said(page, "red|expected")
     page.locator("summary").click()
     page.locator("article svg").first.wait_for()
-    # Shown where a key is asked for, and where there are several models.
-    page.evaluate("document.querySelectorAll('#key-form, #choice label').forEach(each => { each.hidden = false; })")
+    # As where a key is needed.
+    page.locator("#key-form").evaluate("form => { form.hidden = false; }")
 
     found = Axe().run(page)
 

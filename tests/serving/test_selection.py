@@ -104,11 +104,15 @@ class Opened:
 
     def __init__(self, name: str, error: Exception | None = None) -> None:
         self.name, self._error = name, error
+        self.is_closed = False
 
     def replay_golden(self) -> float:
         if self._error:
             raise self._error
         return 0.0
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def opening(**errors: Exception):
@@ -131,6 +135,18 @@ def test_a_way_that_does_not_open_or_answers_otherwise_is_passed_over(caplog):
     assert engine.name == "fp32"
     assert engine.passed_over == ("int8, cpu: not here.", "fp16, cpu: too far.")
     assert [record.fields["way"] for record in caplog.records] == ["int8, cpu", "fp16, cpu"]
+
+
+def test_what_a_way_that_is_passed_over_has_opened_is_closed():
+    opened = []
+
+    def open_one(candidate: Candidate) -> Opened:
+        opened.append(Opened(candidate.execution.variant, None if opened else GateError("too far.")))
+        return opened[-1]
+
+    open_first(LISTED, open_one)
+
+    assert [(one.name, one.is_closed) for one in opened] == [("int8", True), ("fp16", False)]
 
 
 def test_a_single_way_that_fails_says_itself_why():

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from tests.serving.bundles import make_bundle
+from tests.stores import new_store
 from tfpipe.core.errors import RegistryError
 from tfpipe.registry import Registry
-from tfpipe.store import connect, create_store
+from tfpipe.store import connect
 from tfpipe.targets.export import CARD, export
 
 
@@ -15,8 +16,7 @@ from tfpipe.targets.export import CARD, export
 def store(tmp_path_factory):
     """A store whose only version has a bundle that was made under another name."""
     folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    create_store(uri)
+    uri = new_store(folder)
     client = connect(uri)
     run = client.create_run(
         client.create_experiment("runs", artifact_location=(folder / "mlruns").as_uri())

@@ -4,6 +4,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from tests.stores import new_store
 from tfpipe.config import load_config
 
 # Steps of the runs that are stopped and resumed: of six an epoch, in the middle of the second.
@@ -30,7 +31,7 @@ def small_values(tmp_path, data, **training):
         "preprocessing": {"image_size": [8, 8], "normalization": "none"},
         "model": {"name": "mlp"},
         "training": {"epochs": 2, "batch_size": 6, "learning_rate": 0.01, **training},
-        "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "small", "registered_model": "small"},
+        "tracking": {"uri": new_store(tmp_path), "experiment": "small", "registered_model": "small"},
         "output_dir": str(tmp_path / "run"),
     }
 

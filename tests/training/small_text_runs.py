@@ -5,6 +5,7 @@ import json
 import numpy as np
 import yaml
 
+from tests.stores import new_store
 from tfpipe.config import load_config
 
 # One family of model, tokenizer and labels each.
@@ -35,7 +36,7 @@ def text_values(tmp_path, data, kind, *, model=None, **training):
         "model": {**sizes, **(model or {})},
         "training": {"epochs": 2, "batch_size": 6, "learning_rate": 0.02, **training},
         "conversion": {"latency_runs": 3, "max_metric_drop": 0.2},
-        "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "small", "registered_model": "small"},
+        "tracking": {"uri": new_store(tmp_path), "experiment": "small", "registered_model": "small"},
         "output_dir": str(tmp_path / "run"),
     }
 

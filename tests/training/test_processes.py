@@ -106,35 +106,43 @@ def test_a_killed_run_resumed_in_mid_epoch_equals_the_uninterrupted_one_bit_for_
     assert state.samples_seen == other_state.samples_seen == 30 * 32
 
 
-def test_ctrl_c_saves_and_exits_75_and_the_message_resumes(tmp_path, data):
-    config = write_config(tmp_path, data, epochs=2000)
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory, data):
+    """(folder, process) of a run past its first checkpoint."""
+    folder = tmp_path_factory.mktemp("long")
+    config = write_config(folder, data, epochs=100_000)
     process = subprocess.Popen([*TRAIN, "--config", str(config)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: any((tmp_path / "run").glob("checkpoints/step-*")), process)
+    try:
+        wait_for(lambda: any((folder / "run").glob("checkpoints/step-*")), process)
+        yield folder, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_two_runs_cannot_share_a_folder(long_run):
+    folder, _ = long_run
+
+    second = run([*TRAIN, "--config", str(folder / "given.yaml"), "--overwrite"])
+
+    assert second.returncode == 2
+    assert "another process is training into" in second.stderr
+
+
+def test_ctrl_c_saves_and_exits_75_and_the_message_resumes(long_run):
+    folder, process = long_run
 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=WAIT_S)
 
     assert process.returncode == 75
     assert "Traceback" not in errors
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    status = json.loads((folder / "run" / "status.json").read_text())
     assert status["exit_code"] == 75
-    assert f"--config {tmp_path}/run/config.yaml --resume" in status["reason"]
-    _, state = newest(tmp_path / "run")
-    done = run([*TRAIN, "--config", f"{tmp_path}/run/config.yaml", "--resume", f"training.epochs={state.epoch + 1}"])
+    assert f"--config {folder}/run/config.yaml --resume" in status["reason"]
+    _, state = newest(folder / "run")
+    done = run([*TRAIN, "--config", f"{folder}/run/config.yaml", "--resume", f"training.epochs={state.epoch + 1}"])
     assert done.returncode == 0, done.stderr
-
-
-def test_two_runs_cannot_share_a_folder(tmp_path, data):
-    config = write_config(tmp_path, data, epochs=2000)
-    first = subprocess.Popen([*TRAIN, "--config", str(config)], env=ENVIRONMENT, stderr=subprocess.PIPE)
-    wait_for((tmp_path / "run" / "config.yaml").exists, first)
-
-    second = run([*TRAIN, "--config", str(config), "--overwrite"])
-    first.kill()
-    first.communicate()
-
-    assert second.returncode == 2
-    assert "another process is training into" in second.stderr
 
 
 def start_two_workers(folder, data):

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from tests.stores import is_untouched
 from tests.training.small_runs import small_config, small_values, write_class_folders
 from tfpipe.core.errors import ConfigError, DataError
 from tfpipe.lr_find import main as lr_find
@@ -50,7 +51,8 @@ def test_a_fast_dev_run_takes_one_batch_through_everything_and_leaves_the_real_r
     assert (state["step"], state["samples_seen"], len(state["history"])) == (1, 6.0, 1)
     assert len(json.loads((result.output_dir / "validation.json").read_text())["samples"]) == 6
     # Neither tracked nor registered, and nothing where the real run goes.
-    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "fast-dev-run"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "fast-dev-run", "mlflow.db"}
+    assert is_untouched(tmp_path)
     (result.output_dir / "result.json").unlink()
     with pytest.raises(ConfigError, match="found none"):
         newest_unfinished(f"{tmp_path}/" + "${now:%Y}")

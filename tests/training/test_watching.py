@@ -9,6 +9,7 @@ import urllib.request
 
 import pytest
 
+from tests.stores import is_untouched
 from tests.training.small_runs import small_config, write_class_folders
 from tfpipe.core.errors import ConfigError
 from tfpipe.store import MlflowClient
@@ -145,7 +146,7 @@ def test_a_port_that_is_taken_is_told_before_training(tmp_path, data):
             train(small_config(tmp_path, data, metrics_port=port))
 
     assert not (tmp_path / "run" / "checkpoints").exists()
-    assert not (tmp_path / "mlflow.db").exists()
+    assert is_untouched(tmp_path)
 
 
 def test_a_timeline_of_one_worker_is_refused(tmp_path, data):

@@ -21,6 +21,7 @@ from tfpipe.latency import BATCH_SIZES
 from tfpipe.latency import measure as measure_speed
 from tfpipe.ort import OnnxModel, open_session
 from tfpipe.tuned import CACHE_VARIABLE, DEFAULT_CACHE_DIR, engines_dir
+from tfpipe.verify.saved_model import load_saved_model
 
 
 def note_fallback(findings: Findings, fallback: Mapping[str, Any] | None) -> None:
@@ -73,7 +74,7 @@ def add_tftrt(
         batches=to_tensorrt.batches_of(rows, conversion.batch, size),
         calibration=to_tensorrt.calibration_batches(conversion.rows(calibration), conversion.batch, size),
     )
-    converted = SavedModelRows(target)
+    converted = SavedModelRows(load_saved_model(target))
     answers = [_answer(converted, conversion, row) for row in rows]
     title = f"file -> rows -> {to_tensorrt.FOLDER}/ (TF-TRT, {precision})"
     comparison.note(compare("tftrt", title, answers, comparison.probabilities, BOUNDS.get(precision)))

@@ -22,6 +22,7 @@ from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
 from tfpipe.latency import Trial
+from tfpipe.verify.saved_model import load_saved_model
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class Building:
 
     def _yardstick(self) -> Yardstick:
         """What is asked for without a search is timed as the report has it, and once; a search takes all cores."""
-        is_search = self._asked.search is not None
+        timing = measure.reported_timing if self._asked.search is None else measure.search_timing
         count = max(self._num_golden, _LEAST_ROWS)
         return Yardstick(
             self._conversion,
@@ -166,7 +167,7 @@ class Building:
             self._examples,
             self._trained.parts.task,
             self._trained.config.data.max_corrupt_fraction,
-            measure.Timing() if is_search else measure.reported_timing(self._config.latency_runs),
+            timing(self._config.latency_runs),
             self._scores,
         )
 
@@ -176,8 +177,9 @@ class Building:
         folder = self._folder / "saved_model" / (version.version if version else "1")
         with phase("SavedModel"):
             self._conversion.write_saved_model(folder)
-            self._comparison.check_saved_model(folder)
-        self._score({"saved_model": SavedModelRows(folder)})
+            loaded = load_saved_model(folder)
+            self._comparison.check_saved_model(loaded)
+        self._score({"saved_model": SavedModelRows(loaded)})
         if self._asked.backend != "tftrt":
             return
         with phase("TF-TRT"):

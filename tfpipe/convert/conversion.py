@@ -6,7 +6,7 @@ of its kind takes, as they are written into the bundle.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import onnx
 
@@ -80,8 +80,8 @@ class Comparison(Protocol):
         """Rows -> probabilities, and the whole chain from the file; returns the answers of the whole chain."""
         ...
 
-    def check_saved_model(self, folder: Path) -> None:
-        """Every signature, loaded as TensorFlow Serving loads them."""
+    def check_saved_model(self, loaded: Any) -> None:
+        """Every signature of a SavedModel, as TensorFlow Serving loads it; see `tfpipe.verify.saved_model`."""
         ...
 
 

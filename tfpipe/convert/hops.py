@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -82,9 +82,9 @@ class ImageComparison(Hops):
         self.note(compare(precision, title, whole, self.probabilities, bound))
         return whole
 
-    def check_saved_model(self, folder: Path) -> None:
+    def check_saved_model(self, loaded: Any) -> None:
         """See `Comparison.check_saved_model`."""
-        for hop in saved_model_hops(folder, asked(self.samples, self.rows, self.probabilities)):
+        for hop in saved_model_hops(loaded, asked(self.samples, self.rows, self.probabilities)):
             self.note(hop)
 
 

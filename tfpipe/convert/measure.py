@@ -30,6 +30,8 @@ from tfpipe.training.limits import limited, limited_validation
 LATENCY_THREADS = 1
 # A slow model is run less often than asked rather than for many minutes.
 _MOST_S, _TIMEOUT_S = 60.0, 300.0
+# With the default of 50 as many as `tfpipe.latency` makes at most.
+_SEARCHED_OVER_REPORTED = 20
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,15 @@ class Timing:
     max_s: float = 2.0
     most_runs: int = MOST_RUNS
     timeout_s: float = 120.0
+
+
+def search_timing(runs: int) -> Timing:
+    """How a search orders its trials: by all cores, and by more runs than are reported.
+
+    Args:
+        runs: Of a batch size, where they are reported.
+    """
+    return Timing(most_runs=_SEARCHED_OVER_REPORTED * runs)
 
 
 def reported_timing(runs: int) -> Timing:

@@ -1,7 +1,6 @@
 """Keras and the SavedModel in the place of an ONNX model: from rows to probabilities, to be scored like one."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import tensorflow as tf
 
 from tfpipe.core.signature import Array, TensorSpec
 from tfpipe.models.assembly import Parts
-from tfpipe.verify.saved_model import load_saved_model
 
 
 class KerasRows:
@@ -36,12 +34,12 @@ class SavedModelRows:
     """A SavedModel's signature `tensor`.
 
     Args:
-        folder: With its version number.
+        loaded: By `load_saved_model`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, loaded: Any) -> None:
         # Held: a signature does not keep the variables alive.
-        self._loaded: Any = load_saved_model(folder)
+        self._loaded = loaded
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See `tfpipe.ort.OnnxModel.run`."""

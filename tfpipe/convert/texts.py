@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -208,9 +209,9 @@ class TextComparison(Hops):
         self._note(f"{precision}.batched", f"the same in batches of {_MIXED_ROWS}, padded", mixed, bound)
         return alone
 
-    def check_saved_model(self, folder: Path) -> None:
+    def check_saved_model(self, loaded: Any) -> None:
         """See `Comparison.check_saved_model`."""
-        for hop in saved_model_hops(folder, asked(self.samples, self.rows, self.probabilities)):
+        for hop in saved_model_hops(loaded, asked(self.samples, self.rows, self.probabilities)):
             self.note(hop)
 
     def _keras_rows(self) -> list[Array]:

@@ -9,6 +9,7 @@
     ├── CheckpointError         2   a checkpoint that is damaged or of another model
     ├── BundleError             2   a bundle that is incomplete or changed
     ├── RegistryError           2   an unknown model, version or alias
+    │   └── RoutingConflictError    1   somebody else has changed the routing meanwhile
     ├── TrackingError           1   the tracking server is away
     ├── ConversionError         1   a model that cannot be converted
     ├── InferenceError          1   a model that fails on an input, although that is as declared
@@ -77,6 +78,12 @@ class RegistryError(TfpipeError):
     """The registry does not know the model, version or alias asked for."""
 
     exit_code = 2
+
+
+class RoutingConflictError(RegistryError):
+    """A change of the routing follows a document that is not the newest any more."""
+
+    exit_code = 1
 
 
 class TrackingError(TfpipeError):

@@ -114,11 +114,11 @@ def _certificate(hops: Sequence[Hop], left_out: dict[str, str]) -> Certificate:
 
 def _saved_model_hops(golden: GoldenSamples) -> list[Hop]:
     # TensorFlow takes seconds to import, and may not be there.
-    from tfpipe.verify.saved_model import Asked, saved_model_hops
+    from tfpipe.verify.saved_model import Asked, load_saved_model, saved_model_hops
 
     (folder,) = golden.bundle.path("saved_model").iterdir()
     asked = [Asked(s.content, s.decoded, s.row, s.golden.probabilities) for s in golden.samples]
-    return saved_model_hops(folder, asked)
+    return saved_model_hops(load_saved_model(folder), asked)
 
 
 def _recorded(bundle: Bundle) -> Certificate | None:

@@ -48,15 +48,13 @@ def load_saved_model(folder: Path) -> Any:
     return tf.saved_model.load(str(folder))
 
 
-def saved_model_hops(folder: Path, files: Sequence[Asked]) -> list[Hop]:
+def saved_model_hops(loaded: Any, files: Sequence[Asked]) -> list[Hop]:
     """Ask every signature; files that TensorFlow decodes in another way are left out of that for raw bytes.
 
     Args:
-        folder: Of the SavedModel, with its version number.
+        loaded: By `load_saved_model`. Held while its signatures are used: they do not keep its variables alive.
         files: To ask with.
     """
-    # Held while its signatures are used: they do not keep its variables alive.
-    loaded = load_saved_model(folder)
     return [_hop(name, signature, files) for name, signature in sorted(loaded.signatures.items())]
 
 

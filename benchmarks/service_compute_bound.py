@@ -1,0 +1,87 @@
+"""Images/s of the service with ResNet-50 INT8 over those of a bare ONNX Runtime loop on the same core, and its peers.
+
+    make bench NAME=service_compute_bound
+
+Pixels of 224 x 224 by the protocol's binary extension, every peer by its fastest documented body; every server alone
+on one core with one thread, the generator (load.c) on the other; by turns. Then 70 % of what was reached, at random
+moments (an open loop), for its 95th percentile. Making the model takes some minutes the first time.
+"""
+
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.bare import rows_per_second
+from benchmarks.load import Loaded, send_load
+from benchmarks.measure import conclude
+from benchmarks.served_models import graphs_of, resnet50_bundle
+from benchmarks.servers import OURS, Asked, Running, contenders, in_turns
+
+CONNECTIONS = 16
+TURNS = 2
+SECONDS, WARM_UP_S, BARE_S, OPEN_S = 7.0, 2.0, 6.0, 10.0
+BATCH_SIZES = (1, 4, 8)
+GOAL = 0.95
+SHARE, MOST_P95_MS = 0.7, 50.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A server between two turns of the bare loop.
+
+    Attributes:
+        bare: Rows/s of the bare loop, just before.
+        busy: The server at saturation.
+        open: Of ours, at a share of that.
+    """
+
+    bare: float
+    busy: Loaded
+    open: Loaded | None
+
+    def __str__(self) -> str:
+        text = f"{self.busy}; the bare loop {self.bare:.1f}/s"
+        return text if self.open is None else f"{text}; at {SHARE:.0%}: {self.open}"
+
+    @property
+    def share(self) -> float:
+        return self.busy.throughput / self.bare
+
+
+def main() -> None:
+    bundle = resnet50_bundle()
+    graphs = graphs_of(bundle, "int8", preprocess=True)
+    rows = np.random.default_rng(0).integers(0, 256, (4, 1, 224, 224, 3), np.uint8)
+    asked = Asked(bundle, graphs, "pixels", list(rows), batch_size=8)
+    bare: list[float] = []
+
+    def measure(name: str, running: Running) -> Measured:
+        # Once a turn, while the server beside it stands idle.
+        if name == OURS:
+            bare.append(rows_per_second(graphs / "model.onnx", BATCH_SIZES, seconds=BARE_S))
+        requests = running.requests
+        busy = send_load(running.port, requests, connections=CONNECTIONS, seconds=SECONDS, warm_up_s=WARM_UP_S)
+        if name != OURS:
+            return Measured(bare[-1], busy, None)
+        rate = SHARE * busy.throughput
+        return Measured(bare[-1], busy, send_load(running.port, requests, connections=256, seconds=OPEN_S, rate=rate))
+
+    _conclude(in_turns(contenders(asked), asked, measure, turns=TURNS))
+
+
+def _conclude(found: dict[str, list[Measured]]) -> None:
+    shares = {name: [one.share for one in measured] for name, measured in found.items()}
+    for name, values in shares.items():
+        print(f"{name}: {statistics.median(values):.3f} of the bare loop, from {min(values):.3f} to {max(values):.3f}")
+    best = max(shares.keys() - {OURS}, key=lambda name: statistics.median(shares[name]))
+    beaten = [mine / theirs for mine, theirs in zip(shares[OURS], shares[best], strict=True)]
+    print(f"{OURS} over {best}, the best of the others: {statistics.median(beaten):.3f} (goal: above 1)")
+    p95_ms = statistics.median(one.open.p95_ms for one in found[OURS] if one.open)
+    alone_ms = 1e3 / statistics.median(one.bare for one in found[OURS])
+    print(f"p95 at {SHARE:.0%} of saturation: {p95_ms:.1f} ms (goal: {MOST_P95_MS:.0f}; one image: {alone_ms:.1f} ms)")
+    conclude("service_compute_bound", shares[OURS], goal=GOAL, unit="share of a bare ONNX Runtime loop")
+
+
+if __name__ == "__main__":
+    main()
