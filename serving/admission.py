@@ -7,17 +7,19 @@ model, so inference paths are answered in front of it; their documentation is ad
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import NotReadyError, RequestError
 from serving.gate import Gate, scope_of
-from serving.recording import Recorder
+from serving.keys import Scope as KeyScope
 from serving.request import Request
 from serving.routes.answers import Answer, refuse
 from serving.service import Service
+from serving.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class Admission:
         inner: ASGIApp,
         *,
         gate: Gate,
-        recorder: Recorder,
+        tracing: Tracing | None = None,
     ) -> None:
         """Wire it.
 
@@ -62,12 +64,12 @@ class Admission:
             protocols: By the first segment of the path, e.g. "predict".
             inner: Answers every other path.
             gate: Who may pass.
-            recorder: Keeps what was answered.
+            tracing: Where spans go; None for nowhere.
         """
         self.service = service
         self._protocols = protocols
         self._inner = inner
-        self._gate, self._recorder = gate, recorder
+        self._gate, self._tracing = gate, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI 3."""
@@ -84,7 +86,7 @@ class Admission:
     async def _infer(self, protocol: Protocol, request: Request, receive: Receive, send: Send) -> None:
         with self.service.admitted():
             answer = await self._answer(protocol, request, receive)
-            self._recorder.record(request, protocol=protocol.name, status=answer.status)
+            self.record(protocol.name, request, answer.status)
             await _send(answer, request, send)
 
     async def _answer(self, protocol: Protocol, request: Request, receive: Receive) -> Answer:
@@ -93,11 +95,8 @@ class Admission:
             scope = scope_of(request.path)
             if scope is None:
                 return await protocol.handle(request, receive)
-            request.caller = self._gate.enter(request.headers, scope)
-            try:
+            with self.passing(request, scope):
                 return await protocol.handle(request, receive)
-            finally:
-                self._gate.leave(request.caller)
         except asyncio.CancelledError:
             if not self.service.is_cut:
                 raise
@@ -107,20 +106,59 @@ class Admission:
             error = caught
         return protocol.refuse(error, request, self.service)
 
+    @contextlib.contextmanager
+    def passing(self, request: Request, scope: KeyScope) -> Iterator[None]:
+        """Let a request through the gate for as long as the block lasts.
+
+        Raises:
+            RequestError: It may not pass.
+        """
+        request.caller = self._gate.enter(request.headers, scope)
+        try:
+            yield
+        finally:
+            self._gate.leave(request.caller)
+
+    def record(self, protocol: str, request: Request, status: int) -> None:
+        """Count, trace and log a request that is answered.
+
+        Args:
+            protocol: For metrics.
+            request: Its version and stages are known.
+            status: Of HTTP.
+        """
+        seconds = time.monotonic() - request.started_s
+        labels = self.service.labels_of(request.deployment)
+        self.service.metrics.record_request(
+            **labels, code=status, latency_s=seconds, protocol=protocol, stage_s=request.stage_s
+        )
+        if self._tracing is not None:
+            attributes = {"tfpipe.protocol": protocol, **{f"tfpipe.{name}": value for name, value in labels.items()}}
+            self._tracing.record(request, status=status, seconds=seconds, stages=request.stage_s, attributes=attributes)
+        if logger.isEnabledFor(logging.DEBUG):
+            fields = {
+                "request_id": request.id,
+                "method": request.method,
+                "path": request.path,
+                "protocol": protocol,
+                "status": status,
+                "key": request.caller.name,
+                **labels,
+                "latency_ms": round(seconds * 1000, 3),
+                "stages_ms": {stage: round(stage_s * 1000, 3) for stage, stage_s in request.stage_s.items()},
+            }
+            logger.debug("answered", extra={"fields": fields})
+
     async def _hand_over(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         needed = scope_of(request.path)
         if needed is None:
             await self._read(request, scope, receive, send)
             return
         try:
-            request.caller = self._gate.enter(request.headers, needed)
+            with self.passing(request, needed):
+                await self._read(request, scope, receive, send)
         except RequestError as error:
             await _send(refuse(error, request, self.service), request, send)
-            return
-        try:
-            await self._read(request, scope, receive, send)
-        finally:
-            self._gate.leave(request.caller)
 
     async def _read(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_id(message: Message) -> None:

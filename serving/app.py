@@ -18,6 +18,7 @@ from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
+from serving.foreign_schemas import foreign_components, foreign_paths
 from serving.gate import Gate, scope_of
 from serving.golden_watch import replay_when_idle
 from serving.gpu import open_nvml
@@ -25,7 +26,6 @@ from serving.gpu_memory import GpuMemory
 from serving.keys import Keys
 from serving.limits import KeyLimits
 from serving.metrics import Metrics
-from serving.recording import Recorder
 from serving.request import Request
 from serving.rollout import Origins, Rollout
 from serving.routes.admin import administration
@@ -81,19 +81,15 @@ def create_app(
     )
     gate = Gate(Keys(settings.api_keys_file), KeyLimits(settings.rate_limit))
     tracing = open_tracing(settings.traces_endpoint)
-    recorder = Recorder(service, tracing)
-    origins = origins or Sources(
-        # What comes beside others is several models.
-        settings,
-        lambda served: open_engine(served, settings, settings.isolation or "process"),
-    )
+    # Where sessions of the first versions run, for all that come later: a canary is compared with them.
+    origins = origins or Sources(settings, lambda served: open_engine(served, settings, isolation_of(settings)))
     rollout = Rollout(service, origins, poll_s=settings.registry_poll_ms / 1000)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
         loading = asyncio.create_task(_load(service, rollout, on_load_error))
-        grpc_server = await _grpc_server(service, gate, recorder)
+        grpc_server = await _grpc_server(admission)
         yield
         if grpc_server is not None:
             await grpc_server.stop()
@@ -124,7 +120,8 @@ def create_app(
         "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
         "v2": Protocol("v2", OpenInferenceRoutes(service).handle, refuse_in_a_sentence),
     }
-    return Admission(service, protocols, api, gate=gate, recorder=recorder)
+    admission = Admission(service, protocols, api, gate=gate, tracing=tracing)
+    return admission
 
 
 def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
@@ -133,11 +130,16 @@ def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
     Raises:
         TfpipeError: One cannot be served.
     """
-    isolation = settings.isolation or ("process" if names_several(settings.model) else "inline")
+    isolation = isolation_of(settings)
     for served in fetch_bundles(
         settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir
     ):
         yield open_engine(served, settings, isolation)
+
+
+def isolation_of(settings: ServingSettings) -> Isolation:
+    """Where sessions run: as the settings say, else in processes of their own where several models are served."""
+    return settings.isolation or ("process" if names_several(settings.model) else "inline")
 
 
 def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isolation) -> AnyEngine:
@@ -183,16 +185,16 @@ def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isol
     return open_first(listed, open_one)
 
 
-async def _grpc_server(service: Service, gate: Gate, recorder: Recorder) -> Any:
-    port = service.settings.grpc_port
+async def _grpc_server(admission: Admission) -> Any:
+    port = admission.service.settings.grpc_port
     if port is None:
         return None
     # Here, as gRPC costs memory that a service without it should not have.
     from serving.v2.grpc_server import GrpcServer
 
-    server = GrpcServer(service, gate, recorder)
+    server = GrpcServer(admission)
     await server.start(port)
-    service.grpc_port = server.port
+    admission.service.grpc_port = server.port
     return server
 
 
@@ -247,8 +249,9 @@ def _document_inference(api: FastAPI, *, with_keys: bool) -> None:
     def openapi() -> dict[str, Any]:
         schema = own()
         if "/predict" not in schema["paths"]:
-            schema["paths"] = {**inference_paths(), **schema["paths"]}
-            schema.setdefault("components", {}).setdefault("schemas", {}).update(components())
+            schema["paths"] = {**inference_paths(), **foreign_paths(), **schema["paths"]}
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(components() | foreign_components())
             if with_keys:
                 _document_keys(schema)
         return schema

@@ -4,7 +4,10 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+from serving.errors import ModelCrashedError, ModelDownError, RunTimeoutError
 from tfpipe.core.errors import InferenceError
+
+_ITS_DOING = (InferenceError, ModelCrashedError, ModelDownError, RunTimeoutError)
 
 Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
@@ -17,11 +20,11 @@ def guarded(method: Method) -> Method:
         try:
             answered = await method(deployment, *given, **named)
         # A client that hangs up, a full queue or a bad input say nothing of the version.
-        except InferenceError:
+        except _ITS_DOING:
             deployment.breaker.record(failed=True)
             raise
         rows = getattr(answered, "rows", ())
-        deployment.breaker.record(failed=any(isinstance(row, InferenceError) for row in rows))
+        deployment.breaker.record(failed=any(isinstance(row, _ITS_DOING) for row in rows))
         if deployment.shadow is not None:
             deployment.shadow.offer(deployment, given[0], answered)
         return answered

@@ -219,6 +219,7 @@ class Rollout:
             raise
         self._failed.pop((model, version), None)
         if self._service.status == "draining":
+            engine.close()
             raise NotReadyError("service: expected it to be ready, but it is draining.", status="draining")
         self._service.metrics.record_load(
             model=model,

@@ -33,7 +33,7 @@ _PARAMETER_TEXTS = {
     "timeout_ms": "Answer 504 after so many milliseconds; X-Timeout-Ms means the same.",
     "features": "The vector before the model's head beside each answer; for bundles of conversion.features=true.",
 }
-_FAILURES = {
+FAILURES = {
     "400": "Malformed, undecodable, or an unknown parameter",
     "401": "No API key, or one that is not known, where the service has keys",
     "403": "The key has not the scope",
@@ -188,7 +188,7 @@ def _operation(
 ) -> dict[str, Any]:
     failures: dict[str, dict[str, Any]] = {
         status: {"description": text, "content": _json("ErrorAnswer", _ERROR_EXAMPLE)}
-        for status, text in _FAILURES.items()
+        for status, text in FAILURES.items()
     }
     for status in failures_with_rows:
         # Where every row of a batch failed, the body has the error of each beside that of all.

@@ -184,9 +184,9 @@ class Service:
         if self.status != "ready":
             raise NotReadyError(f"service: expected it to be ready, but it is {self.status}.", status=self.status)
         deployment, arm = self.models.find(wanted, key=key)
-        self.metrics.record_routed(**self.labels_of(deployment), arm=arm)
         if self._gpu_memory is not None and deployment.engine.provider in GPU_PROVIDERS:
             self._gpu_memory.check(deployment.batch_bytes)
+        self.metrics.record_routed(**self.labels_of(deployment), arm=arm)
         return deployment
 
     @contextmanager

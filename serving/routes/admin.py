@@ -25,13 +25,7 @@ _ROLLBACK_KEYS = ("version", "who", "why")
 
 
 def administration(service: Service, rollout: Rollout) -> APIRouter:
-    """Routes that change which version answers.
-
-    Args:
-        service: Whose models.
-        rollout: Makes the changes.
-    """
-    # Who may is asked before, by `serving.gate`.
+    """Routes that change which version answers; the gate lets nobody to them without the scope admin."""
     router = APIRouter(prefix="/admin/models", tags=["administration"], responses=_REFUSED)
 
     async def models() -> Response:

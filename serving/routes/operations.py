@@ -20,6 +20,7 @@ _ENDPOINTS = {
     },
     "POST /feedback": "whether an answer was right: JSON with the keys 'request_id' and 'label'",
     "GET /admin/models": "what is loaded and how requests are routed; the administration is at /docs",
+    "GET /v2": "Open Inference Protocol, /v2/models/NAME/infer; TensorFlow Serving's REST, /v1/models/NAME:predict",
     "GET /health": "loading, ready or draining; 200 when ready, else 503",
     "GET /health/ready": "the same",
     "GET /health/live": "200 while the process answers",

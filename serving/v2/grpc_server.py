@@ -10,17 +10,14 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from serving.admission import Admission
 from serving.errors import InvalidRequestError, NotReadyError
-from serving.gate import Gate
 from serving.keys import Scope
 from serving.parameters import routing_key
-from serving.recording import Recorder
 from serving.request import Request
 from serving.routes.answers import error_body, record_error
 from serving.routes.inference import Asked
 from serving.routes.predict import headers_of
-from serving.service import Service
-from serving.settings import ServingSettings
 from serving.tls import tls_files
 from serving.v2.asking import ask
 from serving.v2.documents import DATA_TYPES, model_config, model_metadata, server_metadata
@@ -46,6 +43,14 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
+# What a method needs, where it is not the right to ask models: as over HTTP, see `serving.gate`.
+_SCOPES: dict[str, Scope | None] = {
+    "ServerLive": None,
+    "ServerReady": None,
+    "RepositoryModelLoad": "admin",
+    "RepositoryModelUnload": "admin",
+}
+
 Handler = Callable[[Any, Request, Any], Awaitable[Any]]
 
 
@@ -56,16 +61,15 @@ class GrpcServer:
         port: Where it listens; 0 before it does.
     """
 
-    def __init__(self, service: Service, gate: Gate, recorder: Recorder) -> None:
+    def __init__(self, admission: Admission) -> None:
         """Listen to nothing yet.
 
         Args:
-            service: What answers; its settings say where to listen, and how large a message may be.
-            gate: Who may pass.
-            recorder: Keeps what was answered.
+            admission: What every request passes; its service answers, and that one's settings say where to listen and
+                how large a message may be.
         """
         self.port = 0
-        self._service, self._gate, self._recorder = service, gate, recorder
+        self._admission, self._service = admission, admission.service
         self._server: grpc.aio.Server | None = None
 
     async def start(self, port: int) -> None:
@@ -91,12 +95,20 @@ class GrpcServer:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._methods()),))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
-            self.port = _add_port(server, f"{host}:{port}", settings)
+            self.port = self._listen(server, f"{host}:{port}")
         except RuntimeError as error:
             raise ConfigError(f"TFPIPE_SERVING_GRPC_PORT: expected a free port on {host}, received {port}.") from error
         await server.start()
         self._server = server
         logger.info("listening for gRPC", extra={"fields": {"host": settings.host, "port": self.port}})
+
+    def _listen(self, server: grpc.aio.Server, address: str) -> int:
+        settings = self._service.settings
+        files = tls_files(settings.tls_cert_file, settings.tls_key_file)
+        if files is None:
+            return int(server.add_insecure_port(address))
+        pair = (files.key.read_bytes(), files.cert.read_bytes())
+        return int(server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
 
     async def stop(self) -> None:
         """Take no more requests; what is still active is cancelled."""
@@ -138,7 +150,7 @@ class GrpcServer:
             with self._service.admitted():
                 answer, error = await self._outcome(handler, parse, content, request, context)
                 status, code = (200, "") if error is None else record_error(error, request, self._service)
-                self._recorder.record(request, protocol="grpc", status=status)
+                self._admission.record("grpc", request, status)
                 if error is not None:
                     text = error_body(error, request.id)["message"]
                     trailing = (("x-error-code", code), ("x-request-id", request.id))
@@ -152,14 +164,11 @@ class GrpcServer:
     ) -> tuple[Any, Exception | None]:
         try:
             request.check_id()
-            scope = _scope_of(request.path)
+            scope = _SCOPES.get(request.path.rpartition("/")[2], "predict")
             if scope is None:
                 return await handler(parse(content), request, context), None
-            request.caller = self._gate.enter(request.headers, scope)
-            try:
+            with self._admission.passing(request, scope):
                 return await handler(parse(content), request, context), None
-            finally:
-                self._gate.leave(request.caller)
         # Here rather than in gRPC, which would log a traceback and say that it does not know.
         except DecodeError as error:
             return None, InvalidRequestError(f"{request.path}: expected its message, received other bytes; {error}.")
@@ -244,23 +253,6 @@ class GrpcServer:
 
     async def _refuse(self, message: bytes, request: Request, context: Any) -> Any:
         raise InvalidRequestError(f"{request.path}: expected another method, as the service has no such calls.")
-
-
-def _scope_of(method: str) -> Scope | None:
-    """What a method needs, as `serving.gate.scope_of` says of paths."""
-    name = method.rpartition("/")[2]
-    if name in ("ServerLive", "ServerReady"):
-        return None
-    return "admin" if name in ("RepositoryModelLoad", "RepositoryModelUnload") else "predict"
-
-
-def _add_port(server: grpc.aio.Server, address: str, settings: ServingSettings) -> int:
-    """Listen, with TLS where the settings want it; the port."""
-    files = tls_files(settings.tls_cert_file, settings.tls_key_file)
-    if files is None:
-        return int(server.add_insecure_port(address))
-    pair = (files.key.read_bytes(), files.cert.read_bytes())
-    return int(server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
 
 
 def _request_of(name: str, context: Any) -> Request:

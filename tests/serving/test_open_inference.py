@@ -257,7 +257,7 @@ def test_the_repository_lists_what_is_loaded(client):
         ("POST", "/v2/trace/setting", 400, "invalid_request", "no trace calls"),
         ("GET", "/v2/models/colours/trace/setting", 400, "invalid_request", "calls"),
         ("POST", "/v2/logging", 400, "invalid_request", "no logging calls"),
-        ("POST", "/v2/repository/models/colours/unload", 400, "invalid_request", "received unload of 'colours'"),
+        ("POST", "/v2/repository/models/colours/unload", 403, "forbidden", "expected"),
     ],
 )
 def test_what_is_not_there_is_said_in_a_sentence(client, method, path, status, code, words):

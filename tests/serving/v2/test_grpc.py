@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from serving.errors import InvalidRequestError, RequestError
+from serving.keys_command import create_key
 from serving.v2.datatypes import DTYPES, datatype_of, join_bytes
 from serving.v2.grpc_bodies import read_infer, write_infer
 from serving.v2.grpc_messages import MESSAGES, SERVICE
 from serving.v2.messages import InferRequest, Tensor
 from tests.serving.bundles import RED
+from tests.serving.certificates import make_pair
 from tests.serving.servers import PATIENCE_S, app_of, serving
 from tests.serving.tensor_bundles import make_tensor_bundle
 
@@ -184,6 +186,36 @@ def test_a_draining_service_is_unavailable(bundle):
         client.channel.close()
 
     assert (ready, unready, code) == (True, False, "UNAVAILABLE")
+
+
+def test_calls_need_a_key_of_their_scope(bundle, tmp_path):
+    file = tmp_path / "keys.yaml"
+    key = create_key(file, {"name": "mobile", "scopes": ["predict"]})
+    with serving(app_of(bundle, grpc_port=0, api_keys_file=file)) as running:
+        client = Client(running.app.service.grpc_port)
+        code, words = client.refused(images(RED))
+        known = client("ModelInfer", images(RED), metadata=[("authorization", f"Bearer {key}")])
+        live = client("ServerLive").live
+        client.channel.close()
+
+    assert (code, live) == ("UNAUTHENTICATED", True)
+    assert "expected" in words
+    assert known.outputs[1].name == "label"
+
+
+def test_with_a_certificate_calls_are_encrypted(bundle, tmp_path):
+    cert, key = make_pair(tmp_path)
+    with serving(app_of(bundle, grpc_port=0, tls_cert_file=cert, tls_key_file=key)) as running:
+        client = Client(running.app.service.grpc_port)
+        plain, _ = client.refused(images(RED), timeout=5)
+        client.channel.close()
+        credentials = grpc.ssl_channel_credentials(cert.read_bytes())
+        client.channel = grpc.secure_channel(f"localhost:{running.app.service.grpc_port}", credentials)
+        answer = client("ModelInfer", images(RED))
+        client.channel.close()
+
+    assert plain == "UNAVAILABLE"
+    assert answer.outputs[1].name == "label"
 
 
 some_arrays = st.sampled_from(sorted(set(DTYPES) - {"FP16"})).flatmap(

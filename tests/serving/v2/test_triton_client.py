@@ -80,7 +80,7 @@ def test_health_and_documents_are_read(results):
         ("wrong", "400", "INVALID_ARGUMENT", "image: expected a JPEG"),
         ("late", "504", "DEADLINE_EXCEEDED", "deadline: expected an answer"),
         ("shared_memory", "400", "INVALID_ARGUMENT", "calls"),
-        ("unload", "403", "PERMISSION_DENIED", "admin"),
+        ("unload", "403", "PERMISSION_DENIED", "expected"),
     ],
 )
 def test_an_error_says_what_is_wrong(results, protocol, call, http, grpc, words):
