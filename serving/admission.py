@@ -133,13 +133,14 @@ class Admission:
             **labels, code=status, latency_s=seconds, protocol=protocol, stage_s=request.stage_s
         )
         if self._tracing is not None:
-            attributes = {f"tfpipe.{name}": value for name, value in labels.items()}
+            attributes = {"tfpipe.protocol": protocol, **{f"tfpipe.{name}": value for name, value in labels.items()}}
             self._tracing.record(request, status=status, seconds=seconds, stages=request.stage_s, attributes=attributes)
         if logger.isEnabledFor(logging.DEBUG):
             fields = {
                 "request_id": request.id,
                 "method": request.method,
                 "path": request.path,
+                "protocol": protocol,
                 "status": status,
                 "key": request.caller.name,
                 **labels,

@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import FastAPI, Response
 from fastapi import Request as HttpRequest
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match
+from starlette.types import Scope
 
 import tfpipe
 from serving.admission import Admission, Protocol
@@ -46,6 +48,8 @@ from tfpipe.core.errors import ConfigError
 from tfpipe.tuned import engines_dir, find_choice, this_machine
 
 logger = logging.getLogger(__name__)
+
+_METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
 def create_app(
@@ -216,6 +220,8 @@ async def _load(service: Service, rollout: Rollout, on_error: Callable[[Exceptio
 def _answer_errors_in_one_form(api: FastAPI, service: Service) -> None:
     async def answer(http_request: HttpRequest, error: Exception) -> Response:
         request: Request = http_request.state.request
+        if isinstance(error, StarletteHTTPException) and error.status_code == 405:
+            error = _wrong_method(request, _methods_of(api, http_request.scope))
         answer = refuse(_in_our_words(error, request), request, service)
         # Under the outermost function, which adds the request id.
         headers = {name.decode(): value.decode() for name, value in answer.headers}
@@ -225,12 +231,20 @@ def _answer_errors_in_one_form(api: FastAPI, service: Service) -> None:
     api.add_exception_handler(Exception, answer)
 
 
+def _wrong_method(request: Request, allowed: list[str]) -> MethodError:
+    return MethodError(f"{request.path}: expected {' or '.join(allowed)}, received {request.method}.", allowed=allowed)
+
+
+def _methods_of(api: FastAPI, scope: Scope) -> list[str]:
+    # Starlette's own Allow has those of the first route of a path; a path may have several.
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in api.router.routes)
+    ]
+
+
 def _in_our_words(error: Exception, request: Request) -> Exception:
-    if isinstance(error, StarletteHTTPException) and error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "GET").split(", ")
-        return MethodError(
-            f"{request.path}: expected {' or '.join(allowed)}, received {request.method}.", allowed=allowed
-        )
     if isinstance(error, StarletteHTTPException):
         return UnknownPathError(f"{request.path}: no such path. GET / lists those that there are.", path=request.path)
     return error

@@ -1,10 +1,13 @@
 """POST /feedback: whether an answer was right, from who learnt the truth."""
 
+from typing import Any
+
 import orjson
 from fastapi import APIRouter, Request, Response
 
 from serving.errors import InvalidRequestError, UnknownRequestError
 from serving.routes.json_bodies import read_json
+from serving.schemas import ErrorAnswer
 from serving.service import Service
 
 _KEYS = ("request_id", "label")
@@ -12,12 +15,14 @@ _SCHEMA = {
     "type": "object",
     "required": list(_KEYS),
     "properties": {"request_id": {"type": "string"}, "label": {"type": "string"}},
+    "additionalProperties": False,
 }
+_REFUSED: dict[int | str, dict[str, Any]] = {"4XX": {"description": "Refused", "model": ErrorAnswer}}
 
 
 def feedback(service: Service) -> APIRouter:
     """The route."""
-    router = APIRouter(tags=["inference"])
+    router = APIRouter(tags=["inference"], responses=_REFUSED)
 
     async def give(request: Request) -> Response:
         """Say what the right label of an earlier request's input is."""

@@ -146,3 +146,9 @@ def test_without_keys_the_rate_is_for_all_together(bundle):
         statuses = [server.client.post("/predict", content=RED).status_code for _ in range(3)]
 
     assert statuses == [200, 429, 429]
+
+
+def test_a_path_of_several_methods_names_them_all(guarded, keys):
+    response = guarded.client.put("/admin/models/colours/versions/3", headers=bearer(keys, "operator"))
+
+    assert (response.status_code, response.headers["allow"]) == (405, "POST, DELETE")

@@ -18,8 +18,9 @@ from tests.serving.servers import process, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
 
 _LIMIT_S = 0.05
-# Another process may take the core meanwhile; what the service takes shows in the best of so many.
-_ATTEMPTS = 3
+# Other processes take the cores meanwhile, those of other tests above all; what the service takes shows in the best of
+# so many.
+_ATTEMPTS = 10
 
 
 @pytest.fixture(scope="module")
