@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from serving.batcher import Batcher
@@ -95,18 +95,22 @@ async def test_what_arrives_while_a_session_is_busy_forms_the_next_batch():
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(gaps_ms=st.lists(st.integers(0, 3), min_size=1, max_size=8), max_batch_size=st.integers(8, 16))
 def test_requests_within_a_window_are_one_batch(gaps_ms, max_batch_size):
-    session, batches = Doubling(), Batches()
+    session, batches, arrived_s = Doubling(), Batches(), []
+    window_s = 0.1
 
     async def all_of_them():
-        batcher = batcher_of(session, batches=batches, delay_s=0.25, size=max_batch_size)
+        batcher = batcher_of(session, batches=batches, delay_s=window_s, size=max_batch_size)
         waiting = []
         for content, gap_ms in enumerate(gaps_ms):
             await asyncio.sleep(gap_ms / 1000)  # the client's pause
             waiting += submit(batcher, content)
+            arrived_s.append(time.monotonic())
         return await asyncio.gather(*waiting)
 
     done = asyncio.run(all_of_them())
 
+    # On a machine that does something else meanwhile they may not come within the window.
+    assume(arrived_s[-1] - arrived_s[0] < window_s / 2)
     assert session.seen == [list(range(len(gaps_ms)))]
     assert batches == [len(gaps_ms)]
     assert [one.result for one in done] == [2 * content for content in range(len(gaps_ms))]

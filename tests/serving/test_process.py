@@ -44,7 +44,9 @@ def test_a_bundle_is_served_and_a_signal_ends_it_with_0(bundle):
 
     assert answer["precision"] == "fp16"
     assert code == 0
-    assert [event["message"] for event in started.events()] == ["listening", "ready", "draining"]
+    told = [event["message"] for event in started.events()]
+    # Where there is a GPU nothing is said of it.
+    assert [message for message in told if message != "no GPU is measured"] == ["listening", "ready", "draining"]
 
 
 def test_it_listens_at_once_and_says_that_it_loads(slow_bundle):
