@@ -53,7 +53,7 @@ def test_a_text_in_json_is_answered(client, tokenizer):
     assert (answer["model_name"], answer["model_version"], answer["precision"]) == ("moods", "5", "fp32")
     PredictAnswer.model_validate(answer)
     stages = [stage.split(";")[0] for stage in response.headers["server-timing"].split(", ")]
-    assert stages == ["body", "queue", "decode", "preprocess", "model", "total"]
+    assert stages == ["body", "decode", "preprocess", "queue", "run", "postprocess", "total"]
 
 
 @pytest.mark.parametrize("text", ["", " ", "größer 😀 京都\u200b\x00\r\n", "שלום"])

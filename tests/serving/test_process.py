@@ -22,10 +22,10 @@ def until_ready(started: Process) -> None:
 
 
 def failure(*arguments: str, **settings: str) -> tuple[int, str]:
-    """Exit code and what was written on standard error, but for the line that says where it listens."""
+    """Exit code and what was written on standard error, but for news: where it listens, whether there is a GPU."""
     with process(*arguments, **settings) as started:
         code = started.wait()
-    return code, "".join(line for line in started.lines if '"listening"' not in line)
+    return code, "".join(line for line in started.lines if '"level": "info"' not in line)
 
 
 @pytest.fixture(scope="module")
