@@ -137,8 +137,8 @@ def test_rows_of_like_length_are_run_together(tokenizer, text_bundle):
     _, batches = ask(engine, ["a", LONG, "", LONG, "b"], max_batch_size=2)
     engine.warm_up()
 
-    assert session.shapes == [(2, 16), (2, MAX_LENGTH), (1, MAX_LENGTH), (2, 16), (2, MAX_LENGTH)]
-    assert batches == [2, 2, 1]
+    assert session.shapes == [(2, 16), (1, 16), (2, MAX_LENGTH), (2, 16), (2, MAX_LENGTH)]
+    assert batches == [2, 1, 2]
 
 
 def test_an_input_that_fails_leaves_the_others_be(tags_bundle):
