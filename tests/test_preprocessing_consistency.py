@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serving.engine import Engine, Outcome
+from serving.engine import Engine
 from serving.source import ServedBundle
 from tests.convert.random_models import ADAPTED, LABELS, config_of
 from tests.models.text_networks import text_config
@@ -152,7 +152,7 @@ def test_training_and_serving_preprocess_any_sample_alike(pipelines, name, conte
 
     resized, readable = reader.read(np.array([0]))
     trained_on = np.asarray(preprocessing.normalized(resized))
-    served = engine.prepare(content, Outcome()).rows[0][None]
+    served = engine.prepare(content, {}).rows[0][None]
 
     assert readable.all()
     assert served.shape == trained_on.shape

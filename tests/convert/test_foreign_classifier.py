@@ -10,6 +10,7 @@ from serving.engine import Engine
 from serving.source import fetch_bundle
 from tests.convert.foreign_models import CLASSES, fitted, functional
 from tests.image_files import encoded
+from tests.serving.asking import answers
 from tests.training.small_runs import write_class_folders
 from tfpipe.convert.__main__ import main
 from tfpipe.core.bundle import open_bundle
@@ -46,7 +47,7 @@ def answer_of_service(folder, content):
         precision="auto", provider="cpu", threads=1, max_batch_size=4, max_image_pixels=10_000, max_text_chars=10,
     )  # fmt: skip
     assert engine.replay_golden() < 0.1
-    (answer,) = engine.predict([content]).rows
+    (answer,) = answers(engine, [content])
     return answer
 
 
@@ -156,10 +157,10 @@ def test_features_are_the_vector_before_the_head_in_every_precision(run, tmp_pat
         precision="fp32", provider="cpu", threads=1, max_batch_size=4, max_image_pixels=10_000, max_text_chars=10,
     )  # fmt: skip
     contents = [encoded(picture(low), "PNG") for low in (10, 100, 170)]
-    answers = engine.predict([contents[0], b"junk", *contents[1:]], features=True).rows
+    given = answers(engine, [contents[0], b"junk", *contents[1:]], features=True)
     expected = embedding.predict(np.stack([picture(low) for low in (10, 100, 170)]).astype(np.float32), verbose=0)
-    np.testing.assert_allclose([answers[i]["features"] for i in (0, 2, 3)], expected, rtol=1e-3, atol=1e-3)
-    assert "features" not in engine.predict(contents[:1]).rows[0]
+    np.testing.assert_allclose([given[i]["features"] for i in (0, 2, 3)], expected, rtol=1e-3, atol=1e-3)
+    assert "features" not in answers(engine, contents[:1])[0]
 
 
 @pytest.mark.parametrize(

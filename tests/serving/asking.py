@@ -21,7 +21,12 @@ class Batches(list[int]):
 
 
 def ask(
-    engine: AnyEngine, inputs: Sequence[Input], *, max_batch_size: int = 4, deadline_s: float = float("inf")
+    engine: AnyEngine,
+    inputs: Sequence[Input],
+    *,
+    max_batch_size: int = 4,
+    deadline_s: float = float("inf"),
+    features: bool = False,
 ) -> tuple[list[dict[str, Any] | Exception], list[int]]:
     """Answers to the inputs of one request, and the rows of each batch."""
     batches = Batches()
@@ -30,14 +35,14 @@ def ask(
         limits = Limits(max_batch_size, max_rows=1000, max_bytes=2**30)
         with ThreadPoolExecutor(2) as pool:
             deployment = Deployment(engine, limits, slots=Slots(1), preparing=pool, running=pool, observer=batches)
-            return await deployment.infer(inputs, deadline_s=deadline_s)
+            return await deployment.infer(inputs, deadline_s=deadline_s, features=features)
 
     return [_answer(row) for row in asyncio.run(infer()).rows], list(batches)
 
 
-def answers(engine: AnyEngine, inputs: Sequence[Input]) -> list[Any]:
+def answers(engine: AnyEngine, inputs: Sequence[Input], *, features: bool = False) -> list[Any]:
     """Answers to the inputs of one request."""
-    return ask(engine, inputs)[0]
+    return ask(engine, inputs, features=features)[0]
 
 
 def _answer(row: Answered | Exception) -> dict[str, Any] | Exception:
