@@ -39,6 +39,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked():
         (gzip.compress(b"abc") + b"more", "ends early or goes on"),
         (gzip.compress(b"abc") * 2, "ends early or goes on"),
     ],
+    ids=["not packed", "cut short", "more after it", "two in one"],  # a packed body has its time in it
 )
 def test_a_damaged_body_is_refused(body, words):
     with pytest.raises(InvalidRequestError, match=words):
