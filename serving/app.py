@@ -59,6 +59,7 @@ def create_app(
     origins: Origins | None = None,
     metrics: Metrics | None = None,
     on_load_error: Callable[[Exception], None] | None = None,
+    on_loaded: Callable[[], None] | None = None,
 ) -> Admission:
     """Build the ASGI application; it loads its model when its lifespan begins.
 
@@ -69,6 +70,7 @@ def create_app(
         metrics: Where to record; by default with the GPUs that NVML finds.
         on_load_error: Called where the model cannot be served; by default it is logged, and the service stays
             "loading".
+        on_loaded: Called once the models are loaded, before any request is taken.
 
     Raises:
         ConfigError: The file of API keys or the address for traces cannot be used.
@@ -89,7 +91,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
-        loading = asyncio.create_task(_load(service, rollout, on_load_error))
+        loading = asyncio.create_task(_load(service, rollout, on_load_error, on_loaded))
         grpc_server = await _grpc_server(admission, on_load_error)
         yield
         if grpc_server is not None:
@@ -205,9 +207,19 @@ async def _grpc_server(admission: Admission, on_error: Callable[[Exception], Non
     return server
 
 
-async def _load(service: Service, rollout: Rollout, on_error: Callable[[Exception], None] | None) -> None:
+async def _load(
+    service: Service,
+    rollout: Rollout,
+    on_error: Callable[[Exception], None] | None,
+    on_loaded: Callable[[], None] | None,
+) -> None:
+    async def begin() -> None:
+        await rollout.begin()
+        if on_loaded is not None:
+            on_loaded()
+
     try:
-        await service.load(rollout.begin)
+        await service.load(begin)
         await rollout.follow()
     # The outermost edge of loading: the process ends with it, or the log has it.
     except Exception as error:

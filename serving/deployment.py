@@ -41,13 +41,11 @@ class Outcome:
 
     Attributes:
         rows: For each input, in order, what was answered or the error that it met.
-        stage_s: Seconds by stage: "decode", "preprocess", "queue" and "run".
+        stage_s: Seconds by stage, of those that it went through: "decode", "preprocess", "queue" and "run".
     """
 
     rows: list[Answered | Exception]
-    stage_s: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("decode", "preprocess", "queue", "run"), 0.0)
-    )
+    stage_s: dict[str, float] = field(default_factory=dict)
 
     def all_answered(self) -> list[Answered]:
         """The rows, for protocols that answer all of them or none.
@@ -209,12 +207,15 @@ class Deployment:
         engine = self.engine
         if isinstance(engine, TensorEngine):
             raise TypeError("expected an engine of files or texts, received one of named tensors.")
-        size = sum(_size(given) for given in inputs)
+        size = sum([_size(given) for given in inputs])
         room = self.batcher.room
         room.admit(len(inputs), size, now_s=time.monotonic(), deadline_s=deadline_s)
         try:
-            outcome = Outcome(rows=[])
-            prepared = await self._prepare(engine, inputs, outcome)
+            outcome = Outcome([])
+            if len(inputs) == 1 and _is_small(inputs[0]):
+                prepared = [_prepared(engine, inputs[0], outcome.stage_s)]
+            else:
+                prepared = await self._prepare(engine, inputs, outcome)
             await self._run(engine, prepared, outcome, deadline_s, features)
         finally:
             room.leave(len(inputs), size)
@@ -264,9 +265,6 @@ class Deployment:
         self.engine.close()
 
     async def _prepare(self, engine: Engine, inputs: Sequence[Input], outcome: Outcome) -> list[Prepared | Exception]:
-        if len(inputs) == 1 and _is_small(inputs[0]):
-            return [_prepared(engine, inputs[0], outcome.stage_s)]
-
         def work(given: Input) -> tuple[Prepared | Exception, dict[str, float]]:
             stage_s: dict[str, float] = {}
             return _prepared(engine, given, stage_s), stage_s
@@ -276,7 +274,7 @@ class Deployment:
         done = await asyncio.gather(*(loop.run_in_executor(self._preparing, work, one) for one in inputs))
         for _, stage_s in done:
             for stage, seconds in stage_s.items():
-                outcome.stage_s[stage] += seconds
+                outcome.stage_s[stage] = outcome.stage_s.get(stage, 0.0) + seconds
         return [prepared for prepared, _ in done]
 
     async def _run(
@@ -288,23 +286,28 @@ class Deployment:
         features: bool,
     ) -> None:
         rows = [row for one in prepared if isinstance(one, Prepared) for row in one.rows]
-        blocks = _blocks(engine, rows, self._max_batch_size)
-        results: dict[int, Row | Exception] = {}
+        stage_s = outcome.stage_s
 
-        async def run(length: int, positions: list[int]) -> None:
-            content = _Rows([rows[position] for position in positions], features)
+        async def run(length: int, some: list[Array]) -> list[Row | Exception]:
             done: Done[list[Row | Exception]] = await self.batcher.run(
-                content, rows=len(positions), bucket=(length, features), deadline_s=deadline_s
+                _Rows(some, features), rows=len(some), bucket=(length, features), deadline_s=deadline_s
             )
-            results.update(zip(positions, done.result, strict=True))
-            outcome.stage_s["queue"] = max(outcome.stage_s["queue"], done.queue_s)
-            outcome.stage_s["run"] += done.run_s
+            stage_s["queue"] = max(stage_s.get("queue", 0.0), done.queue_s)
+            stage_s["run"] = stage_s.get("run", 0.0) + done.run_s
+            return done.result
 
-        if len(blocks) == 1:
-            await run(*blocks[0])
+        if len(rows) == 1:
+            answered = iter(await run(engine.bucket_of(rows[0]), rows))
         else:
-            await _in_turns([partial(run, *block) for block in blocks], at_once=_BLOCKS_AT_ONCE)
-        answered = iter([results[position] for position in range(len(rows))])
+            results: dict[int, Row | Exception] = {}
+
+            async def run_at(length: int, positions: list[int]) -> None:
+                some = await run(length, [rows[position] for position in positions])
+                results.update(zip(positions, some, strict=True))
+
+            blocks = _blocks(engine, rows, self._max_batch_size)
+            await _in_turns([partial(run_at, *block) for block in blocks], at_once=_BLOCKS_AT_ONCE)
+            answered = iter([results[position] for position in range(len(rows))])
         outcome.rows = [
             one if isinstance(one, Exception) else _answered(one, [next(answered) for _ in one.rows])
             for one in prepared
@@ -313,8 +316,6 @@ class Deployment:
 
 def _blocks(engine: Engine, rows: Sequence[Array], most: int) -> list[tuple[int, list[int]]]:
     """Positions of the rows that run together, and the length that they are padded to."""
-    if len(rows) == 1:
-        return [(engine.bucket_of(rows[0]), [0])]
     of_length: dict[int, list[int]] = {}
     for position, row in enumerate(rows):
         of_length.setdefault(engine.bucket_of(row), []).append(position)

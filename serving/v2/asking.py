@@ -1,7 +1,7 @@
 """One request of the protocol -> its tensors, whichever way it came."""
 
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping
 
 from serving.deployment import Deployment
 from serving.tensor_engine import TensorEngine
@@ -39,7 +39,10 @@ async def ask(
     inputs = inputs_of(engine, asked, max_image_pixels=max_image_pixels)
     outcome = await deployment.infer(inputs, deadline_s=deadline_s, features=wants_features(asked))
     stage_s.update(outcome.stage_s)
-    return _timed(stage_s, lambda: outputs_of(engine, asked, outcome.all_answered()))
+    began_s = time.perf_counter()
+    outputs = outputs_of(engine, asked, outcome.all_answered())
+    stage_s["postprocess"] = time.perf_counter() - began_s
+    return outputs
 
 
 async def _tensors(
@@ -56,11 +59,7 @@ async def _tensors(
     feeds = feeds_of(engine, asked)
     arrays, seconds = await deployment.infer_tensors(feeds, wanted, deadline_s=deadline_s)
     stage_s.update(seconds)
-    return _timed(stage_s, lambda: [tensor_of(name, arrays[name]) for name in wanted])
-
-
-def _timed(stage_s: MutableMapping[str, float], function: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
     began_s = time.perf_counter()
-    tensors = list(function())
+    tensors = [tensor_of(name, arrays[name]) for name in wanted]
     stage_s["postprocess"] = time.perf_counter() - began_s
     return tensors

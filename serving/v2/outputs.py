@@ -1,7 +1,7 @@
 """Answers of a model -> the tensors that a request wants."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -62,15 +62,19 @@ def outputs_of(model: ModelFacts, request: InferRequest, answered: Sequence[Answ
         rows = [json.dumps(one.answer()["entities"], ensure_ascii=False).encode() for one in answered]
         return [Tensor(output.name, BYTES, (len(rows),), rows) for output in wanted]
     probabilities = probabilities_of(answered, of_own_rows=request.tensors[0].name == ROWS)
-    makers: Mapping[str, Callable[[], Tensor]] = {
-        "probabilities": lambda: Tensor("probabilities", "FP32", probabilities.shape, probabilities),
-        "label": lambda: _labels(model, probabilities),
-        "score": lambda: Tensor("score", "FP32", probabilities.shape[:1], probabilities.max(axis=1)),
-        "features": lambda: _features(answered),
-    }
-    return [
-        _best(model, probabilities, output.classes) if output.classes else makers[output.name]() for output in wanted
-    ]
+    return [_made(model, output, probabilities, answered) for output in wanted]
+
+
+def _made(model: ModelFacts, output: WantedOutput, probabilities: Array, answered: Sequence[Answered]) -> Tensor:
+    if output.classes:
+        return _best(model, probabilities, output.classes)
+    if output.name == "probabilities":
+        return Tensor("probabilities", "FP32", probabilities.shape, probabilities)
+    if output.name == "label":
+        return _labels(model, probabilities)
+    if output.name == "score":
+        return Tensor("score", "FP32", probabilities.shape[:1], probabilities.max(axis=1))
+    return _features(answered)
 
 
 def _features(answered: Sequence[Answered]) -> Tensor:
