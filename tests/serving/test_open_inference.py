@@ -232,6 +232,26 @@ def test_the_statistics_count_what_was_answered(client):
     assert client.get("/v2/models/stats").json()["model_stats"][0]["name"] == "colours"
 
 
+def test_the_statistics_tell_batches_by_their_size(client):
+    def read():
+        stats = client.get("/v2/models/colours/stats").json()["model_stats"][0]
+        return stats["execution_count"], {one["batch_size"]: one for one in stats["batch_stats"]}
+
+    none = {"compute_infer": {"count": 0, "ns": 0}}
+    executions, before = read()
+    for contents in ([RED], [RED], [RED, BLUE, RED]):
+        client.post(INFER, json=images(*contents))
+    executions_after, after = read()
+
+    ran = {
+        rows: after[rows]["compute_infer"]["count"] - before.get(rows, none)["compute_infer"]["count"] for rows in after
+    }
+    assert {rows: count for rows, count in ran.items() if count} == {1: 2, 3: 1}
+    assert after[3]["compute_infer"]["ns"] > before.get(3, none)["compute_infer"]["ns"]
+    assert after[3]["compute_input"]["count"] == after[3]["compute_output"]["count"]
+    assert executions_after == executions + 3
+
+
 def test_the_repository_lists_what_is_loaded(client):
     loaded = [{"name": "colours", "version": "3", "state": "READY", "reason": ""}]
 
