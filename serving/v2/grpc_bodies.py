@@ -45,7 +45,7 @@ def read_infer(message: Any) -> InferRequest:
         _tensor(one, raw[index] if raw else None, f"inputs[{index}]") for index, one in enumerate(message.inputs)
     ]
     outputs = [_wanted(one, f"outputs[{index}]") for index, one in enumerate(message.outputs)]
-    parameters = _values(message.parameters)
+    parameters = values_of(message.parameters)
     return check_request(InferRequest(tensors, message.id, outputs or None, is_binary=True, parameters=parameters))
 
 
@@ -76,7 +76,7 @@ def _tensor(one: Any, raw: bytes | None, where: str) -> Tensor:
     where = f"{where} {shown(one.name)}"
     shape = check_shape(one.shape, where)
     datatype = check_datatype(one.datatype, where)
-    refuse_parameters(_values(one.parameters), f"{where}: parameters")
+    refuse_parameters(values_of(one.parameters), f"{where}: parameters")
     if raw is None:
         return _of_contents(one, datatype, shape, where)
     if one.HasField("contents"):
@@ -110,12 +110,13 @@ def _of_contents(one: Any, datatype: str, shape: tuple[int, ...], where: str) ->
 
 
 def _wanted(one: Any, where: str) -> WantedOutput:
-    parameters = _values(one.parameters)
+    parameters = values_of(one.parameters)
     refuse_parameters(parameters, f"{where}.parameters")
     return WantedOutput(one.name, True, check_classes(parameters.get("classification", 0), where))
 
 
-def _values(parameters: Any) -> Mapping[str, Any]:
+def values_of(parameters: Any) -> Mapping[str, Any]:
+    """Parameters of a message by name, whichever type each has."""
     values = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
