@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from serving.schemas import FAILURES
+from serving.parameters import ROUTING_KEY
+from serving.schemas import FAILURES, KEY_SCHEMA
 from serving.v2.datatypes import BYTES, DTYPES
 
 _STRING: dict[str, Any] = {"type": "string"}
@@ -36,7 +37,10 @@ _INFER_REQUEST = {
     "type": "object",
     "properties": {
         "id": _STRING,
-        "parameters": {"type": "object", "properties": {"timeout": {"type": "integer", "minimum": 0}}},
+        "parameters": {
+            "type": "object",
+            "properties": {"timeout": {"type": "integer", "minimum": 0}, ROUTING_KEY: KEY_SCHEMA},
+        },
         "inputs": {"type": "array", "items": _TENSOR, "minItems": 1},
         "outputs": {
             "type": "array",
@@ -63,6 +67,7 @@ _PREDICT_REQUEST = {
         "signature_name": {"type": "string", "description": "serving_default, pixels or tensor."},
         "instances": {"type": "array", "items": {}, "minItems": 1},
         "inputs": {},
+        ROUTING_KEY: KEY_SCHEMA,
     },
     "additionalProperties": False,
     "example": {"instances": ["The printer is out of paper."]},
@@ -73,6 +78,7 @@ _CLASSIFY_REQUEST = {
         "signature_name": _STRING,
         "context": _OBJECT,
         "examples": {"type": "array", "items": _OBJECT, "minItems": 1},
+        ROUTING_KEY: KEY_SCHEMA,
     },
     "required": ["examples"],
     "additionalProperties": False,

@@ -110,6 +110,14 @@ class Models:
             return fallback, "fallback"
         raise _open(chosen)
 
+    def may_go_by_key(self, wanted: Wanted) -> bool:
+        """Whether the version that answers hangs on a routing key."""
+        if wanted.version is not None or wanted.alias is not None:
+            return False
+        names = self.names if wanted.name is None else [wanted.name]
+        routing = self._routings.get(names[0]) if len(names) == 1 else None
+        return routing is not None and routing.sticky == "key" and len(routing.slices) > 1
+
     def _begin(self, name: str) -> None:
         """Until a document is given, the champion among the versions answers, else the first."""
         if name in self._routings and self._routings[name].revision:

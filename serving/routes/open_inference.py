@@ -13,16 +13,17 @@ from serving.bodies import hang_up_watched, read_body
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownPathError
 from serving.json_values import name_of, read_object, shown
-from serving.parameters import routing_key
 from serving.request import Request
 from serving.rollout import Rollout
 from serving.routes.answers import Answer
+from serving.routes.choice import Choice
 from serving.routes.inference import Asked, check_method
 from serving.service import Service
 from serving.v2.asking import ask
 from serving.v2.documents import model_config, model_metadata, server_metadata
 from serving.v2.http_bodies import read_infer, write_infer
 from serving.v2.inputs import raw_inputs
+from serving.v2.messages import InferRequest
 from serving.v2.repository import Verb, change_repository
 from serving.v2.statistics import model_statistics, repository_index
 from serving.wanted import Wanted
@@ -69,11 +70,17 @@ class OpenInferenceRoutes:
 
     async def _infer(self, wanted: Wanted, request: Request, receive: Receive) -> Answer:
         check_method(request, "POST")
-        request.deployment = deployment = self._service.find(wanted, key=routing_key(request))
-        engine, asked = deployment.engine, Asked(self._service, request)
+        choice, asked = Choice(self._service, request, wanted), Asked(self._service, request)
+
+        def read() -> InferRequest:
+            return read_infer(request.headers, body, inputs=raw_inputs(choice.deployment.engine))
+
         async with asked.in_time():
             body = await asked.body(receive)
-            inference = await asked.work(body, lambda: read_infer(request.headers, body, inputs=raw_inputs(engine)))
+            inference = await asked.work(body, read)
+            if choice.settle(inference.routing_key):
+                inference = await asked.work(body, read)
+            deployment, engine = choice.deployment, choice.deployment.engine
             asked.shorten(inference.timeout_s)
             async with hang_up_watched(receive):
                 outputs = await ask(

@@ -14,10 +14,11 @@ from serving.deployment import Outcome
 from serving.engine import Answered, Engine
 from serving.errors import DeadlineError, MethodError, RowsFailedError, UnknownPathError
 from serving.feedback import Given
-from serving.parameters import read_parameters, routing_key, timeout_s, wanted_of, wants_features
+from serving.parameters import read_parameters, timeout_s, wanted_of, wants_features
 from serving.request import Request
 from serving.routes.answers import Answer, error_body, record_error, status_of
-from serving.routes.inputs import FORM_FIELDS, check_media, read_inputs
+from serving.routes.choice import Choice
+from serving.routes.inputs import FORM_FIELDS, Body, check_media, read_body_of
 from serving.service import Service
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import InferenceError
@@ -48,12 +49,8 @@ class PredictRoutes:
             raise MethodError(f"{request.path}: expected POST, received {request.method}.", allowed=["POST"])
         settings = self._service.settings
         parameters = read_parameters(request.query)
-        request.deployment = deployment = self._service.find(wanted_of(parameters), key=routing_key(request))
-        engine = deployment.engine
-        if isinstance(engine, TensorEngine):
-            raise engine.refuse(request.path)
-        features = wants_features(engine, parameters)
-        check_media(engine, request)
+        choice = Choice(self._service, request, wanted_of(parameters))
+        engine, features = _checked(choice, request, parameters)
         limit_s = timeout_s(request, parameters, longest_s=settings.timeout_ms / 1000)
         deadline_s = request.started_s + limit_s
         try:
@@ -66,19 +63,26 @@ class PredictRoutes:
                 )
                 body_s = time.monotonic() - request.started_s
                 async with hang_up_watched(receive):
-                    if len(body) <= _SMALL_BYTES:
-                        inputs = read_inputs(engine, request, body)
-                    else:
-                        inputs = await self._service.run(lambda: read_inputs(engine, request, body))
-                    outcome = await deployment.infer(inputs, deadline_s=deadline_s, features=features)
+                    given = await self._read(engine, request, body)
+                    if choice.settle(given.routing_key):
+                        engine, features = _checked(choice, request, parameters)
+                        given = await self._read(engine, request, body)
+                    outcome = await choice.deployment.infer(given.inputs, deadline_s=deadline_s, features=features)
         except TimeoutError:
             raise DeadlineError(
                 f"deadline: expected an answer within {limit_s * 1000:g} ms, there was none.",
                 timeout_ms=limit_s * 1000,
             ) from None
-        return self._assemble(request, engine, outcome, {"body": body_s, **outcome.stage_s})
+        return self._assemble(request, choice.deployment.engine, outcome, {"body": body_s, **outcome.stage_s})
 
-    def _assemble(self, request: Request, engine: Engine, outcome: Outcome, stage_s: dict[str, float]) -> Answer:
+    async def _read(self, engine: Engine, request: Request, body: bytes) -> Body:
+        if len(body) <= _SMALL_BYTES:
+            return read_body_of(engine, request, body)
+        return await self._service.run(lambda: read_body_of(engine, request, body))
+
+    def _assemble(
+        self, request: Request, engine: Engine | TensorEngine, outcome: Outcome, stage_s: dict[str, float]
+    ) -> Answer:
         began_s = time.monotonic()
         rows = [_answer(row) for row in outcome.rows]
         if request.path == "/predict" and isinstance(rows[0], Exception):
@@ -116,6 +120,16 @@ class PredictRoutes:
             # The client's doing, unless not one of the failures is.
             status = status_of(failed)[0] if min(statuses) < 500 else max(statuses)
         return Answer(status, orjson.dumps(content), headers_of(engine, {**stage_s, "total": total_s}))
+
+
+def _checked(choice: Choice, request: Request, parameters: Mapping[str, str]) -> tuple[Engine, bool]:
+    """The engine of the version chosen, and whether features are wanted of it, where it takes such requests."""
+    engine = choice.deployment.engine
+    if isinstance(engine, TensorEngine):
+        raise engine.refuse(request.path)
+    features = wants_features(engine, parameters)
+    check_media(engine, request)
+    return engine, features
 
 
 def headers_of(engine: Engine | TensorEngine, stage_s: Mapping[str, float]) -> list[tuple[bytes, bytes]]:

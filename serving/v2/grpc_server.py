@@ -14,10 +14,10 @@ from serving.admission import Admission
 from serving.errors import InvalidRequestError, NotReadyError
 from serving.json_values import shown
 from serving.keys import Scope
-from serving.parameters import routing_key
 from serving.request import Request
 from serving.rollout import Rollout
 from serving.routes.answers import error_body, record_error
+from serving.routes.choice import Choice
 from serving.routes.inference import Asked
 from serving.routes.predict import headers_of
 from serving.tls import tls_files
@@ -188,9 +188,10 @@ class GrpcServer:
     async def _infer(self, message: Any, request: Request, context: Any) -> Any:
         service = self._service
         wanted = Wanted(message.model_name or None, message.model_version or None)
-        request.deployment = deployment = service.find(wanted, key=routing_key(request))
-        engine, asked = deployment.engine, Asked(service, request)
+        choice, asked = Choice(service, request, wanted), Asked(service, request)
         inference = read_infer(message)
+        choice.settle(inference.routing_key)
+        deployment, engine = choice.deployment, choice.deployment.engine
         asked.shorten(inference.timeout_s)
         async with asked.in_time():
             outputs = await ask(

@@ -130,8 +130,10 @@ def _with_bytes(header: Header, rest: memoryview) -> InferRequest:
             start = end
         else:
             tensors.append(entry)
-    request = header.request
-    return InferRequest(tensors, request.id, request.outputs, request.is_binary, request.timeout_s, request.parameters)
+    asked = header.request
+    return InferRequest(
+        tensors, asked.id, asked.outputs, asked.is_binary, asked.timeout_s, asked.parameters, asked.routing_key
+    )
 
 
 def _kept(promised: Promised, content: memoryview) -> Tensor:

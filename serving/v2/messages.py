@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from serving.errors import InvalidRequestError
 from serving.json_values import shown
+from serving.parameters import ROUTING_KEY, key_of_body
 from tfpipe.core.signature import Array
 
 Elements: TypeAlias = Array | list[bytes]
@@ -62,6 +63,7 @@ class InferRequest:
         is_binary: Whether outputs are wanted as bytes where `outputs` does not say.
         timeout_s: Longest wait; None for the service's own.
         parameters: All of the request's.
+        routing_key: See `serving.parameters`; None for none.
     """
 
     tensors: list[Tensor]
@@ -70,6 +72,7 @@ class InferRequest:
     is_binary: bool = False
     timeout_s: float | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    routing_key: str | None = None
 
 
 def check_shape(shape: Sequence[object], where: str) -> tuple[int, ...]:
@@ -138,6 +141,7 @@ def check_request(request: InferRequest) -> InferRequest:
     if request.parameters:
         refuse_parameters(request.parameters, "parameters")
         request.timeout_s = _timeout_s(request.parameters.get("timeout"))
+        request.routing_key = key_of_body(request.parameters.get(ROUTING_KEY), f"parameters.{ROUTING_KEY}")
     return request
 
 
