@@ -16,10 +16,8 @@ from serving.parameters import timeout_s
 from serving.request import Request
 from serving.routes.answers import Answer
 from serving.routes.predict import headers_of
+from serving.routes.work import work_on
 from serving.service import Service
-
-# What is larger is taken apart, packed or unpacked in a thread, so that other requests go on meanwhile.
-_SMALL_BYTES = 64 * 1024
 
 T = TypeVar("T")
 
@@ -89,8 +87,8 @@ class Asked:
         return body
 
     async def work(self, body: bytes, function: Callable[[], T]) -> T:
-        """What a function makes of a body, in a thread if it is large."""
-        return function() if len(body) <= _SMALL_BYTES else await self._service.run(function)
+        """See `work_on`."""
+        return await work_on(body, function, self._service)
 
     async def answer(
         self, engine: AnyEngine, body: bytes, headers: Sequence[tuple[bytes, bytes]] = (), **fields: bytes

@@ -19,12 +19,10 @@ from serving.request import Request
 from serving.routes.answers import Answer, error_body, record_error, status_of
 from serving.routes.choice import Choice
 from serving.routes.inputs import FORM_FIELDS, Body, check_media, read_body_of
+from serving.routes.work import work_on
 from serving.service import Service
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import InferenceError
-
-# Bodies so small are taken apart in the event loop: a thread would cost more.
-_SMALL_BYTES = 64 * 1024
 
 
 class PredictRoutes:
@@ -76,15 +74,13 @@ class PredictRoutes:
         return self._assemble(request, choice.deployment.engine, outcome, {"body": body_s, **outcome.stage_s})
 
     async def _read(self, engine: Engine, request: Request, body: bytes) -> Body:
-        if len(body) <= _SMALL_BYTES:
-            return read_body_of(engine, request, body)
-        return await self._service.run(lambda: read_body_of(engine, request, body))
+        return await work_on(body, lambda: read_body_of(engine, request, body), self._service)
 
     def _assemble(
         self, request: Request, engine: Engine | TensorEngine, outcome: Outcome, stage_s: dict[str, float]
     ) -> Answer:
         began_s = time.monotonic()
-        rows = [_answer(row) for row in outcome.rows]
+        rows = [answer_of(row) for row in outcome.rows]
         if request.path == "/predict" and isinstance(rows[0], Exception):
             raise rows[0]
         statuses: list[int] = []
@@ -146,7 +142,8 @@ def headers_of(engine: Engine | TensorEngine, stage_s: Mapping[str, float]) -> l
     return headers
 
 
-def _answer(row: Answered | Exception) -> dict[str, Any] | Exception:
+def answer_of(row: Answered | Exception) -> dict[str, Any] | Exception:
+    """A row's answer, or the error in its place."""
     if isinstance(row, Exception):
         return row
     try:

@@ -20,6 +20,7 @@ from serving.routes.answers import error_body, record_error
 from serving.routes.choice import Choice
 from serving.routes.inference import Asked
 from serving.routes.predict import headers_of
+from serving.routes.work import work_on
 from serving.tls import tls_files
 from serving.v2.asking import ask
 from serving.v2.documents import DATA_TYPES, model_config, model_metadata, server_metadata
@@ -134,9 +135,10 @@ class GrpcServer:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
+        parsers = {name: MESSAGES[f"{name}Request"].FromString for name in METHODS} | {"ModelInfer": _parse_infer}
         methods = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._answering(name, handlers[name], MESSAGES[f"{name}Request"].FromString),
+                self._answering(name, handlers[name], parsers[name]),
                 response_serializer=MESSAGES[f"{name}Response"].SerializeToString,
             )
             for name in METHODS
@@ -173,7 +175,8 @@ class GrpcServer:
             if scope is None:
                 return await handler(parse(content), request, context), None
             with self._admission.passing(request, scope):
-                return await handler(parse(content), request, context), None
+                message = await work_on(content, lambda: parse(content), self._service)
+                return await handler(message, request, context), None
         # Here rather than in gRPC, which would log a traceback and say that it does not know.
         except DecodeError as error:
             return None, InvalidRequestError(f"{request.path}: expected its message, received other bytes; {error}.")
@@ -185,11 +188,11 @@ class GrpcServer:
         except Exception as error:
             return None, error
 
-    async def _infer(self, message: Any, request: Request, context: Any) -> Any:
-        service = self._service
+    async def _infer(self, given: tuple[Any, bytes], request: Request, context: Any) -> Any:
+        service, (message, content) = self._service, given
         wanted = Wanted(message.model_name or None, message.model_version or None)
         choice, asked = Choice(service, request, wanted), Asked(service, request)
-        inference = read_infer(message)
+        inference = await work_on(content, lambda: read_infer(message), service)
         choice.settle(inference.routing_key)
         deployment, engine = choice.deployment, choice.deployment.engine
         asked.shorten(inference.timeout_s)
@@ -270,6 +273,11 @@ class GrpcServer:
 
     async def _refuse(self, message: bytes, request: Request, context: Any) -> Any:
         raise InvalidRequestError(f"{request.path}: expected another method, as the service has no such calls.")
+
+
+def _parse_infer(content: bytes) -> tuple[Any, bytes]:
+    """A ModelInferRequest and its bytes, by whose number the rest is read here or in a thread."""
+    return MESSAGES["ModelInferRequest"].FromString(content), content
 
 
 def _request_of(name: str, context: Any) -> Request:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from serving.errors import InvalidRequestError
 from serving.json_values import shown
 from serving.parameters import ROUTING_KEY, key_of_body
+from serving.v2.datatypes import BYTES, DTYPES, from_bytes, join_bytes, split_bytes
 from tfpipe.core.signature import Array
 
 Elements: TypeAlias = Array | list[bytes]
@@ -111,6 +112,28 @@ def shaped(array: Array, shape: tuple[int, ...], where: str) -> Array:
         return array.reshape(shape)
     except ValueError as error:
         raise InvalidRequestError(f"{where}: expected a shape that an array can have; {error}.") from error
+
+
+def tensor_of_bytes(
+    name: str, datatype: str, shape: tuple[int, ...], content: bytes | memoryview, where: str
+) -> Tensor:
+    """A tensor from its bytes, of which it is a view where its datatype is no BYTES.
+
+    Raises:
+        InvalidRequestError: Not whole elements, or another number of them than the shape says.
+    """
+    if datatype == BYTES:
+        elements = split_bytes(content, where)
+        check_count(shape, len(elements), where)
+        return Tensor(name, BYTES, shape, elements)
+    return Tensor(name, datatype, shape, shaped(from_bytes(content, DTYPES[datatype], where), shape, where))
+
+
+def bytes_of_tensor(tensor: Tensor) -> bytes:
+    """Inverse of `tensor_of_bytes`."""
+    if isinstance(tensor.elements, list):
+        return join_bytes(tensor.elements)
+    return tensor.elements.astype(DTYPES[tensor.datatype], copy=False).tobytes()
 
 
 def check_classes(classes: object, where: str) -> int:
