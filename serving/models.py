@@ -98,7 +98,9 @@ class Models:
             return _closed(self._named(name, wanted.version), admits), "named"
         if wanted.alias is not None:
             return _closed(self._of_alias(name, wanted.alias), admits), "alias"
-        self._of_name(name)
+        if name not in self._routings:
+            # For its error.
+            self._of_name(name)
         routing = self._routings[name]
         sticks = key is not None and routing.sticky == "key"
         version, arm = choose(routing, point_of(key or "", routing.salt) if sticks else self._chance())
@@ -114,8 +116,10 @@ class Models:
         """Whether the version that answers hangs on a routing key."""
         if wanted.version is not None or wanted.alias is not None:
             return False
-        names = self.names if wanted.name is None else [wanted.name]
-        routing = self._routings.get(names[0]) if len(names) == 1 else None
+        name = wanted.name
+        if name is None and len(self._routings) == 1:
+            (name,) = self._routings
+        routing = self._routings.get(name) if name is not None else None
         return routing is not None and routing.sticky == "key" and len(routing.slices) > 1
 
     def _begin(self, name: str) -> None:

@@ -1,7 +1,6 @@
 """Which version answers a request whose routing key may stand in its body, which is not read yet."""
 
 from collections.abc import Callable
-from functools import partial
 
 from serving.deployment import AnyEngine, Deployment
 from serving.parameters import agreed_key, routing_key
@@ -26,6 +25,8 @@ class Choice:
         deployment: Before `settle`, what the body is read for; then, what answers.
     """
 
+    __slots__ = ("_is_open", "_key", "_request", "_resolve", "_service", "_wanted", "deployment")
+
     def __init__(
         self,
         service: Service,
@@ -48,8 +49,7 @@ class Choice:
         self._service, self._request, self._wanted, self._resolve = service, request, wanted, resolve
         self._key = routing_key(request)
         self._is_open = self._key is None and service.models.may_go_by_key(wanted)
-        find = service.look_up if self._is_open else partial(service.find, key=self._key)
-        self.deployment = request.deployment = resolve(wanted, find)
+        self.deployment = request.deployment = resolve(wanted, service.look_up if self._is_open else self._find)
 
     def settle(self, given: str | None) -> bool:
         """Choose by the body's key, where that decides.
@@ -63,13 +63,16 @@ class Choice:
         Raises:
             RequestError: See `Service.find`; or the header has another key.
         """
-        key = agreed_key(self._key, given)
+        if given is not None:
+            self._key = agreed_key(self._key, given)
         if not self._is_open:
             return False
         before = self.deployment.engine
-        self.deployment = self._resolve(self._wanted, partial(self._service.find, key=key))
-        self._request.deployment = self.deployment
+        self.deployment = self._request.deployment = self._resolve(self._wanted, self._find)
         return _interface(before) != _interface(self.deployment.engine)
+
+    def _find(self, wanted: Wanted) -> Deployment:
+        return self._service.find(wanted, key=self._key)
 
 
 def _interface(engine: AnyEngine) -> tuple[object, ...]:

@@ -61,8 +61,8 @@ def check_media(engine: Engine, request: Request) -> None:
     _check_encodings(request.headers, is_text=engine.takes == "text")
 
 
-@dataclass(frozen=True)
-class Body:
+@dataclass(slots=True)
+class Posted:
     """What a body says.
 
     Attributes:
@@ -74,7 +74,7 @@ class Body:
     routing_key: str | None = None
 
 
-def read_body_of(engine: Engine, request: Request, body: bytes) -> Body:
+def read_posted(engine: Engine, request: Request, body: bytes) -> Posted:
     """What a body says to a model of images or texts.
 
     Raises:
@@ -93,7 +93,7 @@ def read_body_of(engine: Engine, request: Request, body: bytes) -> Body:
             f"Add -H 'Content-Type: {_JSON}'.",
             received=media,
         )
-    return Body([body])
+    return Posted([body])
 
 
 def _check_encodings(headers: Mapping[bytes, bytes], *, is_text: bool) -> None:
@@ -106,7 +106,7 @@ def _check_encodings(headers: Mapping[bytes, bytes], *, is_text: bool) -> None:
         raise MediaTypeError(f"Content-Type: expected charset UTF-8, received {charset!r}.", received=charset)
 
 
-def _files(request: Request, body: bytes) -> Body:
+def _files(request: Request, body: bytes) -> Posted:
     field = FORM_FIELDS[request.path]
     given = read_parts(request.headers[b"content-type"], body, max_parts=MAX_INPUTS)
     parts = [part for part in given if part.name != ROUTING_KEY]
@@ -125,7 +125,7 @@ def _files(request: Request, body: bytes) -> Body:
         )
     if not parts:
         raise InvalidRequestError("body: expected files in the field 'files', received none.", field=field, received=0)
-    return Body([part.content for part in parts], _key([part for part in given if part.name == ROUTING_KEY]))
+    return Posted([part.content for part in parts], _key([part for part in given if part.name == ROUTING_KEY]))
 
 
 def _key(parts: Sequence[Part]) -> str | None:
@@ -141,10 +141,10 @@ def _key(parts: Sequence[Part]) -> str | None:
         ) from error
 
 
-def _texts(request: Request, body: bytes) -> Body:
+def _texts(request: Request, body: bytes) -> Posted:
     values = json_object(body)
     routing_key = key_of_body(values.pop(ROUTING_KEY, None), ROUTING_KEY)
-    return Body(_inputs(values, request), routing_key)
+    return Posted(_inputs(values, request), routing_key)
 
 
 def _inputs(values: Mapping[str, Any], request: Request) -> list[Input]:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from starlette.types import Receive
 
-from serving.bodies import hang_up_watched, read_body
+from serving.bodies import read_body
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownPathError
 from serving.json_values import name_of, read_object, shown
@@ -75,21 +75,20 @@ class OpenInferenceRoutes:
         def read() -> InferRequest:
             return read_infer(request.headers, body, inputs=raw_inputs(choice.deployment.engine))
 
-        async with asked.in_time():
+        with asked.patience:
             body = await asked.body(receive)
             inference = await asked.work(body, read)
             if choice.settle(inference.routing_key):
                 inference = await asked.work(body, read)
             deployment, engine = choice.deployment, choice.deployment.engine
             asked.shorten(inference.timeout_s)
-            async with hang_up_watched(receive):
-                outputs = await ask(
-                    deployment,
-                    inference,
-                    deadline_s=asked.deadline_s,
-                    max_image_pixels=self._service.settings.max_image_pixels,
-                    stage_s=asked.stage_s,
-                )
+            outputs = await ask(
+                deployment,
+                inference,
+                deadline_s=asked.deadline_s,
+                max_image_pixels=self._service.settings.max_image_pixels,
+                stage_s=asked.stage_s,
+            )
         content, length = write_infer(
             model_name=engine.name, model_version=engine.version, request=inference, outputs=outputs
         )

@@ -1,25 +1,22 @@
 """Our own protocol: POST /predict and POST /predict/batch."""
 
-import asyncio
 import time
-import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from starlette.types import Receive
 
-from serving.bodies import hang_up_watched, read_body
-from serving.deployment import Outcome
+from serving.deployment import AnyEngine, Outcome
 from serving.engine import Answered, Engine
-from serving.errors import DeadlineError, MethodError, RowsFailedError, UnknownPathError
+from serving.errors import MethodError, RowsFailedError, UnknownPathError
 from serving.feedback import Given
-from serving.parameters import read_parameters, timeout_s, wanted_of, wants_features
+from serving.parameters import read_parameters, wanted_of, wants_features
 from serving.request import Request
-from serving.routes.answers import Answer, error_body, record_error, status_of
+from serving.routes.answers import Answer, error_body, headers_of, record_error, status_of
 from serving.routes.choice import Choice
-from serving.routes.inputs import FORM_FIELDS, Body, check_media, read_body_of
-from serving.routes.work import work_on
+from serving.routes.inference import Asked
+from serving.routes.inputs import FORM_FIELDS, check_media, read_posted
 from serving.service import Service
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import InferenceError
@@ -45,40 +42,22 @@ class PredictRoutes:
             )
         if request.method != "POST":
             raise MethodError(f"{request.path}: expected POST, received {request.method}.", allowed=["POST"])
-        settings = self._service.settings
         parameters = read_parameters(request.query)
         choice = Choice(self._service, request, wanted_of(parameters))
         engine, features = _checked(choice, request, parameters)
-        limit_s = timeout_s(request, parameters, longest_s=settings.timeout_ms / 1000)
-        deadline_s = request.started_s + limit_s
-        try:
-            async with asyncio.timeout(deadline_s - time.monotonic()):
-                body = await read_body(
-                    request.headers,
-                    receive,
-                    max_bytes=settings.max_body_bytes,
-                    timeout_s=settings.body_timeout_ms / 1000,
-                )
-                body_s = time.monotonic() - request.started_s
-                async with hang_up_watched(receive):
-                    given = await self._read(engine, request, body)
-                    if choice.settle(given.routing_key):
-                        engine, features = _checked(choice, request, parameters)
-                        given = await self._read(engine, request, body)
-                    outcome = await choice.deployment.infer(given.inputs, deadline_s=deadline_s, features=features)
-        except TimeoutError:
-            raise DeadlineError(
-                f"deadline: expected an answer within {limit_s * 1000:g} ms, there was none.",
-                timeout_ms=limit_s * 1000,
-            ) from None
-        return self._assemble(request, choice.deployment.engine, outcome, {"body": body_s, **outcome.stage_s})
+        asked = Asked(self._service, request, parameters)
+        with asked.patience:
+            body = await asked.body(receive)
+            given = await asked.work(body, lambda: read_posted(engine, request, body))
+            if choice.settle(given.routing_key):
+                engine, features = _checked(choice, request, parameters)
+                given = await asked.work(body, lambda: read_posted(engine, request, body))
+            deployment = choice.deployment
+            outcome = await deployment.infer(given.inputs, deadline_s=asked.deadline_s, features=features)
+        asked.stage_s.update(outcome.stage_s)
+        return self._assemble(request, deployment.engine, outcome)
 
-    async def _read(self, engine: Engine, request: Request, body: bytes) -> Body:
-        return await work_on(body, lambda: read_body_of(engine, request, body), self._service)
-
-    def _assemble(
-        self, request: Request, engine: Engine | TensorEngine, outcome: Outcome, stage_s: dict[str, float]
-    ) -> Answer:
+    def _assemble(self, request: Request, engine: AnyEngine, outcome: Outcome) -> Answer:
         began_s = time.monotonic()
         rows = [answer_of(row) for row in outcome.rows]
         if request.path == "/predict" and isinstance(rows[0], Exception):
@@ -92,9 +71,8 @@ class PredictRoutes:
             else:
                 predictions.append(row)
         now_s = time.monotonic()
-        stage_s["postprocess"] = now_s - began_s
+        request.stage_s["postprocess"] = now_s - began_s
         total_s = now_s - request.started_s
-        request.stage_s = stage_s
         content: dict[str, Any] = {
             "predictions": predictions,
             "model_name": engine.name,
@@ -115,7 +93,7 @@ class PredictRoutes:
             content["error"] = error_body(failed, request.id)
             # The client's doing, unless not one of the failures is.
             status = status_of(failed)[0] if min(statuses) < 500 else max(statuses)
-        return Answer(status, orjson.dumps(content), headers_of(engine, {**stage_s, "total": total_s}))
+        return Answer(status, orjson.dumps(content), headers_of(engine, request.stage_s, total_s))
 
 
 def _checked(choice: Choice, request: Request, parameters: Mapping[str, str]) -> tuple[Engine, bool]:
@@ -126,20 +104,6 @@ def _checked(choice: Choice, request: Request, parameters: Mapping[str, str]) ->
     features = wants_features(engine, parameters)
     check_media(engine, request)
     return engine, features
-
-
-def headers_of(engine: Engine | TensorEngine, stage_s: Mapping[str, float]) -> list[tuple[bytes, bytes]]:
-    """What answered, and how long each stage took. Source: W3C, "Server Timing"."""
-    timing = ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stage_s.items())
-    headers = [
-        # Names may hold any letters, headers only ASCII.
-        (b"x-model-name", urllib.parse.quote(engine.name, safe=" ").encode()),
-        (b"x-model-precision", engine.precision.encode()),
-        (b"server-timing", timing.encode()),
-    ]
-    if engine.version is not None:
-        headers.append((b"x-model-version", engine.version.encode()))
-    return headers
 
 
 def answer_of(row: Answered | Exception) -> dict[str, Any] | Exception:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import orjson
 from starlette.types import Receive
 
-from serving.bodies import hang_up_watched
 from serving.deployment import AnyEngine, Deployment
 from serving.errors import InvalidRequestError, UnknownModelError, UnknownPathError
 from serving.request import Request
@@ -72,19 +71,18 @@ class TensorFlowServingRoutes:
             engine = choice.deployment.engine
             return read_predict(engine, body) if verb == "predict" else read_classify(engine, body)
 
-        async with asked.in_time():
+        with asked.patience:
             body = await asked.body(receive)
             wish = await asked.work(body, read)
             if choice.settle(wish.routing_key):
                 _check_verb(verb, choice.deployment.engine)
                 wish = await asked.work(body, read)
             deployment, engine = choice.deployment, choice.deployment.engine
-            async with hang_up_watched(receive):
-                if isinstance(engine, TensorEngine):
-                    columns = await self._tensors(deployment, engine, wish, asked)
-                    return await asked.answer(engine, write_predict(columns, in_rows=wish.in_rows))
-                inputs = inputs_of(engine, wish, max_image_pixels=self._service.settings.max_image_pixels)
-                outcome = await deployment.infer(inputs, deadline_s=asked.deadline_s)
+            if isinstance(engine, TensorEngine):
+                columns = await self._tensors(deployment, engine, wish, asked)
+                return await asked.answer(engine, write_predict(columns, in_rows=wish.in_rows))
+            inputs = inputs_of(engine, wish, max_image_pixels=self._service.settings.max_image_pixels)
+            outcome = await deployment.infer(inputs, deadline_s=asked.deadline_s)
         asked.stage_s.update(outcome.stage_s)
         began_s = time.monotonic()
         rows, of_own_rows = outcome.all_answered(), wish.signature.name == OWN_ROWS

@@ -16,11 +16,9 @@ from serving.json_values import shown
 from serving.keys import Scope
 from serving.request import Request
 from serving.rollout import Rollout
-from serving.routes.answers import error_body, record_error
+from serving.routes.answers import error_body, headers_of, record_error
 from serving.routes.choice import Choice
-from serving.routes.inference import Asked
-from serving.routes.predict import headers_of
-from serving.routes.work import work_on
+from serving.routes.inference import SMALL_BYTES, Asked
 from serving.tls import tls_files
 from serving.v2.asking import ask
 from serving.v2.documents import DATA_TYPES, model_config, model_metadata, server_metadata
@@ -154,7 +152,8 @@ class GrpcServer:
     ) -> Callable[[bytes, Any], Awaitable[Any]]:
         async def answer(content: bytes, context: Any) -> Any:
             request = _request_of(name, context)
-            with self._service.admitted():
+            task = self._service.enter()
+            try:
                 answer, error = await self._outcome(handler, parse, content, request, context)
                 status, code = (200, "") if error is None else record_error(error, request, self._service)
                 self._admission.record("grpc", request, status)
@@ -163,6 +162,8 @@ class GrpcServer:
                     trailing = (("x-error-code", code), ("x-request-id", request.id))
                     await context.abort(_CODES.get(status, grpc.StatusCode.INTERNAL), text, trailing)
                 return answer
+            finally:
+                self._service.leave(task)
 
         return answer
 
@@ -174,9 +175,15 @@ class GrpcServer:
             scope = _SCOPES.get(request.path.rpartition("/")[2], "predict")
             if scope is None:
                 return await handler(parse(content), request, context), None
-            with self._admission.passing(request, scope):
-                message = await work_on(content, lambda: parse(content), self._service)
+            self._admission.enter(request, scope)
+            try:
+                if len(content) > SMALL_BYTES:
+                    message = await self._service.run(lambda: parse(content))
+                else:
+                    message = parse(content)
                 return await handler(message, request, context), None
+            finally:
+                self._admission.leave(request)
         # Here rather than in gRPC, which would log a traceback and say that it does not know.
         except DecodeError as error:
             return None, InvalidRequestError(f"{request.path}: expected its message, received other bytes; {error}.")
@@ -192,11 +199,11 @@ class GrpcServer:
         service, (message, content) = self._service, given
         wanted = Wanted(message.model_name or None, message.model_version or None)
         choice, asked = Choice(service, request, wanted), Asked(service, request)
-        inference = await work_on(content, lambda: read_infer(message), service)
+        inference = await asked.work(content, lambda: read_infer(message))
         choice.settle(inference.routing_key)
         deployment, engine = choice.deployment, choice.deployment.engine
         asked.shorten(inference.timeout_s)
-        async with asked.in_time():
+        with asked.patience:
             outputs = await ask(
                 deployment,
                 inference,
@@ -206,9 +213,7 @@ class GrpcServer:
             )
         answer = write_infer(model_name=engine.name, model_version=engine.version, request=inference, outputs=outputs)
         total_s = time.monotonic() - request.started_s
-        trailing = [
-            (name.decode(), value.decode()) for name, value in headers_of(engine, {**asked.stage_s, "total": total_s})
-        ]
+        trailing = [(name.decode(), value.decode()) for name, value in headers_of(engine, asked.stage_s, total_s)]
         context.set_trailing_metadata((*trailing, ("x-request-id", request.id)))
         return answer
 

@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from serving.metrics import Metrics
-from serving.routes.work import work_on
+from serving.request import Request
+from serving.routes.inference import SMALL_BYTES, Asked
 from serving.service import Service
 from serving.settings import ServingSettings
 from tests.serving.servers import PATIENCE_S
@@ -19,9 +20,14 @@ def service():
     made.close()
 
 
-@pytest.mark.parametrize(("size", "is_beside"), [(0, False), (64 * 1024, False), (64 * 1024 + 1, True)])
+def asked(service):
+    scope = {"method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+    return Asked(service, Request.of(scope))
+
+
+@pytest.mark.parametrize(("size", "is_beside"), [(0, False), (SMALL_BYTES, False), (SMALL_BYTES + 1, True)])
 def test_its_size_says_where(service, size, is_beside):
-    where = asyncio.run(work_on(bytes(size), threading.get_ident, service))
+    where = asyncio.run(asked(service).work(bytes(size), threading.get_ident))
 
     assert (where != threading.get_ident()) == is_beside
 
@@ -30,10 +36,10 @@ def test_while_one_is_taken_apart_others_go_on(service):
     other_is_answered = threading.Event()
 
     async def ask():
-        large = asyncio.create_task(work_on(bytes(2**20), lambda: other_is_answered.wait(PATIENCE_S), service))
+        large = asyncio.create_task(asked(service).work(bytes(2**20), lambda: other_is_answered.wait(PATIENCE_S)))
         # The other comes after it.
         await asyncio.sleep(0)
-        await work_on(b"small", other_is_answered.set, service)
+        await asked(service).work(b"small", other_is_answered.set)
         return await large
 
     assert asyncio.run(ask()), "expected the small body to be answered while the large one was taken apart"
