@@ -27,8 +27,9 @@ def split_service(folder, model, *bundles):
     """Two versions of a model, each with half of the traffic."""
     key = create_key(folder / "keys.json", {"name": "operator", "scopes": ["admin", "predict"]})
     settings = ServingSettings(
-        model=",".join(map(str, bundles)), cache_dir=folder, api_keys_file=folder / "keys.json", grpc_port=0
-    )
+        model=",".join(map(str, bundles)), isolation="inline", cache_dir=folder,
+        api_keys_file=folder / "keys.json", grpc_port=0,
+    )  # fmt: skip
     with serving(create_app(settings)) as running:
         running.client.headers["Authorization"] = f"Bearer {key}"
         answer = running.client.put(f"/admin/models/{model}/routing", json={"shares": {"1": 0.5, "2": 0.5}})
