@@ -30,6 +30,7 @@ from serving.request import Request
 from serving.rollout import Origins, Rollout
 from serving.routes.admin import administration
 from serving.routes.answers import refuse, refuse_in_a_sentence
+from serving.routes.api_page import documentation
 from serving.routes.feedback import feedback
 from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
@@ -92,7 +93,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(replay_when_idle(service.replay_golden, lambda: service.is_idle))
         loading = asyncio.create_task(_load(service, rollout, on_load_error, on_loaded))
-        grpc_server = await _grpc_server(admission, on_load_error)
+        grpc_server = await _grpc_server(admission, rollout, on_load_error)
         yield
         if grpc_server is not None:
             await grpc_server.stop()
@@ -110,18 +111,21 @@ def create_app(
         version=tfpipe.__version__,
         description="Answers with what was trained.",
         lifespan=lifespan,
+        # Their scripts come from elsewhere; see serving.routes.api_page.
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     api.include_router(operations(service))
     api.include_router(administration(service, rollout))
     api.include_router(feedback(service))
+    api.include_router(documentation(api))
     _answer_errors_in_one_form(api, service)
     _document_inference(api, with_keys=settings.api_keys_file is not None)
     protocols = {
         "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
         "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
-        "v2": Protocol("v2", OpenInferenceRoutes(service).handle, refuse_in_a_sentence),
+        "v2": Protocol("v2", OpenInferenceRoutes(service, rollout).handle, refuse_in_a_sentence),
     }
     admission = Admission(service, protocols, api, gate=gate, tracing=tracing)
     return admission
@@ -188,14 +192,14 @@ def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isol
     return open_first(listed, open_one)
 
 
-async def _grpc_server(admission: Admission, on_error: Callable[[Exception], None] | None) -> Any:
+async def _grpc_server(admission: Admission, rollout: Rollout, on_error: Callable[[Exception], None] | None) -> Any:
     port = admission.service.settings.grpc_port
     if port is None:
         return None
     # Here, as gRPC costs memory that a service without it should not have.
     from serving.v2.grpc_server import GrpcServer
 
-    server = GrpcServer(admission)
+    server = GrpcServer(admission, rollout)
     try:
         await server.start(port)
     except ConfigError as error:

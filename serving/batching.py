@@ -168,13 +168,17 @@ class Pace:
     Attributes:
         batch_s: Seconds of a batch; 0 until one ran.
         row_s: Seconds of a row of a batch.
+        by_rows: Batches of each number of rows, and the seconds of all of them.
     """
 
     batch_s: float = 0.0
     row_s: float = 0.0
+    by_rows: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     def record(self, rows: int, seconds: float) -> None:
         """Learn from one batch."""
+        count, total_s = self.by_rows.get(rows, (0, 0.0))
+        self.by_rows[rows] = count + 1, total_s + seconds
         if self.batch_s == 0.0:
             self.batch_s, self.row_s = seconds, seconds / rows
             return

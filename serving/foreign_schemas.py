@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from serving.schemas import FAILURES
+from serving.parameters import ROUTING_KEY
+from serving.schemas import FAILURES, KEY_SCHEMA
 from serving.v2.datatypes import BYTES, DTYPES
 
 _STRING: dict[str, Any] = {"type": "string"}
@@ -36,7 +37,10 @@ _INFER_REQUEST = {
     "type": "object",
     "properties": {
         "id": _STRING,
-        "parameters": {"type": "object", "properties": {"timeout": {"type": "integer", "minimum": 0}}},
+        "parameters": {
+            "type": "object",
+            "properties": {"timeout": {"type": "integer", "minimum": 0}, ROUTING_KEY: KEY_SCHEMA},
+        },
         "inputs": {"type": "array", "items": _TENSOR, "minItems": 1},
         "outputs": {
             "type": "array",
@@ -63,6 +67,7 @@ _PREDICT_REQUEST = {
         "signature_name": {"type": "string", "description": "serving_default, pixels or tensor."},
         "instances": {"type": "array", "items": {}, "minItems": 1},
         "inputs": {},
+        ROUTING_KEY: KEY_SCHEMA,
     },
     "additionalProperties": False,
     "example": {"instances": ["The printer is out of paper."]},
@@ -73,10 +78,12 @@ _CLASSIFY_REQUEST = {
         "signature_name": _STRING,
         "context": _OBJECT,
         "examples": {"type": "array", "items": _OBJECT, "minItems": 1},
+        ROUTING_KEY: KEY_SCHEMA,
     },
     "required": ["examples"],
     "additionalProperties": False,
 }
+_DESCRIPTIONS = {**FAILURES, "409": "The version has traffic, or cannot be served"}
 _SCHEMAS = {"SentenceError": _ERROR, "InferRequest": _INFER_REQUEST, "InferAnswer": _INFER_ANSWER}
 _V2, _V1 = "Open Inference Protocol", "TensorFlow Serving"
 _HEADER_LENGTH = {
@@ -100,6 +107,11 @@ def foreign_paths() -> dict[str, Any]:
         "/v2/health/live": {"get": _read(_V2, "Whether the process answers", "server_live")},
         "/v2/health/ready": {"get": _read(_V2, "Whether requests are taken", "server_ready", "503")},
         "/v2/repository/index": {"post": _index()},
+        **{
+            f"/v2/repository/models/{{model}}{version}/{verb}": {"post": _change(verb, version)}
+            for verb in ("load", "unload")
+            for version in ("", "/versions/{version}")
+        },
     }
     for prefix, version in (("/v2/models/{model}", ""), ("/v2/models/{model}/versions/{version}", "_of_version")):
         for path, (summary, name) in _V2_OF_MODEL.items():
@@ -149,6 +161,15 @@ def _index() -> dict[str, Any]:
     return {**operation, "requestBody": {"content": {"application/json": {"schema": ready}}}}
 
 
+def _change(verb: str, version: str) -> dict[str, Any]:
+    path, name = f"/{{model}}{version}", f"{verb}{'_of_version' if version else ''}"
+    summary = f"{verb.capitalize()} a version" if version else f"{verb.capitalize()} a model: each has a version loaded"
+    operation = _operation(_V2, summary, name, path, _answered(_OBJECT))
+    operation["responses"] |= _failures("400", "401", "403", "404", "408", "409", "413", "429", "503")
+    parameters = {"type": "object", "properties": {"parameters": _OBJECT}, "additionalProperties": False}
+    return {**operation, "requestBody": {"content": {"application/json": {"schema": parameters}}}}
+
+
 def _read(tag: str, summary: str, name: str, *statuses: str, path: str = "") -> dict[str, Any]:
     operation = _operation(tag, summary, name, path, _answered(_OBJECT))
     operation["responses"] |= _failures("400", "401", "403", "429", *statuses)
@@ -177,6 +198,6 @@ def _answered(schema: dict[str, Any]) -> dict[str, Any]:
 def _failures(*statuses: str) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/SentenceError"}
     return {
-        status: {"description": FAILURES[status], "content": {"application/json": {"schema": schema}}}
+        status: {"description": _DESCRIPTIONS[status], "content": {"application/json": {"schema": schema}}}
         for status in statuses
     }

@@ -6,8 +6,9 @@ Beyond the standard, the tokens NaN, Infinity and -Infinity are read and written
 import base64
 import binascii
 import json
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -20,8 +21,11 @@ MAX_CONTAINERS = 2_000_000
 # NumPy 1 has no array of more axes.
 MAX_RANK = 32
 _LONGEST_SHOWN = 100
+_PIECE = 65_536
 _NAMES = {dict: "an object", list: "an array", str: "a string", type(None): "null", bool: "true or false"}
 _NUMBERS = frozenset({int, float})
+
+T = TypeVar("T")
 
 
 def read_object(body: bytes | memoryview) -> dict[str, Any]:
@@ -85,8 +89,34 @@ def flatten(values: list[Any], where: str) -> tuple[list[Any], tuple[int, ...]]:
         if set(map(type, values)) != {list} or len(set(map(len, values))) != 1:
             raise InvalidRequestError(f"{where}: expected arrays of one length and depth, received a ragged one.")
         shape.append(len(values[0]))
-        values = list(chain.from_iterable(values))
+        flat: list[Any] = []
+        for piece in pieces(values):
+            flat.extend(chain.from_iterable(piece))
+        values = flat
     return values, tuple(shape)
+
+
+def pieces(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Values in their order, some at a time.
+
+    A call into C keeps the interpreter to itself until it ends: over millions of values that is seconds, in which no
+    other request has its turn, whatever thread the call is in.
+    """
+    if len(values) <= _PIECE:
+        yield values
+        return
+    for start in range(0, len(values), _PIECE):
+        yield values[start : start + _PIECE]
+
+
+def joined(values: Sequence[Any], dtype: str | np.dtype[Any] | None) -> Array:
+    """(values,) of a dtype, in pieces.
+
+    Raises:
+        OverflowError: One is out of the dtype's range.
+    """
+    parts = [np.array(piece, dtype) for piece in pieces(values)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def numbers(values: list[Any], dtype: np.dtype[Any], where: str) -> Array:
@@ -100,14 +130,16 @@ def numbers(values: list[Any], dtype: np.dtype[Any], where: str) -> Array:
     Raises:
         InvalidRequestError: Another kind of value, or one out of the type's range.
     """
-    kinds = set(map(type, values))
+    kinds: set[type] = set()
+    for piece in pieces(values):
+        kinds.update(map(type, piece))
     is_bool, is_float = dtype.kind == "b", dtype.kind == "f"
     if not kinds <= (_NUMBERS if is_float else {bool} if is_bool else {int}):
         expected = "true or false" if is_bool else "numbers" if is_float else "whole numbers"
         wrong = next(value for value in values if not _is_right(value, is_bool=is_bool, is_float=is_float))
         raise InvalidRequestError(f"{where}: expected {expected}, received {shown(wrong)}.")
     try:
-        wide = np.array(values, _widest(dtype, values))
+        wide = joined(values, _widest(dtype, values))
     except OverflowError:
         raise _out_of_range(dtype, where) from None
     if wide.dtype == dtype:
@@ -176,7 +208,8 @@ def _widest(dtype: np.dtype[Any], values: list[Any]) -> str:
     if dtype.kind in "bf":
         return "?" if dtype.kind == "b" else "f8"
     # NumPy 1 wraps what is below zero.
-    return "u8" if dtype == np.uint64 and min(values, default=0) >= 0 else "i8"
+    is_positive = dtype == np.uint64 and all(min(piece, default=0) >= 0 for piece in pieces(values))
+    return "u8" if is_positive else "i8"
 
 
 def _out_of_range(dtype: np.dtype[Any], where: str) -> InvalidRequestError:

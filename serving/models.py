@@ -112,6 +112,16 @@ class Models:
             return fallback, "fallback"
         raise _open(chosen)
 
+    def may_go_by_key(self, wanted: Wanted) -> bool:
+        """Whether the version that answers hangs on a routing key."""
+        if wanted.version is not None or wanted.alias is not None:
+            return False
+        name = wanted.name
+        if name is None and len(self._routings) == 1:
+            (name,) = self._routings
+        routing = self._routings.get(name) if name is not None else None
+        return routing is not None and routing.sticky == "key" and len(routing.slices) > 1
+
     def _begin(self, name: str) -> None:
         """Until a document is given, the champion among the versions answers, else the first."""
         if name in self._routings and self._routings[name].revision:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 
 from serving.deployment import AnyEngine
 from serving.errors import InvalidRequestError
+from serving.json_values import shown
 from serving.request import Request
 from serving.wanted import Wanted
 
+# In a body; the header X-Routing-Key means the same.
+ROUTING_KEY = "routing_key"
 PARAMETERS = ("model_name", "model_version", "alias", "timeout_ms", "features")
 
 
@@ -43,7 +46,38 @@ def wanted_of(parameters: Mapping[str, str]) -> Wanted:
 def routing_key(request: Request) -> str | None:
     """X-Routing-Key: requests with the same go to the same version, where routing is sticky."""
     key = request.headers.get(b"x-routing-key")
-    return None if key is None else key.decode("latin-1")
+    if key is None:
+        return None
+    try:
+        # As in a body, so that the same key is the same.
+        return key.decode()
+    except UnicodeDecodeError:
+        return key.decode("latin-1")
+
+
+def key_of_body(value: object, where: str) -> str | None:
+    """What a body has for a routing key; None for none.
+
+    Raises:
+        InvalidRequestError: No string.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    raise InvalidRequestError(f"{where}: expected a string, received {shown(value)}.", field=ROUTING_KEY)
+
+
+def agreed_key(header: str | None, body: str | None) -> str | None:
+    """The one routing key of a request.
+
+    Raises:
+        InvalidRequestError: Header and body have unlike ones.
+    """
+    if header is not None and body is not None and header != body:
+        raise InvalidRequestError(
+            f"{ROUTING_KEY}: expected that of X-Routing-Key, {shown(header)}, or none, received {shown(body)}.",
+            field=ROUTING_KEY,
+        )
+    return body if header is None else header
 
 
 def timeout_s(request: Request, parameters: Mapping[str, str], *, longest_s: float) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.parameters import PARAMETERS
+from serving.parameters import PARAMETERS, ROUTING_KEY
 from serving.routes.inputs import MAX_INPUTS
 
 _ERROR_EXAMPLE = {
@@ -32,6 +32,10 @@ _PARAMETER_TEXTS = {
     "alias": "Refuse to answer (404) unless the version has this alias.",
     "timeout_ms": "Answer 504 after so many milliseconds; X-Timeout-Ms means the same.",
     "features": "The vector before the model's head beside each answer; for bundles of conversion.features=true.",
+}
+KEY_SCHEMA = {
+    "type": "string",
+    "description": "Where traffic is split, the same key has the same version; X-Routing-Key means the same.",
 }
 FAILURES = {
     "400": "Malformed, undecodable, or an unknown parameter",
@@ -136,13 +140,13 @@ def inference_paths() -> dict[str, Any]:
         "multipart/form-data": {"schema": _form({"file": file})},
         "image/*": {"schema": file},
         "application/octet-stream": {"schema": file},
-        "application/json": {"schema": _form({"text": text}) | {"additionalProperties": False}},
+        "application/json": {"schema": _form({"text": text}, closed=True)},
         "text/plain": {"schema": text},
     }
     texts = {"type": "array", "items": text, "minItems": 1, "maxItems": MAX_INPUTS}
     several = {
         "multipart/form-data": {"schema": _form({"files": {"type": "array", "items": file}})},
-        "application/json": {"schema": _form({"texts": texts}) | {"additionalProperties": False}},
+        "application/json": {"schema": _form({"texts": texts}, closed=True)},
     }
     return {
         "/predict": {
@@ -213,8 +217,9 @@ def _parameter(name: str) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": _PARAMETER_TEXTS[name], "schema": {"type": kind}}
 
 
-def _form(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+def _form(properties: dict[str, Any], *, closed: bool = False) -> dict[str, Any]:
+    form = {"type": "object", "properties": {**properties, ROUTING_KEY: KEY_SCHEMA}, "required": list(properties)}
+    return form | {"additionalProperties": False} if closed else form
 
 
 def _json(schema: str, example: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Administration: what is loaded, which version answers, and changes of both."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -19,6 +19,7 @@ from tfpipe.core.routing import Routing
 from tfpipe.core.routing_changes import Origin, promote, rollback, split
 from tfpipe.core.routing_json import from_dict, to_dict
 
+T = TypeVar("T")
 _SPLIT_KEYS = ("shares", "sticky", "shadow", "fallback", "who", "why")
 _PROMOTE_KEYS = ("promote", "who", "why")
 _ROLLBACK_KEYS = ("version", "who", "why")
@@ -34,12 +35,12 @@ def administration(service: Service, rollout: Rollout) -> APIRouter:
 
     async def load(m: str, v: str) -> Response:
         """Load a version; it answers requests that name it, and others once it is given a share."""
-        deployment = await _changed(rollout.load(m, v))
+        deployment = await changed(rollout.load(m, v))
         return _json({"model": m, "version": deployment.version, "loaded": True})
 
     async def unload(m: str, v: str) -> Response:
         """Unload a version that has no traffic."""
-        await _changed(rollout.unload(m, v))
+        await changed(rollout.unload(m, v))
         return _json({"model": m, "version": v, "loaded": False})
 
     async def route(m: str, request: Request) -> Response:
@@ -47,9 +48,9 @@ def administration(service: Service, rollout: Rollout) -> APIRouter:
         body = await read_json(request, service.settings)
         if "slices" in body:
             routing = _document(m, body)
-            return _json({"routing": to_dict(await _changed(rollout.accept(routing)))})
+            return _json({"routing": to_dict(await changed(rollout.accept(routing)))})
         change = _promotion(body, request) if "promote" in body else _split(body, request)
-        return _json({"routing": to_dict(await _changed(rollout.change(m, change)))})
+        return _json({"routing": to_dict(await changed(rollout.change(m, change)))})
 
     async def roll_back(m: str, request: Request) -> Response:
         """Go back to an earlier version; the one left is refused until it is promoted again."""
@@ -57,7 +58,7 @@ def administration(service: Service, rollout: Rollout) -> APIRouter:
         _check_keys(body, _ROLLBACK_KEYS)
         version = _text_or_none(body, "version")
         by = _origin(body, request)
-        return _json({"routing": to_dict(await _changed(rollout.change(m, lambda held: rollback(held, by, version))))})
+        return _json({"routing": to_dict(await changed(rollout.change(m, lambda held: rollback(held, by, version))))})
 
     router.get("", name="models")(models)
     router.post("/{m}/versions/{v}", name="load")(load)
@@ -67,7 +68,13 @@ def administration(service: Service, rollout: Rollout) -> APIRouter:
     return router
 
 
-async def _changed(change: Any) -> Any:
+async def changed(change: Awaitable[T]) -> T:
+    """What a change comes to, with its errors in the words of a request.
+
+    Raises:
+        RequestError: It is refused.
+        TrackingError: The registry is away.
+    """
     try:
         return await change
     except (RequestError, TrackingError):

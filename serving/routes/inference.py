@@ -17,7 +17,7 @@ from serving.routes.answers import Answer, headers_of
 from serving.service import Service
 
 # What is larger is taken apart, packed or unpacked in a thread, so that other requests go on meanwhile.
-_SMALL_BYTES = 64 * 1024
+SMALL_BYTES = 64 * 1024
 _NO_PARAMETERS: Mapping[str, str] = {}
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class Asked:
 
     async def work(self, body: bytes, function: Callable[[], T]) -> T:
         """What a function makes of a body, in a thread if it is large."""
-        return function() if len(body) <= _SMALL_BYTES else await self._service.run(function)
+        return function() if len(body) <= SMALL_BYTES else await self._service.run(function)
 
     async def answer(
         self, engine: AnyEngine, body: bytes, headers: Sequence[tuple[bytes, bytes]] = (), **fields: bytes

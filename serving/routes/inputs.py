@@ -2,14 +2,16 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
 
-from serving.bodies import media_type, read_parts
+from serving.bodies import Part, media_type, read_parts
 from serving.engine import Engine, Input
 from serving.errors import InvalidRequestError, MediaTypeError, TooLargeError
+from serving.parameters import ROUTING_KEY, key_of_body
 from serving.request import Request
 
 # Most inputs of one /predict/batch: more than one run of the model takes, so that clients need not know its limit;
@@ -59,8 +61,21 @@ def check_media(engine: Engine, request: Request) -> None:
     _check_encodings(request.headers, is_text=engine.takes == "text")
 
 
-def read_inputs(engine: Engine, request: Request, body: bytes) -> list[Input]:
-    """The inputs of a body, at least one; of an array of texts, what is no string is an error in its place.
+@dataclass(slots=True)
+class Posted:
+    """What a body says.
+
+    Attributes:
+        inputs: At least one; of an array of texts, what is no string is an error in its place.
+        routing_key: See `serving.parameters`; None for none.
+    """
+
+    inputs: list[Input]
+    routing_key: str | None = None
+
+
+def read_posted(engine: Engine, request: Request, body: bytes) -> Posted:
+    """What a body says to a model of images or texts.
 
     Raises:
         InvalidRequestError: A malformed form or JSON, or another key or field than expected.
@@ -78,7 +93,7 @@ def read_inputs(engine: Engine, request: Request, body: bytes) -> list[Input]:
             f"Add -H 'Content-Type: {_JSON}'.",
             received=media,
         )
-    return [body]
+    return Posted([body])
 
 
 def _check_encodings(headers: Mapping[bytes, bytes], *, is_text: bool) -> None:
@@ -91,9 +106,10 @@ def _check_encodings(headers: Mapping[bytes, bytes], *, is_text: bool) -> None:
         raise MediaTypeError(f"Content-Type: expected charset UTF-8, received {charset!r}.", received=charset)
 
 
-def _files(request: Request, body: bytes) -> list[Input]:
+def _files(request: Request, body: bytes) -> Posted:
     field = FORM_FIELDS[request.path]
-    parts = read_parts(request.headers[b"content-type"], body, max_parts=MAX_INPUTS)
+    given = read_parts(request.headers[b"content-type"], body, max_parts=MAX_INPUTS)
+    parts = [part for part in given if part.name != ROUTING_KEY]
     for part in parts:
         if part.name != field:
             raise InvalidRequestError(
@@ -109,12 +125,31 @@ def _files(request: Request, body: bytes) -> list[Input]:
         )
     if not parts:
         raise InvalidRequestError("body: expected files in the field 'files', received none.", field=field, received=0)
-    return [part.content for part in parts]
+    return Posted([part.content for part in parts], _key([part for part in given if part.name == ROUTING_KEY]))
 
 
-def _texts(request: Request, body: bytes) -> list[Input]:
+def _key(parts: Sequence[Part]) -> str | None:
+    if len(parts) > 1:
+        raise InvalidRequestError(
+            f"body: expected the field {ROUTING_KEY!r} once, received it {len(parts)} times.", field=ROUTING_KEY
+        )
+    try:
+        return parts[0].content.decode() if parts else None
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"{ROUTING_KEY}: expected UTF-8; byte {error.start} is not.", field=ROUTING_KEY
+        ) from error
+
+
+def _texts(request: Request, body: bytes) -> Posted:
+    values = json_object(body)
+    routing_key = key_of_body(values.pop(ROUTING_KEY, None), ROUTING_KEY)
+    return Posted(_inputs(values, request), routing_key)
+
+
+def _inputs(values: Mapping[str, Any], request: Request) -> list[Input]:
     key = JSON_KEYS[request.path]
-    value = _value(json_object(body), key, request.path)
+    value = _value(values, key, request.path)
     if key == "text":
         given = _text(value, where="text")
         if isinstance(given, InvalidRequestError):
@@ -159,10 +194,16 @@ def _value(values: Mapping[str, Any], key: str, path: str) -> Any:
         if name != key:
             other = next((other for other, its in JSON_KEYS.items() if its == name and other != path), None)
             close = difflib.get_close_matches(name, [key], n=1)
-            hint = f"{other} takes it." if other else f"Did you mean {key!r}?" if close else f"Known: {key}."
+            hint = (
+                f"{other} takes it."
+                if other
+                else f"Did you mean {key!r}?"
+                if close
+                else f"Known: {key}, {ROUTING_KEY}."
+            )
             raise InvalidRequestError(f"body: unknown key {name!r}. {hint}", field=name)
     if key not in values:
-        raise InvalidRequestError(f"body: expected the key {key!r}, received an empty object.", field=key)
+        raise InvalidRequestError(f"body: expected the key {key!r}, received none.", field=key)
     return values[key]
 
 

@@ -12,16 +12,19 @@ from starlette.types import Receive
 from serving.bodies import read_body
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownPathError
-from serving.json_values import read_object, shown
-from serving.parameters import routing_key
+from serving.json_values import name_of, read_object, shown
 from serving.request import Request
+from serving.rollout import Rollout
 from serving.routes.answers import Answer
+from serving.routes.choice import Choice
 from serving.routes.inference import Asked, check_method
 from serving.service import Service
 from serving.v2.asking import ask
 from serving.v2.documents import model_config, model_metadata, server_metadata
 from serving.v2.http_bodies import read_infer, write_infer
 from serving.v2.inputs import raw_inputs
+from serving.v2.messages import InferRequest
+from serving.v2.repository import Verb, change_repository
 from serving.v2.statistics import model_statistics, repository_index
 from serving.wanted import Wanted
 
@@ -33,8 +36,8 @@ _MAX_SMALL_BODY_BYTES = 64 * 1024
 class OpenInferenceRoutes:
     """The handler of every path under /v2."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, rollout: Rollout) -> None:
+        self._service, self._rollout = service, rollout
 
     async def handle(self, request: Request, receive: Receive) -> Answer:
         """Answer a request.
@@ -67,11 +70,17 @@ class OpenInferenceRoutes:
 
     async def _infer(self, wanted: Wanted, request: Request, receive: Receive) -> Answer:
         check_method(request, "POST")
-        request.deployment = deployment = self._service.find(wanted, key=routing_key(request))
-        engine, asked = deployment.engine, Asked(self._service, request)
+        choice, asked = Choice(self._service, request, wanted), Asked(self._service, request)
+
+        def read() -> InferRequest:
+            return read_infer(request.headers, body, inputs=raw_inputs(choice.deployment.engine))
+
         with asked.patience:
             body = await asked.body(receive)
-            inference = await asked.work(body, lambda: read_infer(request.headers, body, inputs=raw_inputs(engine)))
+            inference = await asked.work(body, read)
+            if choice.settle(inference.routing_key):
+                inference = await asked.work(body, read)
+            deployment, engine = choice.deployment, choice.deployment.engine
             asked.shorten(inference.timeout_s)
             outputs = await ask(
                 deployment,
@@ -109,17 +118,29 @@ class OpenInferenceRoutes:
         match parts:
             case ["index"]:
                 check_method(request, "POST")
-                ready = await self._small_body(request, receive, "ready", default=False)
+                ready = (await self._small_body(request, receive)).get("ready", False)
+                if not isinstance(ready, bool):
+                    raise InvalidRequestError(f"ready: expected true or false, received {shown(ready)}.")
                 return self._json(repository_index(self._service, ready_only=ready))
-            case ["models", str(name), "load" | "unload" as verb]:
+            case ["models", *names, "load" | "unload" as verb] if names:
                 check_method(request, "POST")
-                raise InvalidRequestError(
-                    f"{request.path}: expected a service whose models may be changed from outside, received {verb} of "
-                    f"{name[:100]!r}."
-                )
+                await self._change("load" if verb == "load" else "unload", "/".join(names), request, receive)
+                return self._json({})
         raise _unknown(request)
 
-    async def _small_body(self, request: Request, receive: Receive, key: str, *, default: bool) -> bool:
+    async def _change(self, verb: Verb, name: str, request: Request, receive: Receive) -> None:
+        body = await self._small_body(request, receive)
+        for key in body:
+            if key != "parameters":
+                raise InvalidRequestError(f"body: unknown key {shown(key)}. Known: parameters.")
+        parameters = body.get("parameters")
+        if parameters is None:
+            parameters = {}
+        if not isinstance(parameters, dict):
+            raise InvalidRequestError(f"parameters: expected an object, received {name_of(parameters)}.")
+        await change_repository(self._service, self._rollout, verb, name, parameters)
+
+    async def _small_body(self, request: Request, receive: Receive) -> dict[str, Any]:
         settings = self._service.settings
         body = await read_body(
             request.headers,
@@ -127,10 +148,7 @@ class OpenInferenceRoutes:
             max_bytes=min(_MAX_SMALL_BODY_BYTES, settings.max_body_bytes),
             timeout_s=settings.body_timeout_ms / 1000,
         )
-        value = read_object(body).get(key, default) if body.strip() else default
-        if not isinstance(value, bool):
-            raise InvalidRequestError(f"{key}: expected true or false, received {shown(value)}.")
-        return value
+        return read_object(body) if body.strip() else {}
 
     def _statistics(self, deployments: Sequence[Deployment]) -> dict[str, Any]:
         return {"model_stats": [model_statistics(self._service, one) for one in deployments]}
@@ -155,6 +173,7 @@ def _wanted(request: Request, parts: Sequence[str]) -> Wanted:
 def _unknown(request: Request) -> UnknownPathError:
     return UnknownPathError(
         f"{request.path[:200]}: no such path. Those of the Open Inference Protocol are /v2, /v2/health/live, "
-        "/v2/health/ready, /v2/models/NAME[/versions/VERSION][/ready|/infer|/config|/stats] and /v2/repository/index.",
+        "/v2/health/ready, /v2/models/NAME[/versions/VERSION][/ready|/infer|/config|/stats], /v2/repository/index and "
+        "/v2/repository/models/NAME/versions/VERSION/load|unload.",
         path=request.path[:200],
     )

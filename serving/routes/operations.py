@@ -25,7 +25,7 @@ _ENDPOINTS = {
     "GET /health/ready": "the same",
     "GET /health/live": "200 while the process answers",
     "GET /metrics": "Prometheus",
-    "GET /docs": "this API, to try out",
+    "GET /docs": "this API, as a page",
     "GET /openapi.json": "this API, for programs",
 }
 

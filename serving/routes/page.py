@@ -36,6 +36,11 @@ class StaticFile:
     media_type: str
     etag: str
 
+    @classmethod
+    def of(cls, content: bytes, media_type: str) -> "StaticFile":
+        """A file, with the tag of its content."""
+        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:16]}"')
+
     def answer(self, request: Request, *, vary: str | None = None) -> Response:
         """The file, or 304 where the client has it.
 
@@ -52,12 +57,9 @@ class StaticFile:
 
 def read_files() -> Mapping[str, StaticFile]:
     """Every file of the page, by its name."""
-    files = {}
-    for path in sorted(_FOLDER.iterdir()):
-        content = path.read_bytes()
-        etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        files[path.name] = StaticFile(content, _MEDIA_TYPES[path.suffix], etag)
-    return files
+    return {
+        path.name: StaticFile.of(path.read_bytes(), _MEDIA_TYPES[path.suffix]) for path in sorted(_FOLDER.iterdir())
+    }
 
 
 def static_files(files: Mapping[str, StaticFile]) -> APIRouter:

@@ -1,20 +1,22 @@
 """Our own protocol: POST /predict and POST /predict/batch."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from starlette.types import Receive
 
-from serving.deployment import Outcome
+from serving.deployment import AnyEngine, Outcome
 from serving.engine import Answered, Engine
 from serving.errors import MethodError, RowsFailedError, UnknownPathError
 from serving.feedback import Given
-from serving.parameters import read_parameters, routing_key, wanted_of, wants_features
+from serving.parameters import read_parameters, wanted_of, wants_features
 from serving.request import Request
 from serving.routes.answers import Answer, error_body, headers_of, record_error, status_of
+from serving.routes.choice import Choice
 from serving.routes.inference import Asked
-from serving.routes.inputs import FORM_FIELDS, check_media, read_inputs
+from serving.routes.inputs import FORM_FIELDS, check_media, read_posted
 from serving.service import Service
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import InferenceError
@@ -41,23 +43,23 @@ class PredictRoutes:
         if request.method != "POST":
             raise MethodError(f"{request.path}: expected POST, received {request.method}.", allowed=["POST"])
         parameters = read_parameters(request.query)
-        request.deployment = deployment = self._service.find(wanted_of(parameters), key=routing_key(request))
-        engine = deployment.engine
-        if isinstance(engine, TensorEngine):
-            raise engine.refuse(request.path)
-        features = wants_features(engine, parameters)
-        check_media(engine, request)
+        choice = Choice(self._service, request, wanted_of(parameters))
+        engine, features = _checked(choice, request, parameters)
         asked = Asked(self._service, request, parameters)
         with asked.patience:
             body = await asked.body(receive)
-            inputs = await asked.work(body, lambda: read_inputs(engine, request, body))
-            outcome = await deployment.infer(inputs, deadline_s=asked.deadline_s, features=features)
+            given = await asked.work(body, lambda: read_posted(engine, request, body))
+            if choice.settle(given.routing_key):
+                engine, features = _checked(choice, request, parameters)
+                given = await asked.work(body, lambda: read_posted(engine, request, body))
+            deployment = choice.deployment
+            outcome = await deployment.infer(given.inputs, deadline_s=asked.deadline_s, features=features)
         asked.stage_s.update(outcome.stage_s)
-        return self._assemble(request, engine, outcome)
+        return self._assemble(request, deployment.engine, outcome)
 
-    def _assemble(self, request: Request, engine: Engine, outcome: Outcome) -> Answer:
+    def _assemble(self, request: Request, engine: AnyEngine, outcome: Outcome) -> Answer:
         began_s = time.monotonic()
-        rows = [_answer(row) for row in outcome.rows]
+        rows = [answer_of(row) for row in outcome.rows]
         if request.path == "/predict" and isinstance(rows[0], Exception):
             raise rows[0]
         statuses: list[int] = []
@@ -94,7 +96,18 @@ class PredictRoutes:
         return Answer(status, orjson.dumps(content), headers_of(engine, request.stage_s, total_s))
 
 
-def _answer(row: Answered | Exception) -> dict[str, Any] | Exception:
+def _checked(choice: Choice, request: Request, parameters: Mapping[str, str]) -> tuple[Engine, bool]:
+    """The engine of the version chosen, and whether features are wanted of it, where it takes such requests."""
+    engine = choice.deployment.engine
+    if isinstance(engine, TensorEngine):
+        raise engine.refuse(request.path)
+    features = wants_features(engine, parameters)
+    check_media(engine, request)
+    return engine, features
+
+
+def answer_of(row: Answered | Exception) -> dict[str, Any] | Exception:
+    """A row's answer, or the error in its place."""
     if isinstance(row, Exception):
         return row
     try:

@@ -4,17 +4,16 @@ Source: TensorFlow Serving, "RESTful API".
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import orjson
 from starlette.types import Receive
 
-from serving.deployment import Deployment
+from serving.deployment import AnyEngine, Deployment
 from serving.errors import InvalidRequestError, UnknownModelError, UnknownPathError
-from serving.parameters import routing_key
 from serving.request import Request
 from serving.routes.answers import Answer
+from serving.routes.choice import Choice, Find
 from serving.routes.inference import Asked, check_method
 from serving.service import Service
 from serving.tensor_engine import TensorEngine
@@ -59,22 +58,26 @@ class TensorFlowServingRoutes:
             return await self._ask(_wanted(request, [*parts[1:-1], last]), verb, request, receive)
         check_method(request, "GET")
         if parts[-1] == "metadata" and len(parts) > 2:
-            request.deployment = deployment = self._find(_wanted(request, parts[1:-1]), self._service.look_up)
+            request.deployment = deployment = _resolved(_wanted(request, parts[1:-1]), self._service.look_up)
             return Answer(200, orjson.dumps(model_metadata(deployment.engine)))
         return self._status(_wanted(request, parts[1:]), request)
 
     async def _ask(self, wanted: Wanted, verb: str, request: Request, receive: Receive) -> Answer:
         check_method(request, "POST")
-        request.deployment = deployment = self._find(wanted, partial(self._service.find, key=routing_key(request)))
-        engine, asked = deployment.engine, Asked(self._service, request)
-        if verb == "regress":
-            raise InvalidRequestError(f":regress: expected a model with a regress signature; {engine.name!r} has none.")
-        if verb == "classify":
-            check_classifies(engine)
-        read = read_predict if verb == "predict" else read_classify
+        choice, asked = Choice(self._service, request, wanted, resolve=_resolved), Asked(self._service, request)
+        _check_verb(verb, choice.deployment.engine)
+
+        def read() -> PredictRequest:
+            engine = choice.deployment.engine
+            return read_predict(engine, body) if verb == "predict" else read_classify(engine, body)
+
         with asked.patience:
             body = await asked.body(receive)
-            wish = await asked.work(body, lambda: read(engine, body))
+            wish = await asked.work(body, read)
+            if choice.settle(wish.routing_key):
+                _check_verb(verb, choice.deployment.engine)
+                wish = await asked.work(body, read)
+            deployment, engine = choice.deployment, choice.deployment.engine
             if isinstance(engine, TensorEngine):
                 columns = await self._tensors(deployment, engine, wish, asked)
                 return await asked.answer(engine, write_predict(columns, in_rows=wish.in_rows))
@@ -101,21 +104,30 @@ class TensorFlowServingRoutes:
         # Known by name even while draining: a client asks why it is refused.
         of_name = [one for one in self._service.models if one.name == wanted.name]
         if not of_name or wanted.version is not None or wanted.alias is not None:
-            of_name = [self._find(wanted, self._service.look_up)]
+            of_name = [_resolved(wanted, self._service.look_up)]
         request.deployment = of_name[0]
         state = {"ready": "AVAILABLE", "loading": "LOADING", "draining": "UNLOADING"}[self._service.status]
         return Answer(200, orjson.dumps(model_status([(one.version or _UNREGISTERED, state, "") for one in of_name])))
 
-    def _find(self, wanted: Wanted, find: Callable[[Wanted], Deployment]) -> Deployment:
-        try:
-            return find(wanted)
-        except UnknownModelError:
-            if wanted.version != _UNREGISTERED:
-                raise
-            deployment = find(Wanted(wanted.name))
-            if deployment.version is not None:
-                raise
-            return deployment
+
+def _resolved(wanted: Wanted, find: Find) -> Deployment:
+    """A version as it is named; version 1 is that of a model which has none."""
+    try:
+        return find(wanted)
+    except UnknownModelError:
+        if wanted.version != _UNREGISTERED:
+            raise
+        deployment = find(Wanted(wanted.name))
+        if deployment.version is not None:
+            raise
+        return deployment
+
+
+def _check_verb(verb: str, engine: AnyEngine) -> None:
+    if verb == "regress":
+        raise InvalidRequestError(f":regress: expected a model with a regress signature; {engine.name!r} has none.")
+    if verb == "classify":
+        check_classifies(engine)
 
 
 def _wanted(request: Request, parts: Sequence[str]) -> Wanted:

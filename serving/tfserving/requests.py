@@ -12,11 +12,13 @@ import numpy as np
 from serving.errors import InvalidRequestError
 from serving.json_values import decode_base64, encode_text, flatten, name_of, numbers, read_object
 from serving.model_facts import ModelFacts
+from serving.parameters import ROUTING_KEY, key_of_body
 from serving.tfserving.signatures import STRING, Signature, signature_of
 from tfpipe.core.signature import Array, TensorSpec
 
-_PREDICT_KEYS = ("signature_name", "instances", "inputs")
-_CLASSIFY_KEYS = ("signature_name", "context", "examples")
+# The routing key is ours: TensorFlow Serving takes no notice of what it does not know.
+_PREDICT_KEYS = ("signature_name", "instances", "inputs", ROUTING_KEY)
+_CLASSIFY_KEYS = ("signature_name", "context", "examples", ROUTING_KEY)
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,13 @@ class PredictRequest:
         signature: The way in which it does.
         arrays: By input name; of strings (rows,) or another shape of bytes objects.
         in_rows: Whether it came as "instances", and is answered so.
+        routing_key: See `serving.parameters`; None for none.
     """
 
     signature: Signature
     arrays: Mapping[str, Array]
     in_rows: bool
+    routing_key: str | None
 
 
 def read_predict(model: ModelFacts, body: bytes) -> PredictRequest:
@@ -51,7 +55,7 @@ def read_predict(model: ModelFacts, body: bytes) -> PredictRequest:
     (key,) = given
     columns = _columns_of_rows(signature, values[key]) if key == "instances" else _columns(signature, values[key])
     arrays = {spec.name: _array(columns[spec.name], spec, f"{key}: {spec.name!r}") for spec in signature.inputs}
-    return PredictRequest(signature, arrays, key == "instances")
+    return PredictRequest(signature, arrays, key == "instances", key_of_body(values.get(ROUTING_KEY), ROUTING_KEY))
 
 
 def read_classify(model: ModelFacts, body: bytes) -> PredictRequest:
@@ -71,7 +75,7 @@ def read_classify(model: ModelFacts, body: bytes) -> PredictRequest:
     rows = [_example(context, example, f"examples[{index}]") for index, example in enumerate(examples)]
     columns = _columns_of_rows(signature, rows, where="examples")
     arrays = {spec.name: _features(columns[spec.name], spec) for spec in signature.inputs}
-    return PredictRequest(signature, arrays, in_rows=True)
+    return PredictRequest(signature, arrays, True, key_of_body(values.get(ROUTING_KEY), ROUTING_KEY))
 
 
 def _object(body: bytes, keys: Sequence[str]) -> dict[str, Any]:

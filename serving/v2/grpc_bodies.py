@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from serving.errors import InvalidRequestError
-from serving.json_values import shown
-from serving.v2.datatypes import BYTES, DTYPES, check_datatype, from_bytes, join_bytes, split_bytes
+from serving.json_values import joined, pieces, shown
+from serving.v2.datatypes import BYTES, DTYPES, check_datatype
 from serving.v2.grpc_messages import MESSAGES
 from serving.v2.messages import (
     InferRequest,
     Tensor,
     WantedOutput,
+    bytes_of_tensor,
     check_classes,
     check_count,
     check_request,
     check_shape,
     refuse_parameters,
     shaped,
+    tensor_of_bytes,
 )
 
 # The field of InferTensorContents for each datatype; FP16 has none.
@@ -45,7 +45,7 @@ def read_infer(message: Any) -> InferRequest:
         _tensor(one, raw[index] if raw else None, f"inputs[{index}]") for index, one in enumerate(message.inputs)
     ]
     outputs = [_wanted(one, f"outputs[{index}]") for index, one in enumerate(message.outputs)]
-    parameters = _values(message.parameters)
+    parameters = values_of(message.parameters)
     return check_request(InferRequest(tensors, message.id, outputs or None, is_binary=True, parameters=parameters))
 
 
@@ -63,12 +63,7 @@ def write_infer(*, model_name: str, model_version: str | None, request: InferReq
         model_version=model_version or "",
         id=request.id,
         outputs=[{"name": one.name, "datatype": one.datatype, "shape": one.shape} for one in outputs],
-        raw_output_contents=[
-            join_bytes(one.elements)
-            if isinstance(one.elements, list)
-            else one.elements.astype(DTYPES[one.datatype], copy=False).tobytes()
-            for one in outputs
-        ],
+        raw_output_contents=[bytes_of_tensor(one) for one in outputs],
     )
 
 
@@ -76,16 +71,12 @@ def _tensor(one: Any, raw: bytes | None, where: str) -> Tensor:
     where = f"{where} {shown(one.name)}"
     shape = check_shape(one.shape, where)
     datatype = check_datatype(one.datatype, where)
-    refuse_parameters(_values(one.parameters), f"{where}: parameters")
+    refuse_parameters(values_of(one.parameters), f"{where}: parameters")
     if raw is None:
         return _of_contents(one, datatype, shape, where)
     if one.HasField("contents"):
         raise InvalidRequestError(f"{where}: expected contents or raw_input_contents, received both.")
-    if datatype == BYTES:
-        elements = split_bytes(raw, where)
-        check_count(shape, len(elements), where)
-        return Tensor(one.name, BYTES, shape, elements)
-    return Tensor(one.name, datatype, shape, shaped(from_bytes(raw, DTYPES[datatype], where), shape, where))
+    return tensor_of_bytes(one.name, datatype, shape, raw, where)
 
 
 def _of_contents(one: Any, datatype: str, shape: tuple[int, ...], where: str) -> Tensor:
@@ -100,9 +91,9 @@ def _of_contents(one: Any, datatype: str, shape: tuple[int, ...], where: str) ->
     values = getattr(one.contents, field)
     check_count(shape, len(values), where)
     if datatype == BYTES:
-        return Tensor(one.name, BYTES, shape, list(values))
+        return Tensor(one.name, BYTES, shape, [value for piece in pieces(values) for value in piece])
     dtype = DTYPES[datatype]
-    wide = np.array(values, dtype if dtype.itemsize >= 4 else None)
+    wide = joined(values, dtype if dtype.itemsize >= 4 else None)
     narrow = wide.astype(dtype)
     if dtype.kind in "iu" and (narrow != wide).any():
         raise InvalidRequestError(f"{where}: expected numbers of {dtype}, received one out of its range.")
@@ -110,12 +101,13 @@ def _of_contents(one: Any, datatype: str, shape: tuple[int, ...], where: str) ->
 
 
 def _wanted(one: Any, where: str) -> WantedOutput:
-    parameters = _values(one.parameters)
+    parameters = values_of(one.parameters)
     refuse_parameters(parameters, f"{where}.parameters")
     return WantedOutput(one.name, True, check_classes(parameters.get("classification", 0), where))
 
 
-def _values(parameters: Any) -> Mapping[str, Any]:
+def values_of(parameters: Any) -> Mapping[str, Any]:
+    """Parameters of a message by name, whichever type each has."""
     values = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")

@@ -12,16 +12,19 @@ from google.protobuf.message import DecodeError
 
 from serving.admission import Admission
 from serving.errors import InvalidRequestError, NotReadyError
+from serving.json_values import shown
 from serving.keys import Scope
-from serving.parameters import routing_key
 from serving.request import Request
+from serving.rollout import Rollout
 from serving.routes.answers import error_body, headers_of, record_error
-from serving.routes.inference import Asked
+from serving.routes.choice import Choice
+from serving.routes.inference import SMALL_BYTES, Asked
 from serving.tls import tls_files
 from serving.v2.asking import ask
 from serving.v2.documents import DATA_TYPES, model_config, model_metadata, server_metadata
-from serving.v2.grpc_bodies import read_infer, write_infer
+from serving.v2.grpc_bodies import read_infer, values_of, write_infer
 from serving.v2.grpc_messages import MESSAGES, METHODS, REFUSED_METHODS, SERVICE
+from serving.v2.repository import Verb, change_repository
 from serving.v2.statistics import model_statistics, repository_index
 from serving.wanted import Wanted
 from tfpipe.core.errors import ConfigError
@@ -34,6 +37,7 @@ _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
     413: grpc.StatusCode.INVALID_ARGUMENT,
     415: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -60,15 +64,16 @@ class GrpcServer:
         port: Where it listens; 0 before it does.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, rollout: Rollout) -> None:
         """Listen to nothing yet.
 
         Args:
             admission: What every request passes; its service answers, and that one's settings say where to listen and
                 how large a message may be.
+            rollout: What loads and unloads versions.
         """
         self.port = 0
-        self._admission, self._service = admission, admission.service
+        self._admission, self._service, self._rollout = admission, admission.service, rollout
         self._server: grpc.aio.Server | None = None
 
     async def start(self, port: int) -> None:
@@ -125,12 +130,13 @@ class GrpcServer:
             "ModelStatistics": self._model_statistics,
             "ModelInfer": self._infer,
             "RepositoryIndex": self._index,
-            "RepositoryModelLoad": self._change,
-            "RepositoryModelUnload": self._change,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
         }
+        parsers = {name: MESSAGES[f"{name}Request"].FromString for name in METHODS} | {"ModelInfer": _parse_infer}
         methods = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._answering(name, handlers[name], MESSAGES[f"{name}Request"].FromString),
+                self._answering(name, handlers[name], parsers[name]),
                 response_serializer=MESSAGES[f"{name}Response"].SerializeToString,
             )
             for name in METHODS
@@ -171,7 +177,11 @@ class GrpcServer:
                 return await handler(parse(content), request, context), None
             self._admission.enter(request, scope)
             try:
-                return await handler(parse(content), request, context), None
+                if len(content) > SMALL_BYTES:
+                    message = await self._service.run(lambda: parse(content))
+                else:
+                    message = parse(content)
+                return await handler(message, request, context), None
             finally:
                 self._admission.leave(request)
         # Here rather than in gRPC, which would log a traceback and say that it does not know.
@@ -185,12 +195,13 @@ class GrpcServer:
         except Exception as error:
             return None, error
 
-    async def _infer(self, message: Any, request: Request, context: Any) -> Any:
-        service = self._service
+    async def _infer(self, given: tuple[Any, bytes], request: Request, context: Any) -> Any:
+        service, (message, content) = self._service, given
         wanted = Wanted(message.model_name or None, message.model_version or None)
-        request.deployment = deployment = service.find(wanted, key=routing_key(request))
-        engine, asked = deployment.engine, Asked(service, request)
-        inference = read_infer(message)
+        choice, asked = Choice(service, request, wanted), Asked(service, request)
+        inference = await asked.work(content, lambda: read_infer(message))
+        choice.settle(inference.routing_key)
+        deployment, engine = choice.deployment, choice.deployment.engine
         asked.shorten(inference.timeout_s)
         with asked.patience:
             outputs = await ask(
@@ -248,14 +259,30 @@ class GrpcServer:
         models = repository_index(self._service, ready_only=message.ready)
         return MESSAGES["RepositoryIndexResponse"](models=models)
 
-    async def _change(self, message: Any, request: Request, context: Any) -> Any:
-        raise InvalidRequestError(
-            f"{request.path}: expected a service whose models may be changed from outside, received "
-            f"{message.model_name[:100]!r}."
-        )
+    async def _load(self, message: Any, request: Request, context: Any) -> Any:
+        await self._change("load", message)
+        return MESSAGES["RepositoryModelLoadResponse"]()
+
+    async def _unload(self, message: Any, request: Request, context: Any) -> Any:
+        await self._change("unload", message)
+        return MESSAGES["RepositoryModelUnloadResponse"]()
+
+    async def _change(self, verb: Verb, message: Any) -> None:
+        if message.repository_name:
+            raise InvalidRequestError(
+                f"repository_name: expected none, as there is one repository; received "
+                f"{shown(message.repository_name)}."
+            )
+        parameters = values_of(message.parameters)
+        await change_repository(self._service, self._rollout, verb, message.model_name, parameters)
 
     async def _refuse(self, message: bytes, request: Request, context: Any) -> Any:
         raise InvalidRequestError(f"{request.path}: expected another method, as the service has no such calls.")
+
+
+def _parse_infer(content: bytes) -> tuple[Any, bytes]:
+    """A ModelInferRequest and its bytes, by whose number the rest is read here or in a thread."""
+    return MESSAGES["ModelInferRequest"].FromString(content), content
 
 
 def _request_of(name: str, context: Any) -> Request:

@@ -10,9 +10,9 @@ import numpy as np
 
 from serving.errors import InvalidRequestError, UndecodableTextError
 from serving.json_values import write_object
-from serving.v2.datatypes import BYTES, DTYPES, from_bytes, join_bytes, split_bytes
+from serving.v2.datatypes import BYTES, DTYPES
 from serving.v2.json_header import Header, Promised, read_header
-from serving.v2.messages import InferRequest, Tensor, check_count, shaped
+from serving.v2.messages import InferRequest, Tensor, bytes_of_tensor, shaped, tensor_of_bytes
 from tfpipe.core.signature import Array, TensorSpec
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -63,7 +63,7 @@ def write_infer(
     for tensor in outputs:
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         if binary.get(tensor.name, request.is_binary):
-            part = _to_bytes(tensor)
+            part = bytes_of_tensor(tensor)
             entry["parameters"] = {"binary_data_size": len(part)}
             parts.append(part)
         else:
@@ -126,28 +126,17 @@ def _with_bytes(header: Header, rest: memoryview) -> InferRequest:
     for entry in header.entries:
         if isinstance(entry, Promised):
             end = start + entry.num_bytes
-            tensors.append(_kept(entry, rest[start:end]))
+            promised = entry.tensor
+            tensors.append(
+                tensor_of_bytes(promised.name, promised.datatype, promised.shape, rest[start:end], entry.where)
+            )
             start = end
         else:
             tensors.append(entry)
-    request = header.request
-    return InferRequest(tensors, request.id, request.outputs, request.is_binary, request.timeout_s, request.parameters)
-
-
-def _kept(promised: Promised, content: memoryview) -> Tensor:
-    tensor, where = promised.tensor, promised.where
-    if tensor.datatype == BYTES:
-        elements = split_bytes(content, where)
-        check_count(tensor.shape, len(elements), where)
-        return Tensor(tensor.name, BYTES, tensor.shape, elements)
-    array = shaped(from_bytes(content, DTYPES[tensor.datatype], where), tensor.shape, where)
-    return Tensor(tensor.name, tensor.datatype, tensor.shape, array)
-
-
-def _to_bytes(tensor: Tensor) -> bytes:
-    if isinstance(tensor.elements, list):
-        return join_bytes(tensor.elements)
-    return tensor.elements.astype(DTYPES[tensor.datatype], copy=False).tobytes()
+    asked = header.request
+    return InferRequest(
+        tensors, asked.id, asked.outputs, asked.is_binary, asked.timeout_s, asked.parameters, asked.routing_key
+    )
 
 
 def _to_json(tensor: Tensor) -> Any:

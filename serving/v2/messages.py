@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 from serving.errors import InvalidRequestError
 from serving.json_values import shown
+from serving.parameters import ROUTING_KEY, key_of_body
+from serving.v2.datatypes import BYTES, DTYPES, from_bytes, join_bytes, split_bytes
 from tfpipe.core.signature import Array
 
 Elements: TypeAlias = Array | list[bytes]
@@ -62,6 +64,7 @@ class InferRequest:
         is_binary: Whether outputs are wanted as bytes where `outputs` does not say.
         timeout_s: Longest wait; None for the service's own.
         parameters: All of the request's.
+        routing_key: See `serving.parameters`; None for none.
     """
 
     tensors: list[Tensor]
@@ -70,6 +73,7 @@ class InferRequest:
     is_binary: bool = False
     timeout_s: float | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    routing_key: str | None = None
 
 
 def check_shape(shape: Sequence[object], where: str) -> tuple[int, ...]:
@@ -110,6 +114,28 @@ def shaped(array: Array, shape: tuple[int, ...], where: str) -> Array:
         raise InvalidRequestError(f"{where}: expected a shape that an array can have; {error}.") from error
 
 
+def tensor_of_bytes(
+    name: str, datatype: str, shape: tuple[int, ...], content: bytes | memoryview, where: str
+) -> Tensor:
+    """A tensor from its bytes, of which it is a view where its datatype is no BYTES.
+
+    Raises:
+        InvalidRequestError: Not whole elements, or another number of them than the shape says.
+    """
+    if datatype == BYTES:
+        elements = split_bytes(content, where)
+        check_count(shape, len(elements), where)
+        return Tensor(name, BYTES, shape, elements)
+    return Tensor(name, datatype, shape, shaped(from_bytes(content, DTYPES[datatype], where), shape, where))
+
+
+def bytes_of_tensor(tensor: Tensor) -> bytes:
+    """Inverse of `tensor_of_bytes`."""
+    if isinstance(tensor.elements, list):
+        return join_bytes(tensor.elements)
+    return tensor.elements.astype(DTYPES[tensor.datatype], copy=False).tobytes()
+
+
 def check_classes(classes: object, where: str) -> int:
     """The parameter `classification`, if it is one.
 
@@ -138,6 +164,7 @@ def check_request(request: InferRequest) -> InferRequest:
     if request.parameters:
         refuse_parameters(request.parameters, "parameters")
         request.timeout_s = _timeout_s(request.parameters.get("timeout"))
+        request.routing_key = key_of_body(request.parameters.get(ROUTING_KEY), f"parameters.{ROUTING_KEY}")
     return request
 
 

@@ -29,7 +29,20 @@ def model_statistics(service: Service, deployment: Deployment) -> dict[str, Any]
             "compute_infer": duration("run"),
             "compute_output": duration("postprocess"),
         },
-        "batch_stats": [],
+        "batch_stats": [
+            _of_batches(rows, *seen) for rows, seen in sorted(deployment.batcher.room.pace.by_rows.items())
+        ],
+    }
+
+
+def _of_batches(rows: int, count: int, seconds: float) -> dict[str, Any]:
+    # Inputs are made for each request, before batches are formed, and answers after: neither is in a batch's time.
+    outside = {"count": count, "ns": 0}
+    return {
+        "batch_size": rows,
+        "compute_input": outside,
+        "compute_infer": {"count": count, "ns": round(seconds * 1e9)},
+        "compute_output": outside,
     }
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from serving.batching import Limits, Reason
 from serving.deployment import AnyEngine, Deployment, Outcome
-from serving.engine import Answered, Input
+from serving.engine import Input
+from serving.routes.predict import answer_of
 from serving.slots import Slots
-from tfpipe.core.errors import InferenceError
 
 
 class Batches(list[int]):
@@ -37,18 +37,9 @@ def ask(
             deployment = Deployment(engine, limits, slots=Slots(1), preparing=pool, running=pool, observer=batches)
             return await deployment.infer(inputs, deadline_s=deadline_s, features=features)
 
-    return [_answer(row) for row in asyncio.run(infer()).rows], list(batches)
+    return [answer_of(row) for row in asyncio.run(infer()).rows], list(batches)
 
 
 def answers(engine: AnyEngine, inputs: Sequence[Input], *, features: bool = False) -> list[Any]:
     """Answers to the inputs of one request."""
     return ask(engine, inputs, features=features)[0]
-
-
-def _answer(row: Answered | Exception) -> dict[str, Any] | Exception:
-    if isinstance(row, Exception):
-        return row
-    try:
-        return row.answer()
-    except InferenceError as error:
-        return error

@@ -14,6 +14,7 @@ from serving.json_values import (
     encode_text,
     flatten,
     numbers,
+    pieces,
     read_object,
     write_object,
 )
@@ -101,3 +102,15 @@ def test_base64_is_taken_strictly():
 def test_half_a_surrogate_pair_is_refused():
     with pytest.raises(InvalidRequestError, match="character 1 is a lone surrogate"):
         encode_text("a\ud800", "x")
+
+
+@pytest.mark.parametrize("count", [65_536, 65_537, 150_000])
+def test_long_lists_are_gone_through_in_pieces_and_come_out_whole(count):
+    flat, shape = flatten([[index % 251] for index in range(count)], "x")
+
+    assert shape == (count, 1)
+    np.testing.assert_array_equal(numbers(flat, np.dtype(np.uint8), "x"), np.arange(count) % 251)
+    assert sum(map(len, pieces(flat))) == count
+    for wrong, words in ((256, "out of its range"), (2**70, "out of its range"), (0.5, "whole numbers"), (-1, "range")):
+        with pytest.raises(InvalidRequestError, match=words):
+            numbers([*flat, wrong], np.dtype(np.uint8), "x")

@@ -11,28 +11,9 @@ import pytest
 from serving.v2.datatypes import join_bytes, split_bytes
 from tests.serving.bundles import BLUE, RED, SIDE, make_bundle, reference
 from tests.serving.servers import app_of, serving
-from tests.serving.tensor_bundles import make_tensor_bundle
 from tests.serving.tensor_bundles import reference as sums
 
 INFER = "/v2/models/colours/infer"
-
-
-@pytest.fixture(scope="module")
-def sums_client(tmp_path_factory):
-    with serving(app_of(make_tensor_bundle(tmp_path_factory.mktemp("bundles") / "sums"))) as running:
-        yield running.client
-
-
-@pytest.fixture(scope="module")
-def moods_client(text_bundle):
-    with serving(app_of(text_bundle)) as running:
-        yield running.client
-
-
-@pytest.fixture(scope="module")
-def names_client(tags_bundle):
-    with serving(app_of(tags_bundle)) as running:
-        yield running.client
 
 
 def images(*contents):
@@ -230,6 +211,26 @@ def test_the_statistics_count_what_was_answered(client):
     assert after["inference_stats"]["success"]["count"] == before["inference_stats"]["success"]["count"] + 1
     assert after["inference_stats"]["compute_infer"]["ns"] > before["inference_stats"]["compute_infer"]["ns"]
     assert client.get("/v2/models/stats").json()["model_stats"][0]["name"] == "colours"
+
+
+def test_the_statistics_tell_batches_by_their_size(client):
+    def read():
+        stats = client.get("/v2/models/colours/stats").json()["model_stats"][0]
+        return stats["execution_count"], {one["batch_size"]: one for one in stats["batch_stats"]}
+
+    none = {"compute_infer": {"count": 0, "ns": 0}}
+    executions, before = read()
+    for contents in ([RED], [RED], [RED, BLUE, RED]):
+        client.post(INFER, json=images(*contents))
+    executions_after, after = read()
+
+    ran = {
+        rows: after[rows]["compute_infer"]["count"] - before.get(rows, none)["compute_infer"]["count"] for rows in after
+    }
+    assert {rows: count for rows, count in ran.items() if count} == {1: 2, 3: 1}
+    assert after[3]["compute_infer"]["ns"] > before.get(3, none)["compute_infer"]["ns"]
+    assert after[3]["compute_input"]["count"] == after[3]["compute_output"]["count"]
+    assert executions_after == executions + 3
 
 
 def test_the_repository_lists_what_is_loaded(client):

@@ -8,6 +8,8 @@ from serving.routes.page import PAGE, read_files
 
 HTML = {"accept": "text/html,application/xhtml+xml"}
 FILES = sorted(read_files())
+# Of the page of the API, besides files.
+LINKS = ("openapi.json", "./")
 LOADED = [name for name in FILES if name != PAGE]
 PATHS = ["/", *(f"/static/{name}" for name in LOADED)]
 
@@ -55,6 +57,27 @@ def test_the_page_names_only_files_that_there_are():
 
     assert named
     assert set(named) <= set(LOADED)
+
+
+def test_the_page_of_the_api_needs_no_script_and_nothing_from_elsewhere(client):
+    answer = client.get("/docs")
+
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    assert "<script" not in answer.text
+    assert "//" not in answer.text.replace("<!doctype html>", "")
+    assert set(re.findall(r'(?:src|href)="([^"]+)"', answer.text)) <= {*(f"static/{name}" for name in LOADED), *LINKS}
+    assert client.get("/docs", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+
+
+def test_the_page_of_the_api_has_every_operation(client):
+    text = client.get("/docs").text
+    paths = client.get("/openapi.json").json()["paths"]
+
+    operations = [(method, path) for path, entry in paths.items() for method in entry]
+    assert len(operations) > 30
+    for method, path in operations:
+        assert f"<code>{method.upper()} {path}</code>" in text
 
 
 @pytest.mark.parametrize("name", ["", "index.html", "missing.js", "..%2Fapp.py", "../routes/page.py"])

@@ -7,28 +7,8 @@ import numpy as np
 import pytest
 
 from tests.serving.bundles import BLUE, RED, SIDE
-from tests.serving.servers import app_of, serving
-from tests.serving.tensor_bundles import make_tensor_bundle
 
 PREDICT = "/v1/models/colours:predict"
-
-
-@pytest.fixture(scope="module")
-def sums_client(tmp_path_factory):
-    with serving(app_of(make_tensor_bundle(tmp_path_factory.mktemp("bundles") / "sums"))) as running:
-        yield running.client
-
-
-@pytest.fixture(scope="module")
-def moods_client(text_bundle):
-    with serving(app_of(text_bundle)) as running:
-        yield running.client
-
-
-@pytest.fixture(scope="module")
-def names_client(tags_bundle):
-    with serving(app_of(tags_bundle)) as running:
-        yield running.client
 
 
 def b64(content):

@@ -218,6 +218,26 @@ def test_with_a_certificate_calls_are_encrypted(bundle, tmp_path):
     assert answer.outputs[1].name == "label"
 
 
+def test_a_large_message_is_answered_and_refused_as_a_small_one(client):
+    pixels = np.zeros((1, 90, 90, 3), np.uint8)
+    pixels[..., 0] = 250
+    values = pixels.reshape(-1).tolist() * 4
+
+    answer = client(
+        "ModelInfer",
+        Request(model_name="colours", inputs=[of("pixels", "UINT8", 4, 90, 90, 3, uint_contents=values)]),
+    )
+    refused = client.refused(
+        Request(model_name="colours", inputs=[of("pixels", "UINT8", 4, 90, 90, 3, uint_contents=[*values[1:], 256])])
+    )
+
+    assert answer.raw_output_contents[1] == join_bytes([b"red"] * 4)
+    assert refused == (
+        "INVALID_ARGUMENT",
+        "inputs[0] 'pixels': expected numbers of uint8, received one out of its range.",
+    )
+
+
 some_arrays = st.sampled_from(sorted(set(DTYPES) - {"FP16"})).flatmap(
     lambda name: arrays.arrays(DTYPES[name], arrays.array_shapes(max_dims=3, max_side=4))
 )

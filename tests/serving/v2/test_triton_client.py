@@ -9,6 +9,7 @@ import pytest
 
 from serving.v2.grpc_messages import MESSAGES
 from tests.serving.bundles import RED, reference
+from tests.serving.registered import Store
 from tests.serving.servers import app_of, serving
 from tests.targets import triton
 
@@ -68,7 +69,12 @@ def test_health_and_documents_are_read(results):
     config = results["config"].get("config", results["config"])
     assert [one["name"] for one in config["input"]] == ["image", "pixels", "input"]
     assert config["input"][1]["data_type"] == "TYPE_UINT8"
-    assert results["statistics"]["model_stats"][0]["name"] == "colours"
+    statistics = results["statistics"]["model_stats"][0]
+    assert statistics["name"] == "colours"
+    # Numbers of 64 bits are strings in the JSON of messages.
+    sizes = {int(one["batch_size"]): int(one["compute_infer"]["ns"]) for one in statistics["batch_stats"]}
+    assert 2 in sizes
+    assert all(ns > 0 for ns in sizes.values())
     index = results["index"]["models"] if isinstance(results["index"], dict) else results["index"]
     assert (index[0]["name"], index[0]["state"]) == ("colours", "READY")
 
@@ -88,6 +94,32 @@ def test_an_error_says_what_is_wrong(results, protocol, call, http, grpc, words)
 
     assert status == (http if protocol == "http" else f"StatusCode.{grpc}")
     assert words in message
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"), [{}, {}])
+
+
+def test_versions_are_loaded_and_unloaded(store, protocol, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    with store.served(grpc_port=0) as server:
+        port = server.port if protocol == "http" else server.app.service.grpc_port
+        results = run(protocol, f"127.0.0.1:{port}", store.admin_key)
+
+    assert results["before"] == results["unloaded"] == [False, ["1"]]
+    assert results["loaded"] == [True, ["1", "2"]]
+    refused = {
+        "traffic": ("409", "FAILED_PRECONDITION", "expected one without traffic"),
+        "whole": ("400", "INVALID_ARGUMENT", "expected NAME/versions/VERSION"),
+        "unknown": ("404", "NOT_FOUND", "9"),
+        "config": ("400", "INVALID_ARGUMENT", "parameters: expected none, received 'config'"),
+        "no_key": ("401", "UNAUTHENTICATED", "API key"),
+    }
+    for call, (http, grpc, words) in refused.items():
+        status, message = results[call]
+        assert status == (http if protocol == "http" else f"StatusCode.{grpc}"), call
+        assert words in message
 
 
 def test_our_messages_are_the_published_ones():

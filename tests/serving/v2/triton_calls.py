@@ -1,7 +1,8 @@
 """What NVIDIA's own client makes of the service; run by its environment's Python, as `test_triton_client.py` does.
 
 triton_calls.py messages                  fields of the protocol's messages by name, as JSON
-triton_calls.py http|grpc HOST:PORT       every call that the service answers, as JSON; standard input is an image
+triton_calls.py http|grpc HOST:PORT       every call that asks the service, as JSON; standard input is an image
+triton_calls.py http|grpc HOST:PORT KEY   those that load and unload version 2, which has no traffic, by an API key
 """
 
 import json
@@ -85,6 +86,36 @@ def calls(protocol, address, image):
     return results
 
 
+def changes(protocol, address, key):
+    module = {"http": tritonclient.http, "grpc": tritonclient.grpc}[protocol]
+    client, version = module.InferenceServerClient(address), "colours/versions/2"
+    headers = {"authorization": f"Bearer {key}"}
+
+    def is_ready():
+        try:
+            return client.is_model_ready("colours", "2", headers=headers)
+        except tritonclient.grpc.InferenceServerException:
+            return False
+
+    def loaded():
+        index = _plain(client.get_model_repository_index(headers=headers))
+        return [one["version"] for one in (index["models"] if isinstance(index, dict) else index)]
+
+    results = {"before": [is_ready(), loaded()]}
+    client.load_model(version, headers=headers)
+    results["loaded"] = [is_ready(), loaded()]
+    client.load_model("colours", headers=headers)
+    client.unload_model(version, headers=headers)
+    results["unloaded"] = [is_ready(), loaded()]
+    results["traffic"] = _refused(lambda: client.unload_model("colours/versions/1", headers=headers))
+    results["whole"] = _refused(lambda: client.unload_model("colours", headers=headers))
+    results["unknown"] = _refused(lambda: client.load_model("colours/versions/9", headers=headers))
+    results["config"] = _refused(lambda: client.load_model(version, headers=headers, config="{}"))
+    results["no_key"] = _refused(lambda: client.load_model(version))
+    client.close()
+    return results
+
+
 def _plain(answer):
     if isinstance(answer, dict | list):
         return answer
@@ -107,5 +138,11 @@ def _refused(call):
 
 
 if __name__ == "__main__":
-    made = messages() if sys.argv[1] == "messages" else calls(*sys.argv[1:], sys.stdin.buffer.read())
+    match sys.argv[1:]:
+        case ["messages"]:
+            made = messages()
+        case [protocol, address]:
+            made = calls(protocol, address, sys.stdin.buffer.read())
+        case [protocol, address, key]:
+            made = changes(protocol, address, key)
     sys.stdout.write(json.dumps(made))
