@@ -114,18 +114,25 @@ def http_hop(url: str, golden: GoldenSamples, *, name: str | None = None) -> Hop
     Raises:
         InferenceError: The service does not answer.
     """
-    answers = [_ask(url, sample.content, sample.decoded, name) for sample in golden.samples]
+    # Of a text that is longer than a row Keras's answer is known of its first row alone.
+    asked = [sample for sample in golden.samples if len(sample.prepared.rows) == 1]
+    answers = [_ask(url, sample.content, sample.decoded, name) for sample in asked]
     served = describe(url, name)
     bound = http_bound(golden.bundle, served)
     title = f"file -> HTTP answer ({served['precision']} on {served['provider']})"
+    references = [sample.golden.probabilities for sample in asked]
     expected = [
-        json.loads(json.dumps(answer_of(sample.prepared, [sample.golden.probabilities])))
-        for sample in golden.samples
-        if len(sample.prepared.rows) == 1
+        json.loads(json.dumps(answer_of(sample.prepared, [reference])))
+        for sample, reference in zip(asked, references, strict=True)
     ]
     given = [answer["predictions"][0] for answer in answers]
-    if "entities" in expected[0]:
-        return _entities_hop(title, given, expected)
+    kind = "entities" if any("entities" in one for one in expected) else "probabilities"
+    lacking = next((answer for answer in given if kind not in answer), None)
+    if lacking is not None:
+        problem = f"{title}: expected answers with {kind}, received {', '.join(lacking)}."
+        return Hop("http", title, "probabilities", len(given), None, None, bound=bound, problem=problem)
+    if kind == "entities":
+        return _entities_hop(title, given, expected, references, bound)
     labels = golden.inference.labels
     return _probabilities_hop(title, labels, given, expected, bound)
 
@@ -140,18 +147,43 @@ def _probabilities_hop(
     return compare("http", title, answers, references, bound)
 
 
-def _entities_hop(title: str, given: Sequence[Any], expected: Sequence[Any]) -> Hop:
-    """Of tags the service tells entities alone: which they are, and how sure it is of those that both found."""
-    same, differences = 0, [0.0]
-    for answer, reference in zip(given, expected, strict=True):
+def _entities_hop(
+    title: str, given: Sequence[Any], expected: Sequence[Any], references: Sequence[Array], bound: Bound
+) -> Hop:
+    """Of tags the service tells entities alone: which they are, and how sure it is of those that both found.
+
+    Where no tag of Keras's is so close to another that the bound lets them change places, the entities are its own.
+    """
+    same, differences, problem = 0, [0.0], ""
+    for answer, reference, probabilities in zip(given, expected, references, strict=True):
         found, known = (
             {_place(entity): entity["score"] for entity in both["entities"]} for both in (answer, reference)
         )
         same += found.keys() == known.keys()
-        differences += [abs(found[place] - known[place]) for place in found.keys() & known.keys()]
+        apart = {place: abs(found[place] - known[place]) for place in found.keys() & known.keys()}
+        differences += apart.values()
+        if found.keys() != known.keys() and _is_decided(probabilities, bound):
+            problem = problem or f"{title}: expected entities {_told(known)}, received {_told(found)}."
+        # `not <=` rather than `>`: a NaN must fail.
+        if not all(apart[place] <= bound.atol + bound.rtol * known[place] for place in apart):
+            problem = problem or (
+                f"{title}: expected scores within {bound.atol:g} + {bound.rtol:g} x value of Keras's, received a "
+                f"difference of {max(apart.values()):.3g}."
+            )
     return Hop(
-        "http", title, "probabilities", len(given), max(differences), float(np.mean(differences)), same / len(given)
-    )
+        "http", title, "probabilities", len(given), max(differences), float(np.mean(differences)), same / len(given),
+        bound=bound, problem=problem,
+    )  # fmt: skip
+
+
+def _is_decided(probabilities: Array, bound: Bound) -> bool:
+    """Whether answers within the bound have the same most probable tag of every token; (tokens, tags)."""
+    second, first = np.sort(probabilities.astype(np.float64), axis=-1)[:, -2:].T
+    return bool(np.all(first - second > 2 * bound.atol + bound.rtol * (first + second)))
+
+
+def _told(entities: Mapping[tuple[Any, ...], float]) -> str:
+    return ", ".join(f"{label} {start}-{end}" for label, start, end in entities) or "none"
 
 
 def _place(entity: dict[str, Any]) -> tuple[Any, ...]:
