@@ -36,7 +36,7 @@ Input: TypeAlias = bytes | str | Array | RequestError
 wrong with an input already."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Row:
     """What the model gave for one row.
 
@@ -49,7 +49,7 @@ class Row:
     features: Array | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answered:
     """What came of one input.
 
@@ -310,7 +310,9 @@ class Engine:
             self._spec.check(given[None])
         except SignatureError as error:
             raise InvalidRequestError(str(error)) from error
-        if not np.isfinite(given).all():
+        flat = given.reshape(-1)
+        # Neither infinity nor what is not a number is lost among squares; where these are too large, each is looked at.
+        if not math.isfinite(np.vdot(flat, flat)) and not np.isfinite(given).all():
             raise InvalidRequestError(f"{self._spec.name}: expected finite numbers, received NaN or infinity.")
 
     def _check_pixels(self, pixels: Array) -> None:
