@@ -1,6 +1,7 @@
 """Texts of each kind of label from files to answers: training, conversion, prediction; each compared with Keras."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tfpipe.convert.pipeline import convert
 from tfpipe.convert.trained import open_trained
 from tfpipe.core.bundle import read_golden
 from tfpipe.core.certificate import Certificate
-from tfpipe.core.errors import BundleError, DataError
+from tfpipe.core.errors import BundleError, ConfigError, DataError
 from tfpipe.core.parity import BOUNDS
 from tfpipe.inference.opening import open_inference
 from tfpipe.models.assembly import load_model
@@ -246,3 +247,43 @@ def test_validation_texts_whose_further_labels_changed_are_refused(finished, tmp
 
     with pytest.raises(DataError, match="the data have changed since"):
         open_validation(open_trained(changed, None, [f"data.path={data}"]))
+
+
+def test_features_are_one_vector_a_text_and_are_refused_where_each_word_is_answered(finished, tmp_path):
+    kind, _, result = finished
+    asked = ["conversion.features=true", "conversion.latency_runs=1", "conversion.http_hop=false"]
+
+    def made():
+        return convert(result.output_dir, precision="fp32", output=tmp_path / "bundles" / "made", overrides=asked)
+
+    if kind == "tags":
+        with pytest.raises(ConfigError, match=r"conversion\.features: expected a model that answers a whole text"):
+            made()
+        assert list((tmp_path / "bundles").iterdir()) == []
+        return
+    bundle = made().bundle
+
+    assert [spec.name for spec in bundle.manifest.outputs] == ["probabilities", "features"]
+    certificate = Certificate.from_json(bundle.path("certificate.json").read_text(), where="here")
+    assert {"fp32.features", "fp16.features"} <= {hop.name for hop in certificate.hops}
+    assert certificate.broken is None
+
+
+def test_ranges_of_int8_are_set_by_other_texts_where_they_are_given(finished, tmp_path):
+    kind, _, result = finished
+    other = write_texts(tmp_path / "other", kind, num_samples=20, seed=7)
+
+    opened = open_trained(
+        result.output_dir, None, [f"conversion.calibration_path={other}", "conversion.calibration_samples=12"]
+    )
+
+    assert len(opened.calibration) == 12
+    content = other.read_text(encoding="utf-8")
+    if kind == "tags":
+        # A word and its tag a line, a blank one between sentences.
+        content = re.sub(r" \S+\n", " ", content)
+    assert all(sample.sample in content for sample in opened.calibration)
+    # What travels as golden samples is still of training.
+    assert not all(sample.sample in content for sample in opened.samples)
+    with pytest.raises(DataError, match=r"conversion\.calibration_path: .*nowhere.* cannot be used"):
+        open_trained(result.output_dir, None, ["conversion.calibration_path=nowhere"])

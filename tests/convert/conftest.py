@@ -5,10 +5,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.stores import new_store
 from tests.training.small_runs import small_values, write_class_folders
 from tfpipe.config import load_config
 
 CLASSES = ("dark", "grey", "light")
+PRUNED = [
+    "model.name=mlp", "training.epochs=10", "training.learning_rate=0.01", "training.pruning.sparsity=0.8",
+    "preprocessing.image_size=[8,8]", "preprocessing.augmentation.rotation=0", "tracking.registered_model=null",
+    "conversion.latency_runs=3", "conversion.http_hop=false",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +48,23 @@ def converted(tmp_path_factory, trained):
     config, _ = trained
     output = tmp_path_factory.mktemp("bundles") / "small-1"
     return convert("models:/small/1", output=output, overrides=[f"tracking.uri={config.tracking.uri}"])
+
+
+@pytest.fixture(scope="session")
+def pruned(tmp_path_factory):
+    """A run over the digits, which are grey, that pruned 80 %."""
+    from tfpipe.train import train
+
+    folder = tmp_path_factory.mktemp("pruned")
+    return train(load_config(None, [*PRUNED, f"output_dir={folder}/run", f"tracking.uri={new_store(folder)}"]))
+
+
+@pytest.fixture(scope="session")
+def grey_bundle(pruned):
+    """The bundle of `pruned`, with its INT8 variant."""
+    from tfpipe.convert.pipeline import convert
+
+    return convert(pruned.output_dir, output=pruned.output_dir.parent / "bundle").bundle
 
 
 @pytest.fixture

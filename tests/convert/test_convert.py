@@ -51,8 +51,9 @@ def test_the_bundle_is_complete_and_sealed(converted, folder):
     manifest = open_bundle(folder).manifest
 
     assert left_in(folder) == [
-        "bundle.json", "bundle.json.sha256", "certificate.json", "golden", "model.fp16.onnx", "model.fp32.onnx",
-        "model.int8.onnx", "preprocess.onnx", "preprocessing.json", "report.html", "report.md", "saved_model",
+        "bundle.json", "bundle.json.sha256", "certificate.json", "generated", "golden", "model.fp16.onnx",
+        "model.fp32.onnx", "model.int8.onnx", "preprocess.onnx", "preprocessing.json", "report.html", "report.md",
+        "saved_model",
     ]  # fmt: skip
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files - {"bundle.json", "bundle.json.sha256"} == manifest.files.keys()

@@ -31,12 +31,15 @@ def test_code_in_a_file_is_not_run_unless_it_is_allowed(with_code):
     assert model.predict(np.ones((1, 3)), verbose=0).shape == (1, 2)
 
 
-def test_a_class_that_nothing_defines_is_named_with_what_to_do(tmp_path):
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+@pytest.mark.parametrize("is_functional", [False, True])
+def test_a_class_that_nothing_defines_is_named_with_what_to_do(tmp_path, name, is_functional):
     class OwnLayer(layers.Dense):
         pass
 
-    path = tmp_path / "model.keras"
-    keras.Sequential([keras.Input((3,)), OwnLayer(2)]).save(path)
+    path = tmp_path / name
+    rows = keras.Input((3,))
+    (keras.Model(rows, OwnLayer(2)(rows)) if is_functional else keras.Sequential([rows, OwnLayer(2)])).save(path)
 
     with pytest.raises(ConfigError, match=r"expected to know the class 'OwnLayer' .* --import package\.module"):
         read_keras_file(path)

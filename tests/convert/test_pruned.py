@@ -6,34 +6,17 @@ import re
 import onnx
 import pytest
 
-from tests.stores import new_store
-from tfpipe.config import load_config
-from tfpipe.convert.pipeline import convert
 from tfpipe.convert.sparsity import zero_share
 from tfpipe.core.sparsity import num_pruned, zeros
 from tfpipe.models.assembly import load_model
-from tfpipe.train import train
 from tfpipe.training.pruning import prunable_kernels
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
-RUN = [
-    "model.name=mlp", "training.epochs=10", "training.learning_rate=0.01", "training.pruning.sparsity=0.8",
-    "preprocessing.image_size=[8,8]", "preprocessing.augmentation.rotation=0", "tracking.registered_model=null",
-    "conversion.latency_runs=3", "conversion.http_hop=false",
-]  # fmt: skip
 
-
-@pytest.fixture(scope="module")
-def pruned(tmp_path_factory):
-    """A run over the digits that pruned 80 %."""
-    folder = tmp_path_factory.mktemp("pruned")
-    return train(load_config(None, [*RUN, f"output_dir={folder}/run", f"tracking.uri={new_store(folder)}"]))
-
-
-@pytest.fixture(scope="module")
-def bundle(pruned):
-    return convert(pruned.output_dir, output=pruned.output_dir.parent / "bundle").bundle
+@pytest.fixture
+def bundle(grey_bundle):
+    return grey_bundle
 
 
 def test_a_pruned_classifier_of_digits_has_the_sparsity_and_still_tells_them(pruned):

@@ -158,11 +158,17 @@ def test_a_search_without_time_still_measures_the_reference():
     assert [trial.contender for trial in found.trials] == [Contender("fp32")]
 
 
-def test_what_was_measured_before_ctrl_c_counts():
+def test_what_was_measured_before_ctrl_c_counts_and_that_is_said(caplog):
+    caplog.set_level("INFO")
+
     found, _ = searched(Machine({PERCENTILE: KeyboardInterrupt()}))
 
     assert [trial.contender.title for trial in found.trials] == ["fp32, cpu", "int8 (minmax), cpu"]
-    assert found.ended == "interrupted after 2 trials"
+    assert found.ended == "at Ctrl-C, after 2 trials"
+    assert caplog.messages[-2:] == [
+        "Ctrl-C ends the search alone: the best of what was tried is converted. Once more stops it.",
+        "the search ended at Ctrl-C, after 2 trials",
+    ]
 
 
 def test_ctrl_c_before_anything_was_measured_ends_the_command():

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -89,20 +90,50 @@ def test_keras_itself_can_be_asked_again(folder, trained):
     assert "keras" not in certificate.left_out
 
 
-def test_swapped_channels_are_found_in_preprocessing(copy, capsys):
-    def swap(graph):
-        for node in graph.node:
-            node.input[:] = ["swapped" if name == "image" else name for name in node.input]
-        graph.node.insert(0, helper.make_node("Gather", ["image", "order"], ["swapped"], axis=2))
-        graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "order"))
+def swap_channels(graph, *, of, axis):
+    """Turn a graph's input round before it is used."""
+    for node in graph.node:
+        node.input[:] = ["swapped" if name == of else name for name in node.input]
+    graph.node.insert(0, helper.make_node("Gather", [of, "order"], ["swapped"], axis=axis))
+    graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "order"))
 
-    edited(copy / "preprocess.onnx", swap)
+
+def test_swapped_channels_are_found_in_preprocessing(copy, capsys):
+    edited(copy / "preprocess.onnx", partial(swap_channels, of="image", axis=2))
     resealed(copy)
 
     assert main([str(copy)]) == 3
     shown = capsys.readouterr().out
     assert "the first hop that broke is 'preprocess'. pixels -> preprocess.onnx: expected rows within" in shown
     assert "left out: http: a hop before it is broken" in shown
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "hop"),
+    [
+        ("preprocess.onnx", partial(swap_channels, of="image", axis=2), "preprocess"),
+        ("model.fp32.onnx", partial(swap_channels, of="input", axis=3), "fp32"),
+        ("model.fp16.onnx", partial(swap_channels, of="input", axis=3), "fp16"),
+        ("model.int8.onnx", partial(swap_channels, of="input", axis=3), "int8"),
+    ],
+)
+def test_swapped_channels_are_found_where_no_training_file_has_colours(grey_bundle, tmp_path, file, change, hop):
+    copy = shutil.copytree(grey_bundle.folder, tmp_path / "grey")
+    edited(copy / file, change)
+
+    assert broken(resealed(copy)) == hop
+
+
+def test_a_service_that_swaps_channels_is_found_where_no_training_file_has_colours(grey_bundle, tmp_path):
+    copy = shutil.copytree(grey_bundle.folder, tmp_path / "grey")
+    edited(copy / "preprocess.onnx", partial(swap_channels, of="image", axis=2))
+    resealed(copy)
+
+    # Its golden files are grey: the service itself sees nothing wrong.
+    with serving(app_of(copy)) as server:
+        hop = http_hop(f"http://127.0.0.1:{server.port}", GoldenSamples(open_bundle(grey_bundle.folder)))
+
+    assert "HTTP answer (int8 on cpu), of generated pictures: expected probabilities within" in hop.problem
 
 
 def test_another_resize_is_found_in_preprocessing(copy, trained):

@@ -9,14 +9,17 @@ from hypothesis import strategies as st
 from tfpipe.core.bundle import (
     CHECKSUM,
     FORMAT_VERSION,
+    GENERATED,
     MANIFEST,
     Bundle,
     Manifest,
     Variant,
     file_sha256,
     open_bundle,
+    read_differences,
     read_golden,
     seal,
+    write_differences,
     write_golden,
 )
 from tfpipe.core.errors import BundleError
@@ -131,6 +134,32 @@ def test_a_bundle_from_before_there_were_several_labels_opens(folder):
     del values["multi_label"]
 
     assert Manifest.from_json(json.dumps(values), where="here").multi_label is False
+
+
+def test_generated_pictures_come_back_beside_golden_samples_with_their_differences(tmp_path):
+    folder = write_bundle(tmp_path / "bundle")
+    assert read_differences(open_bundle(folder)) == {}
+    answer = np.array([0.5, 0.5], np.float32)
+    write_golden(folder, [("b.png", b"colours", answer)], rows=[np.ones((2, 2, 3), np.float32)], place=GENERATED)
+    write_differences(folder, {"fp32": 1e-6, "int8": 0.125})
+    seal(folder, open_without_check(folder))
+
+    bundle = open_bundle(folder)
+
+    (sample,) = read_golden(bundle, GENERATED)
+    assert (sample.file, sample.probabilities.tolist(), sample.row.shape) == ("generated/b.png", [0.5, 0.5], (12,))
+    assert read_differences(bundle) == {"fp32": 1e-6, "int8": 0.125}
+    assert [golden.file for golden in read_golden(bundle)] == ["golden/a.png"]
+
+
+def test_differences_in_another_form_are_told(tmp_path):
+    folder = write_bundle(tmp_path / "bundle")
+    (folder / "generated").mkdir()
+    (folder / "generated" / "differences.json").write_text("[1]")
+    seal(folder, open_without_check(folder))
+
+    with pytest.raises(BundleError, match=r"differences\.json: expected a difference of each variant"):
+        read_differences(open_bundle(folder))
 
 
 def test_a_bundle_without_golden_samples_is_told(tmp_path):

@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Convert a trained model to ONNX and a SavedModel, prove it against Keras, and write its bundle.",
         epilog=f"keys (key=value; values are YAML):\n{keys}\n\n"
         "exit codes: 0 done; 2 wrong usage, configuration or input; 3 accuracy, size or parity missed "
-        "(the report stays, no bundle is written); 1 the rest.",
+        "(the report stays, no bundle is written); 75 stopped by Ctrl-C or SIGTERM; 1 the rest.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -88,8 +88,9 @@ class Building:
         self._judge()
         golden = self._num_golden
         sealing.seal_bundle(
-            self._folder, self._trained, self._conversion, self._comparison, golden, self._scores, self._findings
-        )
+            self._folder, self._trained, self._conversion, self._comparison, golden, self._answers, self._scores,
+            self._findings,
+        )  # fmt: skip
 
     @property
     def _num_golden(self) -> int:

@@ -51,6 +51,7 @@ class Comparison(Protocol):
         row_scale: Brings rows to a scale of 0..1; None where they are compared as they are.
         probabilities: Keras's own answer to each, float32.
         hops: What was measured so far.
+        generated: Positions of samples made here that travel in the bundle too, beside golden ones of training.
     """
 
     @property
@@ -67,6 +68,9 @@ class Comparison(Protocol):
 
     @property
     def hops(self) -> Sequence[Hop]: ...
+
+    @property
+    def generated(self) -> Sequence[int]: ...
 
     def note(self, hop: Hop) -> None:
         """Record a hop; GateError where it is beyond its bound."""

@@ -1,7 +1,7 @@
 """A model that was trained elsewhere -> bundle."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,9 @@ import keras
 from tfpipe.convert import foreign, keras_files, report
 from tfpipe.convert.asked import Asked, ConversionResult
 from tfpipe.convert.building import write_bundle
-from tfpipe.convert.foreign_settings import read_foreign_config
+from tfpipe.convert.foreign_settings import ForeignConfig, read_foreign_config
 from tfpipe.convert.phases import phase
-from tfpipe.convert.staging import check_target, measured_on, stage
+from tfpipe.convert.staging import held, measured_on, stage
 from tfpipe.convert.tensor_function import TensorFunction, of_keras, of_saved_model
 from tfpipe.convert.tensors import TensorConversion
 from tfpipe.core.bundle import open_bundle
@@ -59,27 +59,34 @@ def convert_foreign(
         asked = replace(asked, precision="fp32")
     name = foreign.model_name(path)
     target = Path(output) if output is not None else Path("bundles") / name
-    check_target(target)
+    read = partial(foreign.read_model, path, said, allow_code=allow_code, imports=imports)
+    with held(target):
+        _write(path, name, asked, said, target, read)
+        bundle = open_bundle(target)
+    logger.info("bundle: %s (%s)", target, bundle.short_id)
+    return ConversionResult(bundle, None, is_champion=False, tracking_uri="")
+
+
+def _write(
+    path: Path, name: str, asked: Asked, said: ForeignConfig, target: Path, read: Callable[[], keras.Model]
+) -> None:
+    """The bundle of an image classifier, or of named tensors."""
     with phase("model"):
-        model = None if path.is_dir() else foreign.read_model(path, said, allow_code=allow_code, imports=imports)
+        model = None if path.is_dir() else read()
     logger.info("converting %s to %s", name, asked.precision)
     if model is not None and foreign.task_of(model, said) != TENSOR_TASK:
         write_bundle(foreign.open_classifier(path, model, said), asked, name, target)
-    else:
-        if asked.search is not None:
-            raise ConfigError(
-                "--search: expected a model with a score to search by, received one of named tensors. Leave it out; "
-                "`tfpipe tune` finds the fastest way to run its bundle."
-            )
-        findings = report.Findings(name, asked.precision, said.conversion, measured_on=measured_on())
-        function = of_saved_model(path, said.signature) if model is None else _function(model, findings)
-        conversion = TensorConversion(name, function, said.conversion, findings)
-        training = {"config": said.model_dump(mode="json"), "library_versions": library_versions()}
-        build = partial(conversion.build, force=asked.force, training=training)
-        stage(build, findings, target)
-    bundle = open_bundle(target)
-    logger.info("bundle: %s (%s)", target, bundle.short_id)
-    return ConversionResult(bundle, None, is_champion=False, tracking_uri="")
+        return
+    if asked.search is not None:
+        raise ConfigError(
+            "--search: expected a model with a score to search by, received one of named tensors. Leave it out; "
+            "`tfpipe tune` finds the fastest way to run its bundle."
+        )
+    findings = report.Findings(name, asked.precision, said.conversion, measured_on=measured_on())
+    function = of_saved_model(path, said.signature) if model is None else _function(model, findings)
+    conversion = TensorConversion(name, function, said.conversion, findings)
+    training = {"config": said.model_dump(mode="json"), "library_versions": library_versions()}
+    stage(partial(conversion.build, force=asked.force, training=training), findings, target)
 
 
 def _function(model: keras.Model, findings: report.Findings) -> TensorFunction:

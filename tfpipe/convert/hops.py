@@ -22,6 +22,10 @@ from tfpipe.verify.saved_model import Asked, saved_model_hops
 _SIZES = ((1, 1), (3, 7), (17, 31), (64, 48), (224, 224), (241, 320), (481, 641))
 
 
+# Of them, what travels in a bundle: (height, width, 3) of at most so many numbers.
+_TRAVELS = 64 * 48 * 3
+
+
 class Hops:
     """What was compared so far.
 
@@ -57,6 +61,9 @@ class ImageComparison(Hops):
         keras = KerasReference(parts)
         self._preprocess = preprocess
         self.samples = (*samples, *generated_samples())
+        self.generated = [
+            at for at in range(len(samples), len(self.samples)) if self.samples[at].sample.size <= _TRAVELS
+        ]
         self.rows = [keras.rows(sample.sample) for sample in self.samples]
         self.probabilities = [keras.probabilities(sample.sample) for sample in self.samples]
         self.row_scale = _row_scale(parts)

@@ -210,8 +210,9 @@ def _custom_classes(config: Any) -> Iterator[str]:
         for value in config:
             yield from _custom_classes(value)
     if isinstance(config, dict):
-        module, name = config.get("module"), config.get("class_name")
-        if isinstance(name, str) and (config.get("registered_name") or not str(module).startswith("keras")):
+        name, package = config.get("class_name"), str(config.get("module")).partition(".")[0]
+        # Keras gives a registered name to its own too: Functional.
+        if isinstance(name, str) and package != "keras":
             yield name
         for value in config.values():
             yield from _custom_classes(value)

@@ -13,7 +13,7 @@ from tfpipe.convert.foreign_settings import is_foreign
 from tfpipe.convert.phases import phase
 from tfpipe.convert.search import Budget
 from tfpipe.convert.settings import PRECISIONS, Settings, read_settings
-from tfpipe.convert.staging import check_target
+from tfpipe.convert.staging import check_target, held
 from tfpipe.convert.trained import fetch, open_trained
 from tfpipe.convert.variants import Search
 from tfpipe.core.bundle import open_bundle
@@ -65,7 +65,8 @@ def convert(
         imports: Modules with the classes of a model trained elsewhere.
 
     Raises:
-        ConfigError: Wrong precision, settings, model path or output folder; a backend that lacks something.
+        ConfigError: Wrong precision, settings, model path or output folder, or one that another process is converting
+            to; a backend that lacks something.
         RegistryError: No such model or version.
         DataError: Calibration samples or validation data are missing, changed or unreadable.
         ConversionError: The model holds something that cannot be converted.
@@ -109,8 +110,9 @@ def _convert_own(
         logger.info("converting %s to %s", title, asked.precision if asked.search is None else "the fastest variant")
         default = Path("bundles") / (f"{trained.name}-{version.version}" if version else trained.name)
         target = Path(output) if output is not None else default
-        write_bundle(trained, asked, title, target)
-    bundle = open_bundle(target)
-    logger.info("bundle: %s (%s)", target, bundle.short_id)
-    is_champion = registry.attach_bundle(version, target) if version else False
+        with held(target):
+            write_bundle(trained, asked, title, target)
+            bundle = open_bundle(target)
+            logger.info("bundle: %s (%s)", target, bundle.short_id)
+            is_champion = registry.attach_bundle(version, target) if version else False
     return ConversionResult(bundle, version, is_champion, registry.uri)

@@ -1,7 +1,7 @@
 """Everything that a bundle holds beside its graphs: golden samples, certificate, report, and the manifest last."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +12,11 @@ from tfpipe.convert.phases import phase
 from tfpipe.convert.report_page import render_page
 from tfpipe.convert.trained import TrainedModel
 from tfpipe.core import certificate
-from tfpipe.core.bundle import Bundle, Manifest, open_bundle, seal, write_golden
+from tfpipe.core.bundle import GENERATED, Bundle, Manifest, open_bundle, seal, write_differences, write_golden
 from tfpipe.core.certificate import Certificate, Hop
 from tfpipe.core.errors import GateError
+from tfpipe.core.parity import max_abs_diff
+from tfpipe.core.signature import Array
 from tfpipe.targets.warmup import image_request, text_request, write_warmup
 from tfpipe.verify.golden import GoldenSamples
 from tfpipe.verify.http import http_hop, missing_service, running_service
@@ -29,6 +31,7 @@ def seal_bundle(
     conversion: Conversion,
     comparison: Comparison,
     golden: int,
+    answers: Mapping[str, Sequence[Array]],
     scores: measure.Scores | None,
     findings: report.Findings,
 ) -> None:
@@ -40,6 +43,7 @@ def seal_bundle(
         conversion: Of the model.
         comparison: With every hop up to here.
         golden: How many of the compared samples travel in the bundle.
+        answers: Of the whole chain to the compared samples, by variant.
         scores: On the validation data, of Keras and of every form; None where there are none.
         findings: For the report, and what goes into the manifest.
 
@@ -54,6 +58,8 @@ def seal_bundle(
         rows=comparison.rows[:golden],
         row_scale=comparison.row_scale,
     )
+    if comparison.generated:
+        _write_generated(staging, comparison, answers)
     request_of = text_request if conversion.preprocess_inputs[0].dtype == "str" else image_request
     (saved_model,) = (staging / "saved_model").iterdir()
     write_warmup(saved_model, [request_of(s.content, r) for s, r in zip(samples, comparison.rows, strict=False)])
@@ -77,6 +83,25 @@ def seal_bundle(
     (staging / "report.md").write_text(text, encoding="utf-8")
     (staging / "report.html").write_text(render_page(findings, text), encoding="utf-8")
     seal(staging, manifest)
+
+
+def _write_generated(staging: Path, comparison: Comparison, answers: Mapping[str, Sequence[Array]]) -> None:
+    """Pictures of colours and sizes that the training files may not have; verification alone looks at them."""
+    at = comparison.generated
+    samples, expected = [comparison.samples[i] for i in at], [comparison.probabilities[i] for i in at]
+    write_golden(
+        staging,
+        [(sample.name, sample.content, answer) for sample, answer in zip(samples, expected, strict=True)],
+        decoded=[sample.sample for sample in samples],
+        rows=[comparison.rows[i] for i in at],
+        row_scale=comparison.row_scale,
+        place=GENERATED,
+    )
+    farthest = {
+        name: max(max_abs_diff(given[i], reference) for i, reference in zip(at, expected, strict=True))
+        for name, given in answers.items()
+    }
+    write_differences(staging, farthest)
 
 
 def metadata(trained: TrainedModel) -> dict[str, str]:

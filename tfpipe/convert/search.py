@@ -113,7 +113,10 @@ def explore(
         except KeyboardInterrupt:
             if not trials or not ends_on_interrupt:
                 raise
-            ended = f"interrupted after {len(trials)} trials"
+            ended = f"at Ctrl-C, after {len(trials)} trials"
+            logger.warning("Ctrl-C ends the search alone: the best of what was tried is converted. Once more stops it.")
+    if ended:
+        logger.info("the search ended %s", ended)
     return Exploration(tuple(trials), ended)
 
 

@@ -1,7 +1,9 @@
 """Where a bundle is made: beside its place, and renamed into it once it is whole."""
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,41 @@ def check_target(target: Path) -> None:
     Raises:
         ConfigError: It does, or cannot.
     """
+    if target.name in ("", ".."):
+        # It is made beside its place and renamed into it: not where one stands, nor where all else hangs.
+        raise ConfigError(f"--output: expected a folder with a name of its own, received {str(target)!r}.")
     if target.exists() and not (target / MANIFEST).is_file() and not _is_empty_folder(target):
         raise ConfigError(
             f"--output: expected a new folder or a bundle to replace, found other files at {str(target)!r}."
         )
     atomic.writable_folder(target.parent, where="--output")
+
+
+@contextlib.contextmanager
+def held(target: Path) -> Iterator[None]:
+    """Take the place of a bundle for one conversion, until it is registered too: two would register a mixture.
+
+    Raises:
+        ConfigError: Another process is converting to it, or see `check_target`.
+    """
+    check_target(target)
+    path = target.with_name(f".{target.name}.lock")
+    while True:
+        with open(path, "w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"--output: another conversion writes {str(target)!r}. Wait for it, or choose another folder."
+                ) from None
+            # Its holder may have removed it since it was opened: then it keeps nobody out.
+            if not _is_file_of(path, lock.fileno()):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def stage(build: Callable[[Path], None], findings: report.Findings, target: Path) -> None:
@@ -68,3 +100,10 @@ def measured_on() -> dict[str, Any]:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
+
+
+def _is_file_of(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

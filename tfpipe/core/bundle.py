@@ -30,8 +30,10 @@ from tfpipe.core.signature import Array, TensorSpec
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 CHECKSUM = "bundle.json.sha256"
-_ANSWERS = "golden/answers.json"
-_ROWS = "golden/rows.npz"
+GOLDEN = "golden"
+# Pictures of many colours and sizes, that show what training files of one size, or grey ones, do not.
+GENERATED = "generated"
+_ANSWERS, _ROWS, _DIFFERENCES = "answers.json", "rows.npz", "differences.json"
 _EXCERPT = 16_384
 _CHUNK_BYTES = 1 << 20
 
@@ -261,8 +263,9 @@ def write_golden(
     decoded: Sequence[Array | str] = (),
     rows: Sequence[Array] = (),
     row_scale: Array | None = None,
+    place: str = GOLDEN,
 ) -> None:
-    """Write raw inputs and Keras's answers into `folder`/golden.
+    """Write raw inputs and Keras's answers into a folder of the bundle.
 
     Args:
         folder: Folder of the bundle being made.
@@ -270,20 +273,21 @@ def write_golden(
         decoded: What training's decoder made of each: pixels, or a text; empty: not said.
         rows: Keras's own row of each; empty: not said.
         row_scale: Brings rows to a scale of 0..1, (channels,) float32; None: they are compared as they are.
+        place: `GOLDEN`, or `GENERATED`, which services do not replay.
     """
-    golden = folder / "golden"
+    golden = folder / place
     golden.mkdir()
     answers: list[dict[str, Any]] = []
     for name, content, probabilities in samples:
         (golden / name).write_bytes(content)
-        answers.append({"file": f"golden/{name}", "probabilities": probabilities.tolist()})
+        answers.append({"file": f"{place}/{name}", "probabilities": probabilities.tolist()})
     for answer, sample in zip(answers, decoded, strict=False):
         answer["decoded_sha256"] = decoded_sha256(sample)
     if rows:
         scale = np.ones((), np.float32) if row_scale is None else row_scale
         excerpts = {answer["file"]: excerpt(row * scale) for answer, row in zip(answers, rows, strict=True)}
-        np.savez_compressed(folder / _ROWS, row_scale=scale, **excerpts)
-    (folder / _ANSWERS).write_text(json.dumps(answers, indent=1), encoding="utf-8")
+        np.savez_compressed(golden / _ROWS, row_scale=scale, **excerpts)
+    (golden / _ANSWERS).write_text(json.dumps(answers, indent=1), encoding="utf-8")
 
 
 def excerpt(row: Array) -> Array:
@@ -299,20 +303,21 @@ def decoded_sha256(sample: Array | str) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_golden(bundle: Bundle) -> list[GoldenSample]:
+def read_golden(bundle: Bundle, place: str = GOLDEN) -> list[GoldenSample]:
     """The golden samples of a bundle, in order.
 
     Raises:
         BundleError: It has none, or they are not as `write_golden` writes them.
     """
-    path = bundle.path(_ANSWERS)
-    if _ANSWERS not in bundle.manifest.files:
+    answers_file, rows_file = f"{place}/{_ANSWERS}", f"{place}/{_ROWS}"
+    path = bundle.path(answers_file)
+    if answers_file not in bundle.manifest.files:
         raise BundleError(
-            f"{bundle.folder}: expected golden samples ({_ANSWERS}), found none. Convert the model again."
+            f"{bundle.folder}: expected golden samples ({answers_file}), found none. Convert the model again."
         )
     try:
         answers = json.loads(path.read_text(encoding="utf-8"))
-        rows = np.load(bundle.path(_ROWS)) if _ROWS in bundle.manifest.files else {}
+        rows = np.load(bundle.path(rows_file)) if rows_file in bundle.manifest.files else {}
         return [
             GoldenSample(
                 answer["file"],
@@ -325,6 +330,27 @@ def read_golden(bundle: Bundle) -> list[GoldenSample]:
         ]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise BundleError(f"{path}: expected files with their probabilities; {error}.") from error
+
+
+def write_differences(folder: Path, differences: Mapping[str, float]) -> None:
+    """Write by how much each variant's answers to generated pictures differ from Keras's at most, on the CPU."""
+    (folder / GENERATED / _DIFFERENCES).write_text(json.dumps(differences, indent=1), encoding="utf-8")
+
+
+def read_differences(bundle: Bundle) -> dict[str, float]:
+    """See `write_differences`; empty where the bundle has no generated pictures: texts, and bundles made before.
+
+    Raises:
+        BundleError: It is not as `write_differences` writes it.
+    """
+    file = f"{GENERATED}/{_DIFFERENCES}"
+    if file not in bundle.manifest.files:
+        return {}
+    try:
+        found = json.loads(bundle.path(file).read_text(encoding="utf-8"))
+        return {str(name): float(value) for name, value in found.items()}
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise BundleError(f"{bundle.path(file)}: expected a difference of each variant; {error}.") from error
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:

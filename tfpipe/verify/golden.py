@@ -1,16 +1,26 @@
 """The hops of a bundle, measured on its golden samples without TensorFlow."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from tfpipe.core.bundle import Bundle, GoldenSample, Variant, decoded_sha256, excerpt, read_golden
+from tfpipe.core.bundle import (
+    GENERATED,
+    Bundle,
+    GoldenSample,
+    Variant,
+    decoded_sha256,
+    excerpt,
+    read_differences,
+    read_golden,
+)
 from tfpipe.core.certificate import Hop, compare
 from tfpipe.core.errors import BundleError, DecodeError
-from tfpipe.core.parity import EQUAL, ROWS, golden_bound
+from tfpipe.core.parity import EQUAL, ROWS, Bound, golden_bound
 from tfpipe.core.signature import Array
 from tfpipe.inference.interface import Inference, Prepared
 from tfpipe.inference.opening import open_inference, open_model
+from tfpipe.ort import OnnxModel
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,11 @@ class Sample:
 class GoldenSamples:
     """A bundle's golden samples and what stands around its model, opened.
 
+    Attributes:
+        samples: Training files.
+        generated: Pictures of many colours and sizes; empty for texts, and of bundles made before there were any.
+        differences: By how much each variant's answers to those differed from Keras's where it was converted.
+
     Args:
         bundle: Checked.
 
@@ -51,6 +66,9 @@ class GoldenSamples:
         self.samples = tuple(self._read(golden) for golden in read_golden(bundle))
         if not self.samples:
             raise BundleError(f"{bundle.folder}: expected golden samples, found none. Convert the model again.")
+        self.differences = read_differences(bundle)
+        further = read_golden(bundle, GENERATED) if self.differences else []
+        self.generated = tuple(self._read(golden) for golden in further)
 
     @cached_property
     def expected(self) -> list[Array]:
@@ -65,6 +83,10 @@ class GoldenSamples:
         for variant in sorted(self.bundle.manifest.variants.values(), key=lambda one: -one.size_bytes):
             yield self._model(variant, threads)
 
+    @property
+    def _everything(self) -> tuple[Sample, ...]:
+        return (*self.samples, *self.generated)
+
     def _read(self, golden: GoldenSample) -> Sample:
         path = self.bundle.path(golden.file)
         try:
@@ -78,19 +100,20 @@ class GoldenSamples:
         title = "file -> decoder"
         wrong = [
             sample.golden.file
-            for sample in self.samples
+            for sample in self._everything
             if sample.golden.decoded_sha256 and decoded_sha256(sample.decoded) != sample.golden.decoded_sha256
         ]
         compares = "text" if self.inference.takes == "text" else "pixels"
         problem = f"{title}: expected the {compares} that training decoded, received others of {', '.join(wrong)}."
-        right = 1 - len(wrong) / len(self.samples)
+        count = len(self._everything)
+        right = 1 - len(wrong) / count
         return Hop(
-            "decode", title, compares, len(self.samples), None if wrong else 0.0, None if wrong else 0.0,
+            "decode", title, compares, count, None if wrong else 0.0, None if wrong else 0.0,
             agreement=right, bound=EQUAL, problem=problem if wrong else "",
         )  # fmt: skip
 
     def _preprocessing(self) -> Iterator[Hop]:
-        told = [(sample, sample.golden) for sample in self.samples if sample.golden.row is not None]
+        told = [(sample, sample.golden) for sample in self._everything if sample.golden.row is not None]
         scales = [1.0 if golden.row_scale is None else golden.row_scale for _, golden in told]
         rows = [excerpt(sample.row * scale) for (sample, _), scale in zip(told, scales, strict=True)]
         expected = [golden.row for _, golden in told if golden.row is not None]
@@ -103,14 +126,27 @@ class GoldenSamples:
 
     def _model(self, variant: Variant, threads: int | None) -> Hop:
         model = open_model(self.bundle, variant, provider="cpu", threads=threads)
+        name = variant.file.removeprefix("model.").removesuffix(".onnx")
+        bound = golden_bound(variant.precision, variant.golden_max_abs_diff)
+        title = f"file -> ... -> {variant.file}"
+        hop = compare(name, title, self._answers(model, self.samples), self.expected, bound)
+        if hop.problem or name not in self.differences:
+            return hop
+        wider = golden_bound(variant.precision, self.differences[name])
+        return replace(hop, problem=self.generated_problem(title, self._answers(model, self.generated), wider))
+
+    def generated_problem(self, title: str, answers: Sequence[Array], bound: Bound) -> str:
+        """What is wrong with answers to the generated pictures; "" where they are within their bound."""
+        expected = [sample.golden.probabilities for sample in self.generated]
+        return compare("generated", f"{title}, of generated pictures", answers, expected, bound).problem
+
+    def _answers(self, model: OnnxModel, samples: Sequence[Sample]) -> list[Array]:
         answers: list[Array] = []
-        for sample in self.samples:
+        for sample in samples:
             batch = self.inference.batch([sample.row])
             probabilities = model.run({model.input_names[0]: batch}, ["probabilities"])["probabilities"]
             answers += self.inference.cut(probabilities, [sample.row])
-        name = variant.file.removeprefix("model.").removesuffix(".onnx")
-        bound = golden_bound(variant.precision, variant.golden_max_abs_diff)
-        return compare(name, f"file -> ... -> {variant.file}", answers, self.expected, bound)
+        return answers
 
 
 def rows_of(samples: Sequence[Sample]) -> list[Array]:
