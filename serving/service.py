@@ -20,6 +20,8 @@ from serving.feedback import Lately
 from serving.gpu_memory import GPU_PROVIDERS, GpuMemory
 from serving.metrics import Metrics, ModelReading
 from serving.models import Models
+from serving.parameters import routing_key
+from serving.request import Request
 from serving.sessions import Isolation
 from serving.settings import ServingSettings
 from serving.slots import Slots
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 Status = Literal["loading", "ready", "draining"]
 # After the drain's end: for the answers that say so to leave.
 _LAST_WORDS_S = 1.0
+
+_ROUTED = ("champion", "split", "canary")
 
 T = TypeVar("T")
 
@@ -169,12 +173,12 @@ class Service:
             finally:
                 self.metrics.record_golden(**self.labels_of(deployment), max_abs_diff=difference)
 
-    def find(self, wanted: Wanted, *, key: str | None = None) -> Deployment:
-        """The version that answers a request, if requests are taken.
+    def find(self, wanted: Wanted, request: Request) -> Deployment:
+        """The version that answers a request, if requests are taken; the request is told of it.
 
         Args:
             wanted: What it names.
-            key: X-Routing-Key: where routing is sticky, requests with the same go the same way.
+            request: Where routing is sticky, those with the same X-Routing-Key go the same way.
 
         Raises:
             NotReadyError: Loading or draining, or the version is left alone as it fails again and again.
@@ -182,10 +186,11 @@ class Service:
             MemoryError: It runs on a GPU that has no room for its next batch.
         """
         self._require_ready()
-        deployment, arm = self.models.find(wanted, key=key)
+        deployment, arm = self.models.find(wanted, key=routing_key(request))
         if self._gpu_memory is not None and deployment.engine.provider in GPU_PROVIDERS:
             self._gpu_memory.check(deployment.batch_bytes)
         self.metrics.record_routed(**self.labels_of(deployment), arm=arm)
+        request.deployment, request.is_routed = deployment, arm in _ROUTED
         return deployment
 
     def look_up(self, wanted: Wanted) -> Deployment:

@@ -13,7 +13,6 @@ from serving.bodies import hang_up_watched, read_body
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownPathError
 from serving.json_values import read_object, shown
-from serving.parameters import routing_key
 from serving.request import Request
 from serving.routes.answers import Answer
 from serving.routes.inference import Asked, check_method
@@ -67,7 +66,7 @@ class OpenInferenceRoutes:
 
     async def _infer(self, wanted: Wanted, request: Request, receive: Receive) -> Answer:
         check_method(request, "POST")
-        request.deployment = deployment = self._service.find(wanted, key=routing_key(request))
+        deployment = self._service.find(wanted, request)
         engine, asked = deployment.engine, Asked(self._service, request)
         async with asked.in_time():
             body = await asked.body(receive)

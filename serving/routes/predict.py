@@ -14,11 +14,12 @@ from serving.deployment import Outcome
 from serving.engine import Answered, Engine
 from serving.errors import DeadlineError, MethodError, RowsFailedError, UnknownPathError
 from serving.feedback import Given
-from serving.parameters import read_parameters, routing_key, timeout_s, wanted_of, wants_features
+from serving.parameters import read_parameters, timeout_s, wanted_of, wants_features
 from serving.request import Request
 from serving.routes.answers import Answer, error_body, record_error, status_of
 from serving.routes.inputs import FORM_FIELDS, check_media, read_inputs
 from serving.service import Service
+from serving.shadow import decision_of
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import InferenceError
 
@@ -48,7 +49,7 @@ class PredictRoutes:
             raise MethodError(f"{request.path}: expected POST, received {request.method}.", allowed=["POST"])
         settings = self._service.settings
         parameters = read_parameters(request.query)
-        request.deployment = deployment = self._service.find(wanted_of(parameters), key=routing_key(request))
+        deployment = self._service.find(wanted_of(parameters), request)
         engine = deployment.engine
         if isinstance(engine, TensorEngine):
             raise engine.refuse(request.path)
@@ -105,10 +106,10 @@ class PredictRoutes:
             "latency_ms": round(total_s * 1000, 3),
             "request_id": request.id,
         }
-        if len(predictions) == 1 and "label" in predictions[0]:
-            self._service.lately.keep(
-                request.id, Given(**self._service.labels_of(request.deployment), label=predictions[0]["label"])
-            )
+        decided = decision_of(predictions[0]) if len(predictions) == 1 and not statuses else None
+        if isinstance(decided, str | frozenset):
+            labels = self._service.labels_of(request.deployment)
+            self._service.lately.keep(request.id, Given(**labels, decided=decided, is_routed=request.is_routed))
         status = 200
         if len(statuses) == len(predictions):
             failed = RowsFailedError(f"batch: expected one input or more to be answered, all {len(statuses)} failed.")

@@ -13,7 +13,6 @@ from starlette.types import Receive
 from serving.bodies import hang_up_watched
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownModelError, UnknownPathError
-from serving.parameters import routing_key
 from serving.request import Request
 from serving.routes.answers import Answer
 from serving.routes.inference import Asked, check_method
@@ -66,7 +65,7 @@ class TensorFlowServingRoutes:
 
     async def _ask(self, wanted: Wanted, verb: str, request: Request, receive: Receive) -> Answer:
         check_method(request, "POST")
-        request.deployment = deployment = self._find(wanted, partial(self._service.find, key=routing_key(request)))
+        deployment = self._find(wanted, partial(self._service.find, request=request))
         engine, asked = deployment.engine, Asked(self._service, request)
         if verb == "regress":
             raise InvalidRequestError(f":regress: expected a model with a regress signature; {engine.name!r} has none.")

@@ -13,7 +13,6 @@ from google.protobuf.message import DecodeError
 from serving.admission import Admission
 from serving.errors import InvalidRequestError, NotReadyError
 from serving.keys import Scope
-from serving.parameters import routing_key
 from serving.request import Request
 from serving.routes.answers import error_body, record_error
 from serving.routes.inference import Asked
@@ -183,7 +182,7 @@ class GrpcServer:
     async def _infer(self, message: Any, request: Request, context: Any) -> Any:
         service = self._service
         wanted = Wanted(message.model_name or None, message.model_version or None)
-        request.deployment = deployment = service.find(wanted, key=routing_key(request))
+        deployment = service.find(wanted, request)
         engine, asked = deployment.engine, Asked(service, request)
         inference = read_infer(message)
         asked.shorten(inference.timeout_s)
