@@ -127,6 +127,7 @@ def test_other_aliases_are_given_without_traffic(model, capsys, uri):
         (["canary", "2", "--alpha", "2"], "alpha: expected a share between 0 and 1"),
         (["history", "--at", "2020-01-01"], "expected a change before 2020-01-01T00:00:00+00:00, found none"),
         (["promote", "2", "--model", "nobody"], "expected one of the registered models"),
+        (["history", "--model", "nobody"], "expected one of the registered models"),
         (["promote", "2", "--replicas", "here"], "expected addresses like"),
     ],
 )

@@ -94,7 +94,7 @@ def test_where_none_answers_each_says_why():
     with service(initial("m", "1"), key="secret") as (url, _), pytest.raises(ReplicaError) as caught:
         Replicas([url, "http://127.0.0.1:9"]).roll_back("m", version=None, who="", why="")
 
-    assert f"{url}: POST /admin/models/m/rollback: 401: no key" in str(caught.value)
+    assert f"{url}: POST /admin/models/m/rollback: 401: no key The key is taken from TFPIPE_ADMIN_KEY." in str(caught.value)
     assert "http://127.0.0.1:9: expected an answer" in str(caught.value)
 
 

@@ -17,7 +17,7 @@ from tfpipe.core.routing_changes import Origin, give_alias, promote, rollback, s
 from tfpipe.core.routing_json import to_dict
 from tfpipe.core.sequential import Limits
 from tfpipe.rollout.canary import STEPS, Controller, Plan
-from tfpipe.rollout.replicas import ReplicaError, Replicas
+from tfpipe.rollout.replicas import ADMIN_KEY, ReplicaError, Replicas
 from tfpipe.rollout.text import history_table, progress_line, routing_lines, versions_table
 from tfpipe.startup import run_command
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tfpipe.ledger import MlflowLedger
     from tfpipe.registry import Registry
 
-ADMIN_KEY = "TFPIPE_ADMIN_KEY"
 MODEL = "TFPIPE_REGISTERED_MODEL"
 
 
@@ -128,6 +127,8 @@ def _history(options: argparse.Namespace) -> int:
 
     registry, ledger = _open(options)
     name = registry.default_name(options.model)
+    # Says which names there are, where this is none.
+    registry.versions(name)
     documents = ledger.history(name)
     if options.at is not None:
         held = at(documents, options.at)
