@@ -112,6 +112,8 @@ def _serve(settings: ServingSettings, listener: socket.socket) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Nothing here asks who the client is.
+        proxy_headers=False,
         timeout_graceful_shutdown=_CLOSE_S,
         ssl_context_factory=None if tls is None else lambda *_: server_context(tls),
     )

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -84,10 +84,13 @@ class Admission:
             await self._infer(protocol, request, receive, send)
 
     async def _infer(self, protocol: Protocol, request: Request, receive: Receive, send: Send) -> None:
-        with self.service.admitted():
+        task = self.service.enter()
+        try:
             answer = await self._answer(protocol, request, receive)
             self.record(protocol.name, request, answer.status)
             await _send(answer, request, send)
+        finally:
+            self.service.leave(task)
 
     async def _answer(self, protocol: Protocol, request: Request, receive: Receive) -> Answer:
         try:
@@ -95,8 +98,11 @@ class Admission:
             scope = scope_of(request.path)
             if scope is None:
                 return await protocol.handle(request, receive)
-            with self.passing(request, scope):
+            self.enter(request, scope)
+            try:
                 return await protocol.handle(request, receive)
+            finally:
+                self.leave(request)
         except asyncio.CancelledError:
             if not self.service.is_cut:
                 raise
@@ -106,18 +112,17 @@ class Admission:
             error = caught
         return protocol.refuse(error, request, self.service)
 
-    @contextlib.contextmanager
-    def passing(self, request: Request, scope: KeyScope) -> Iterator[None]:
-        """Let a request through the gate for as long as the block lasts.
+    def enter(self, request: Request, scope: KeyScope) -> None:
+        """Let a request through the gate; it must `leave`.
 
         Raises:
             RequestError: It may not pass.
         """
         request.caller = self._gate.enter(request.headers, scope)
-        try:
-            yield
-        finally:
-            self._gate.leave(request.caller)
+
+    def leave(self, request: Request) -> None:
+        """A request that was let through is answered."""
+        self._gate.leave(request.caller)
 
     def record(self, protocol: str, request: Request, status: int) -> None:
         """Count, trace and log a request that is answered.
@@ -160,10 +165,14 @@ class Admission:
             await self._read(request, scope, receive, send)
             return
         try:
-            with self.passing(request, needed):
-                await self._read(request, scope, receive, send)
+            self.enter(request, needed)
         except RequestError as error:
             await _send(refuse(error, request, self.service), request, send)
+            return
+        try:
+            await self._read(request, scope, receive, send)
+        finally:
+            self.leave(request)
 
     async def _read(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_id(message: Message) -> None:

@@ -24,7 +24,7 @@ _QUICK_S = 0.0005
 _OVERDUE_TIMES, _OVERDUE_LEAST_S = 2.0, 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Done(Generic[Result]):
     """What came of a block.
 

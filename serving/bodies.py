@@ -1,8 +1,7 @@
 """Request bodies: read with limits, and taken apart."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,81 +31,73 @@ class Part:
     content: bytes
 
 
+class Body:
+    """A body as it comes in.
+
+    Attributes:
+        size: Bytes received so far.
+    """
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    async def read(self, headers: Mapping[bytes, bytes], receive: Receive, *, max_bytes: int) -> bytes:
+        """All of it, unless it is larger than is allowed.
+
+        Args:
+            headers: By lower-case name.
+            receive: ASGI's.
+            max_bytes: Largest body, told from Content-Length where there is one, else counted.
+
+        Raises:
+            TooLargeError: The body is larger; what is left of it is not read.
+            ClientGoneError: The connection was closed before its end.
+        """
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > max_bytes:
+            raise _too_large(max_bytes)
+        chunks: list[bytes] = []
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError("body: expected all of it, but the client closed the connection.")
+            chunk = message.get("body", b"")
+            self.size += len(chunk)
+            if self.size > max_bytes:
+                raise _too_large(max_bytes)
+            chunks.append(chunk)
+            more = message.get("more_body", False)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def late(self, timeout_s: float) -> BodyTimeoutError:
+        """What to tell a client that took longer than so many seconds."""
+        return BodyTimeoutError(
+            f"body: expected all of it within {timeout_s:g} s, received {self.size} bytes.", received_bytes=self.size
+        )
+
+
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
-    """Read a whole body, no more of it than is allowed.
+    """Read a whole body in time, where nothing else limits the time of its request.
 
     Args:
-        headers: By lower-case name.
-        receive: ASGI's.
-        max_bytes: Largest body, told from Content-Length where there is one, else counted.
+        headers: See `Body.read`, also for the next ones.
+        receive: Likewise.
+        max_bytes: Likewise.
         timeout_s: Longest time for all of it.
 
     Raises:
-        TooLargeError: The body is larger; what is left of it is not read.
         BodyTimeoutError: It took longer.
-        ClientGoneError: The connection was closed before its end.
+        RequestError: See `Body.read`.
     """
-    length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > max_bytes:
-        raise _too_large(max_bytes)
-    chunks: list[bytes] = []
-    received_bytes = 0
+    body = Body()
     try:
         async with asyncio.timeout(timeout_s):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError("body: expected all of it, but the client closed the connection.")
-                chunk = message.get("body", b"")
-                received_bytes += len(chunk)
-                if received_bytes > max_bytes:
-                    raise _too_large(max_bytes)
-                chunks.append(chunk)
-                more = message.get("more_body", False)
+            return await body.read(headers, receive, max_bytes=max_bytes)
     except TimeoutError:
-        raise BodyTimeoutError(
-            f"body: expected all of it within {timeout_s:g} s, received {received_bytes} bytes.",
-            received_bytes=received_bytes,
-        ) from None
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-@asynccontextmanager
-async def hang_up_watched(receive: Receive, *, after_s: float = 0.05) -> AsyncIterator[None]:
-    """Give up what the block does if the client closes the connection meanwhile.
-
-    Args:
-        receive: ASGI's, once the whole body was read from it.
-        after_s: Time from which on it is watched: most answers are there before.
-
-    Raises:
-        ClientGoneError: The client is gone.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    watchers: list[asyncio.Task[None]] = []
-    is_gone = False
-
-    async def watch() -> None:
-        nonlocal is_gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        is_gone = True
-        if task is not None:
-            task.cancel()
-
-    later = loop.call_later(after_s, lambda: watchers.append(loop.create_task(watch())))
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not is_gone or task is None:
-            raise
-        task.uncancel()
-        raise ClientGoneError("client: expected it to wait for the answer, but it closed the connection.") from None
-    finally:
-        later.cancel()
-        for watcher in watchers:
-            watcher.cancel()
+        raise body.late(timeout_s) from None
 
 
 def media_type(headers: Mapping[bytes, bytes]) -> str:

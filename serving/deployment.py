@@ -36,7 +36,7 @@ _SMALL_BYTES, _SMALL_CHARS = 16 * 1024, 512
 _BLOCKS_AT_ONCE = 2
 
 
-@dataclass
+@dataclass(slots=True)
 class Outcome:
     """What came of the inputs of one request.
 
@@ -67,7 +67,7 @@ class Outcome:
         return answered
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Rows:
     rows: Sequence[Array]
     features: bool
@@ -107,6 +107,7 @@ class Deployment:
         counts: What it has run.
         breaker: Whether it is left alone, as it fails again and again.
         shadow: What is asked the same; None for nothing.
+        labels: Of its metrics: `model` and `version`.
 
     Args:
         engine: Opened, proved and warm.
@@ -132,6 +133,7 @@ class Deployment:
         self.engine = engine
         self.breaker = Breaker()
         self.shadow: Shadow | None = None
+        self.labels = {"model": engine.name, "version": engine.version or ""}
         self._preparing, self._cache = preparing, cache
         self._identity = f"{engine.bundle_id} {engine.variant} {engine.provider} {engine.arithmetic}"
         self.batch_bytes = batch_bytes(
@@ -266,20 +268,20 @@ class Deployment:
         self.engine.close()
 
     async def _prepare(self, engine: Engine, inputs: Sequence[Input], outcome: Outcome) -> list[Prepared | Exception]:
-        def work(some: Sequence[Input]) -> tuple[list[Prepared | Exception], dict[str, float]]:
-            stage_s: dict[str, float] = {}
-            return [_prepared(engine, given, stage_s) for given in some], stage_s
-
         if len(inputs) == 1 and _is_small(inputs[0]):
-            done = [work(inputs)]
-        else:
-            loop = asyncio.get_running_loop()
-            # One thread each: decoding runs beside the model.
-            done = await asyncio.gather(*(loop.run_in_executor(self._preparing, work, [one]) for one in inputs))
+            return [_prepared(engine, inputs[0], outcome.stage_s)]
+
+        def work(given: Input) -> tuple[Prepared | Exception, dict[str, float]]:
+            stage_s: dict[str, float] = {}
+            return _prepared(engine, given, stage_s), stage_s
+
+        loop = asyncio.get_running_loop()
+        # One thread each: decoding runs beside the model.
+        done = await asyncio.gather(*(loop.run_in_executor(self._preparing, work, one) for one in inputs))
         for _, stage_s in done:
             for stage, seconds in stage_s.items():
                 outcome.stage_s[stage] += seconds
-        return [one for prepared, _ in done for one in prepared]
+        return [prepared for prepared, _ in done]
 
     async def _run(
         self,
@@ -292,20 +294,13 @@ class Deployment:
         are_own: bool,
     ) -> None:
         rows = [row for one in prepared if isinstance(one, Prepared) for row in one.rows]
-        buckets: dict[Hashable, list[int]] = {}
-        for position, row in enumerate(rows):
-            buckets.setdefault((engine.bucket_of(row), features), []).append(position)
-        blocks = [
-            (bucket, positions[start : start + self._max_batch_size])
-            for bucket, positions in buckets.items()
-            for start in range(0, len(positions), self._max_batch_size)
-        ]
+        blocks = _blocks(engine, rows, self._max_batch_size)
         results: dict[int, Row | Exception] = {}
 
-        async def run(bucket: Hashable, positions: list[int]) -> None:
+        async def run(length: int, positions: list[int]) -> None:
             content = _Rows([rows[position] for position in positions], features, are_own)
             done: Done[list[Row | Exception]] = await self.batcher.run(
-                content, rows=len(positions), bucket=bucket, deadline_s=deadline_s
+                content, rows=len(positions), bucket=(length, features), deadline_s=deadline_s
             )
             results.update(zip(positions, done.result, strict=True))
             outcome.stage_s["queue"] = max(outcome.stage_s["queue"], done.queue_s)
@@ -315,11 +310,25 @@ class Deployment:
             await run(*blocks[0])
         else:
             await _in_turns([partial(run, *block) for block in blocks], at_once=_BLOCKS_AT_ONCE)
-        answered = iter(results[position] for position in range(len(rows)))
+        answered = iter([results[position] for position in range(len(rows))])
         outcome.rows = [
             one if isinstance(one, Exception) else _answered(one, [next(answered) for _ in one.rows])
             for one in prepared
         ]
+
+
+def _blocks(engine: Engine, rows: Sequence[Array], most: int) -> list[tuple[int, list[int]]]:
+    """Positions of the rows that run together, and the length that they are padded to."""
+    if len(rows) == 1:
+        return [(engine.bucket_of(rows[0]), [0])]
+    of_length: dict[int, list[int]] = {}
+    for position, row in enumerate(rows):
+        of_length.setdefault(engine.bucket_of(row), []).append(position)
+    return [
+        (length, positions[start : start + most])
+        for length, positions in of_length.items()
+        for start in range(0, len(positions), most)
+    ]
 
 
 async def _in_turns(runs: Sequence[Callable[[], Coroutine[Any, Any, None]]], *, at_once: int) -> None:
@@ -346,8 +355,12 @@ def _prepared(engine: Engine, given: Input, stage_s: dict[str, float]) -> Prepar
 
 
 def _answered(prepared: Prepared, rows: Sequence[Row | Exception]) -> Answered | Exception:
-    failed = next((row for row in rows if isinstance(row, Exception)), None)
-    return failed or Answered(prepared, tuple(row for row in rows if isinstance(row, Row)))
+    answered: list[Row] = []
+    for row in rows:
+        if isinstance(row, Exception):
+            return row
+        answered.append(row)
+    return Answered(prepared, tuple(answered))
 
 
 def _row_runs(engine: Engine) -> Callable[[Sequence[_Rows]], list[list[Row | Exception]]]:

@@ -37,7 +37,7 @@ Input: TypeAlias = bytes | str | Array | RequestError
 wrong with an input already."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Row:
     """What the model gave for one row.
 
@@ -60,7 +60,7 @@ class Row:
                 raise InferenceError(f"model: expected finite {name}, received NaN or infinity for this input.")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answered:
     """What came of one input.
 
@@ -263,8 +263,8 @@ class Engine:
         """
         outputs = self._outputs(rows, features)
         answered = self._cut(outputs, rows)
-        # The whole batch first, as that is quick; of what is cut off nothing is asked, as it is padding.
-        if not all(np.isfinite(array).all() for array in outputs.values()):
+        # The whole batch first, by its squares, as that is quick; of what is cut off, as it is padding, nothing is asked.
+        if not all(math.isfinite(np.vdot(array, array)) for array in outputs.values()):
             for row in answered:
                 row.check()
         return answered
@@ -342,7 +342,9 @@ class Engine:
             self._spec.check(given[None])
         except SignatureError as error:
             raise InvalidRequestError(str(error)) from error
-        if not np.isfinite(given).all():
+        flat = given.reshape(-1)
+        # Neither infinity nor what is not a number is lost among squares; where these are too large, each is looked at.
+        if not math.isfinite(np.vdot(flat, flat)) and not np.isfinite(given).all():
             raise InvalidRequestError(f"{self._spec.name}: expected finite numbers, received NaN or infinity.")
 
     def _check_pixels(self, pixels: Array) -> None:

@@ -122,6 +122,7 @@ class Metrics(Collector):
         self._batch_rows = Histogram(_BATCH_BUCKETS)
         self._processes: Callable[[], Iterable[ModelReading]] = tuple
         self._queue: Callable[[], tuple[int, float]] | None = None
+        self._in_flight: Callable[[], int] | None = None
         self._cache: AnswerCache[Any] | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -193,10 +194,6 @@ class Metrics(Collector):
         """Say whether requests are taken."""
         self._values["tfpipe_ready"][()] = int(ready)
 
-    def set_in_flight(self, requests: int) -> None:
-        """Say how many requests are admitted and not yet answered."""
-        self._values["tfpipe_in_flight"][()] = requests
-
     def set_routing_revision(self, *, model: str, revision: float) -> None:
         """Say by which revision of the routing requests go."""
         self._values["tfpipe_routing_revision"][(model,)] = revision
@@ -204,6 +201,10 @@ class Metrics(Collector):
     def watch_queue(self, read: Callable[[], tuple[int, float]]) -> None:
         """Ask this, whenever somebody wants metrics, how many rows wait and for how many seconds the oldest has."""
         self._queue = read
+
+    def watch_in_flight(self, read: Callable[[], int]) -> None:
+        """Ask this, whenever somebody wants metrics, how many requests are admitted and not yet answered."""
+        self._in_flight = read
 
     def watch_cache(self, cache: AnswerCache[Any]) -> None:
         """Tell what this cache holds, and how often it had the answer."""
@@ -260,10 +261,13 @@ class Metrics(Collector):
         return {"tfpipe_throughput_rps": throughput, "tfpipe_latency_quantile_seconds": quantiles}
 
     def _queue_values(self) -> dict[str, dict[Labels, float]]:
-        if self._queue is None:
-            return {}
-        rows, oldest_s = self._queue()
-        return {"tfpipe_queue_rows": {(): rows}, "tfpipe_queue_oldest_seconds": {(): oldest_s}}
+        values: dict[str, dict[Labels, float]] = {}
+        if self._in_flight is not None:
+            values["tfpipe_in_flight"] = {(): self._in_flight()}
+        if self._queue is not None:
+            rows, oldest_s = self._queue()
+            values |= {"tfpipe_queue_rows": {(): rows}, "tfpipe_queue_oldest_seconds": {(): oldest_s}}
+        return values
 
     def _cache_values(self) -> dict[str, dict[Labels, float]]:
         cache = self._cache

@@ -75,10 +75,7 @@ def model_rows(model: ModelFacts, rows: Array, where: str) -> list[Array]:
     """
     (spec,) = model.inputs
     # By the first axis they are rows; what is left must be the model's.
-    fits = rows.ndim == len(spec.shape) and all(
-        isinstance(expected, str) or expected == length for expected, length in zip(spec.shape, rows.shape, strict=True)
-    )
-    if rows.dtype != np.dtype(spec.dtype) or not fits or 0 in rows.shape[1:]:
+    if not spec.fits(rows) or 0 in rows.shape[1:]:
         raise InvalidRequestError(
             f"{where}: expected {spec.dtype} of shape {shape_text(spec.shape)}, received {rows.dtype} of shape "
             f"{rows.shape}."

@@ -1,5 +1,6 @@
 """Answers of a model as arrays, checked; protocols of tensors share it."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,9 +22,13 @@ def probabilities_of(answered: Sequence[Answered], *, of_own_rows: bool) -> Arra
         InferenceError: One is not finite, and so is no answer.
         InvalidRequestError: Likewise, for rows that no image or text gives.
     """
-    # Not np.stack, which costs more than all the rest for few rows.
-    probabilities = np.array([one.rows[0].probabilities for one in answered])
-    if not np.isfinite(probabilities.sum()):
+    if len(answered) == 1:
+        probabilities = answered[0].rows[0].probabilities[None]
+    else:
+        # Not np.stack, which costs more than all the rest for few rows.
+        probabilities = np.array([one.rows[0].probabilities for one in answered])
+    flat = probabilities.reshape(-1)
+    if not math.isfinite(np.vdot(flat, flat)):
         words = "model: expected finite probabilities, received NaN or infinity."
         raise (
             InvalidRequestError(f"{words} No preprocessing gives such rows.") if of_own_rows else InferenceError(words)

@@ -98,7 +98,9 @@ class Models:
             return _closed(self._named(name, wanted.version), admits), "named"
         if wanted.alias is not None:
             return _closed(self._of_alias(name, wanted.alias), admits), "alias"
-        self._of_name(name)
+        if name not in self._routings:
+            # For its error.
+            self._of_name(name)
         routing = self._routings[name]
         sticks = key is not None and routing.sticky == "key"
         version, arm = choose(routing, point_of(key or "", routing.salt) if sticks else self._chance())

@@ -52,6 +52,8 @@ def timeout_s(request: Request, parameters: Mapping[str, str], *, longest_s: flo
     Raises:
         InvalidRequestError: Not a number of milliseconds above 0.
     """
+    if b"x-timeout-ms" not in request.headers and "timeout_ms" not in parameters:
+        return longest_s
     given = {
         "timeout_ms": parameters.get("timeout_ms"),
         "X-Timeout-Ms": request.headers.get(b"x-timeout-ms", b"").decode("latin-1") or None,

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
@@ -13,9 +13,10 @@ from serving.errors import InvalidRequestError
 from serving.keys import ANYBODY, Caller
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_ID_CHARS, _IDS_AT_ONCE = 32, 256
 
 
-@dataclass
+@dataclass(slots=True)
 class Request:
     """What is known of a request before its body is read, and which version it came to.
 
@@ -48,15 +49,10 @@ class Request:
     def of(cls, scope: Scope) -> "Request":
         """The request of an ASGI scope."""
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        usable = _REQUEST_ID.fullmatch(given) is not None
-        return cls(
-            id=given.decode("ascii") if usable else os.urandom(16).hex(),
-            method=scope["method"],
-            path=scope["path"],
-            headers=headers,
-            query=scope["query_string"],
-        )
+        given = headers.get(b"x-request-id")
+        usable = given is not None and _REQUEST_ID.fullmatch(given) is not None
+        name = given.decode("ascii") if given is not None and usable else next(_ids)
+        return cls(name, scope["method"], scope["path"], headers, scope["query_string"])
 
     def check_id(self) -> None:
         """Refuse an X-Request-ID that could not be used, rather than answer under another.
@@ -70,3 +66,14 @@ class Request:
                 f"X-Request-ID: expected 1 to 128 visible ASCII characters, received {given[:128]!r}.",
                 header="X-Request-ID",
             )
+
+
+def _made() -> Iterator[str]:
+    # Many at a time: each call of the system costs more than all the rest of an id.
+    while True:
+        drawn = os.urandom(_ID_CHARS // 2 * _IDS_AT_ONCE).hex()
+        for start in range(0, len(drawn), _ID_CHARS):
+            yield drawn[start : start + _ID_CHARS]
+
+
+_ids = _made()

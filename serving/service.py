@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 from serving.answer_cache import AnswerCache
@@ -21,6 +20,7 @@ from serving.gpu_memory import GPU_PROVIDERS, GpuMemory
 from serving.metrics import Metrics, ModelReading
 from serving.models import Models
 from serving.parameters import routing_key
+from serving.patience import Timekeeper
 from serving.request import Request
 from serving.sessions import Isolation
 from serving.settings import ServingSettings
@@ -49,6 +49,7 @@ class Service:
         metrics: What is measured.
         status: "loading" until the golden samples agreed, "draining" from the signal to stop on.
         models: What is loaded.
+        timekeeper: Of all requests.
         grpc_port: Where gRPC is answered, once it is; None: nowhere.
         lately: Answers that feedback may come on.
     """
@@ -73,6 +74,7 @@ class Service:
         self.settings, self.metrics = settings, metrics
         self.status: Status = "loading"
         self.models = Models()
+        self.timekeeper = Timekeeper()
         self.grpc_port: int | None = None
         self.lately = Lately(settings.feedback_ttl_s)
         self._open_engines = open_engines
@@ -83,8 +85,8 @@ class Service:
             metrics.watch_cache(self._cache)
         metrics.watch_queue(self._waiting)
         self._active: set[asyncio.Task[Any]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        # There while a drain waits.
+        self._idle: asyncio.Event | None = None
         self._work: set[Future[Any]] = set()
         self._cut = False
         cores = usable_cores()
@@ -100,16 +102,14 @@ class Service:
             "process": WatchedThreads("run", timeout_s=None),
         }
         metrics.watch_processes(self._processes)
+        metrics.watch_in_flight(lambda: len(self._active))
         metrics.set_ready(False)
-        metrics.set_in_flight(0)
 
     def labels_of(self, deployment: Deployment | None) -> dict[str, str]:
         """Metric labels `model` and `version`; empty where a request came to no model, and there are several."""
         if deployment is None and len(self.models) == 1:
             deployment = next(iter(self.models))
-        if deployment is None:
-            return {"model": "", "version": ""}
-        return {"model": deployment.name, "version": deployment.version or ""}
+        return {"model": "", "version": ""} if deployment is None else deployment.labels
 
     @property
     def is_cut(self) -> bool:
@@ -207,22 +207,20 @@ class Service:
         if self.status != "ready":
             raise NotReadyError(f"service: expected it to be ready, but it is {self.status}.", status=self.status)
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Count the current task as a request in flight, which a drain waits for."""
+    def enter(self) -> "asyncio.Task[Any]":
+        """Count the current task as a request in flight, which a drain waits for; it must `leave`."""
+        # No context manager, as each around a request costs as much as a small model.
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("admitted() must be entered inside a task.")
+            raise RuntimeError("enter() must be called inside a task.")
         self._active.add(task)
-        self._idle.clear()
-        self.metrics.set_in_flight(len(self._active))
-        try:
-            yield
-        finally:
-            self._active.discard(task)
-            self.metrics.set_in_flight(len(self._active))
-            if not self._active:
-                self._idle.set()
+        return task
+
+    def leave(self, task: "asyncio.Task[Any]") -> None:
+        """Count a task no more."""
+        self._active.discard(task)
+        if not self._active and self._idle is not None:
+            self._idle.set()
 
     async def settled(self) -> None:
         """Wait until every request that is in flight at present has ended."""
@@ -239,6 +237,9 @@ class Service:
         self.status = "draining"
         self.metrics.set_ready(False)
         logger.info("draining", extra={"fields": {"in_flight": len(self._active)}})
+        self._idle = self._idle or asyncio.Event()
+        if not self._active:
+            return
         try:
             await asyncio.wait_for(self._idle.wait(), self.settings.drain_ms / 1000)
         except TimeoutError:

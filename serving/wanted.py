@@ -1,10 +1,9 @@
 """Which model a request names, in whatever protocol."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """Names in a request; where all are None, routing decides.
 
     Attributes:

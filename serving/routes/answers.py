@@ -3,12 +3,16 @@
 import logging
 import math
 import time
+import urllib.parse
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from serving import errors
+from serving.deployment import AnyEngine
 from serving.request import Request
 from serving.service import Service
 from tfpipe.core.errors import DecodeError, InferenceError, TrackingError
@@ -48,9 +52,11 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
 )
 _INTERNAL = (500, "internal")
 _RETRY_AFTER_S = b"1"
+# Headers that repeat themselves, by what they say.
+_MOST_KEPT = 256
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answer:
     """One HTTP response, complete.
 
@@ -121,6 +127,25 @@ def refuse_in_a_sentence(error: Exception, request: Request, service: Service) -
     status, code = record_error(error, request, service)
     body = orjson.dumps({"error": error_body(error, request.id)["message"]})
     return Answer(status, body, [(b"x-error-code", code.encode()), *_headers(error, request)])
+
+
+def headers_of(engine: AnyEngine, stage_s: Mapping[str, float], total_s: float) -> list[tuple[bytes, bytes]]:
+    """What answered, and how long each stage took. Source: W3C, "Server Timing"."""
+    timing = _timing(tuple(stage_s)) % (*[seconds * 1000 for seconds in stage_s.values()], total_s * 1000)
+    return [*_names(engine.name, engine.version, engine.precision), (b"server-timing", timing.encode())]
+
+
+@lru_cache(_MOST_KEPT)
+def _timing(stages: tuple[str, ...]) -> str:
+    return ", ".join(f"{stage};dur=%.3f" for stage in (*stages, "total"))
+
+
+@lru_cache(_MOST_KEPT)
+def _names(model: str, version: str | None, precision: str) -> tuple[tuple[bytes, bytes], ...]:
+    # Names may hold any letters, headers only ASCII.
+    name = (b"x-model-name", urllib.parse.quote(model, safe=" ").encode())
+    precise = (b"x-model-precision", precision.encode())
+    return (name, precise) if version is None else (name, precise, (b"x-model-version", version.encode()))
 
 
 def _headers(error: Exception, request: Request) -> list[tuple[bytes, bytes]]:

@@ -1,25 +1,24 @@
 """What an inference request of any foreign protocol goes through: body, deadline, rows, and what is measured."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from starlette.types import Receive
 
-from serving.bodies import read_body
+from serving.bodies import Body
 from serving.deployment import AnyEngine
 from serving.encodings import decoded, encoded
 from serving.errors import DeadlineError, MethodError
 from serving.parameters import timeout_s
+from serving.patience import Patience
 from serving.request import Request
-from serving.routes.answers import Answer
-from serving.routes.predict import headers_of
+from serving.routes.answers import Answer, headers_of
 from serving.service import Service
 
 # What is larger is taken apart, packed or unpacked in a thread, so that other requests go on meanwhile.
 _SMALL_BYTES = 64 * 1024
+_NO_PARAMETERS: Mapping[str, str] = {}
 
 T = TypeVar("T")
 
@@ -28,60 +27,52 @@ class Asked:
     """One inference request under way.
 
     Attributes:
+        patience: To be entered; what its block does is given up when the deadline passes, the body takes too long to
+            come, or the client hangs up.
         stage_s: Seconds by stage so far.
         deadline_s: `time.monotonic()` after which nobody waits for the answer.
     """
 
-    def __init__(self, service: Service, request: Request) -> None:
+    __slots__ = ("_body", "_limit_s", "_request", "_service", "deadline_s", "patience", "stage_s")
+
+    def __init__(self, service: Service, request: Request, parameters: Mapping[str, str] = _NO_PARAMETERS) -> None:
         """Begin; the time that a request has is counted from its arrival.
 
+        Args:
+            service: What it came to.
+            request: Its headers may shorten its time.
+            parameters: Of its query; they may, too.
+
         Raises:
-            InvalidRequestError: X-Timeout-Ms is no number of milliseconds above 0.
+            InvalidRequestError: X-Timeout-Ms or timeout_ms is no number of milliseconds above 0.
         """
         self._service, self._request = service, request
-        self._limit_s = timeout_s(request, {}, longest_s=service.settings.timeout_ms / 1000)
+        self._limit_s = timeout_s(request, parameters, longest_s=service.settings.timeout_ms / 1000)
         self.deadline_s = request.started_s + self._limit_s
         self.stage_s = request.stage_s
-        self._timer: asyncio.Timeout | None = None
+        self._body: Body | None = None
+        self.patience = Patience(service.timekeeper, self.deadline_s, self._late)
 
     def shorten(self, limit_s: float | None) -> None:
         """Let it have less time, as its body says."""
         if limit_s is not None and limit_s < self._limit_s:
             self._limit_s = limit_s
             self.deadline_s = self._request.started_s + limit_s
-            if self._timer is not None:
-                self._timer.reschedule(asyncio.get_running_loop().time() + self.deadline_s - time.monotonic())
-
-    @asynccontextmanager
-    async def in_time(self) -> AsyncIterator[None]:
-        """Give up what the block does when the deadline passes.
-
-        Raises:
-            DeadlineError: It has passed.
-        """
-        try:
-            # One for all of it: each costs more than a small model.
-            async with asyncio.timeout(self.deadline_s - time.monotonic()) as self._timer:
-                yield
-        except TimeoutError:
-            raise DeadlineError(
-                f"deadline: expected an answer within {self._limit_s * 1000:g} ms, there was none.",
-                timeout_ms=self._limit_s * 1000,
-            ) from None
+            self.patience.wait_until(self.deadline_s)
 
     async def body(self, receive: Receive) -> bytes:
-        """The whole body, unpacked.
+        """The whole body, unpacked; from then on the client may hang up.
 
         Raises:
-            RequestError: See `read_body` and `decoded`.
+            RequestError: See `Body.read` and `decoded`.
         """
         settings, request = self._service.settings, self._request
-        body = await read_body(
-            request.headers,
-            receive,
-            max_bytes=settings.max_body_bytes,
-            timeout_s=settings.body_timeout_ms / 1000,
-        )
+        reading = self._body = Body()
+        self.patience.wait_until(min(self.deadline_s, request.started_s + settings.body_timeout_ms / 1000))
+        body = await reading.read(request.headers, receive, max_bytes=settings.max_body_bytes)
+        self._body = None
+        self.patience.wait_until(self.deadline_s)
+        self.patience.watch(receive)
         if b"content-encoding" in request.headers:
             packed = body
             body = await self._service.run(lambda: decoded(request.headers, packed, max_bytes=settings.max_body_bytes))
@@ -109,7 +100,16 @@ class Asked:
             if encoding is not None:
                 headers = [*headers, (b"content-encoding", encoding), (b"vary", b"Accept-Encoding")]
         total_s = time.monotonic() - self._request.started_s
-        return Answer(200, body, [*headers, *headers_of(engine, {**self.stage_s, "total": total_s})], **fields)
+        return Answer(200, body, [*headers, *headers_of(engine, self.stage_s, total_s)], **fields)
+
+    def _late(self) -> Exception:
+        body_s = self._service.settings.body_timeout_ms / 1000
+        if self._body is not None and body_s < self._limit_s:
+            return self._body.late(body_s)
+        return DeadlineError(
+            f"deadline: expected an answer within {self._limit_s * 1000:g} ms, there was none.",
+            timeout_ms=self._limit_s * 1000,
+        )
 
 
 def check_method(request: Request, method: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from starlette.types import Receive
 
-from serving.bodies import hang_up_watched, read_body
+from serving.bodies import read_body
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownPathError
 from serving.json_values import read_object, shown
@@ -68,18 +68,17 @@ class OpenInferenceRoutes:
         check_method(request, "POST")
         deployment = self._service.find(wanted, request)
         engine, asked = deployment.engine, Asked(self._service, request)
-        async with asked.in_time():
+        with asked.patience:
             body = await asked.body(receive)
             inference = await asked.work(body, lambda: read_infer(request.headers, body, inputs=raw_inputs(engine)))
             asked.shorten(inference.timeout_s)
-            async with hang_up_watched(receive):
-                outputs = await ask(
-                    deployment,
-                    inference,
-                    deadline_s=asked.deadline_s,
-                    max_image_pixels=self._service.settings.max_image_pixels,
-                    stage_s=asked.stage_s,
-                )
+            outputs = await ask(
+                deployment,
+                inference,
+                deadline_s=asked.deadline_s,
+                max_image_pixels=self._service.settings.max_image_pixels,
+                stage_s=asked.stage_s,
+            )
         content, length = write_infer(
             model_name=engine.name, model_version=engine.version, request=inference, outputs=outputs
         )

@@ -1,30 +1,24 @@
 """Our own protocol: POST /predict and POST /predict/batch."""
 
-import asyncio
 import time
-import urllib.parse
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from starlette.types import Receive
 
-from serving.bodies import hang_up_watched, read_body
 from serving.deployment import Outcome
 from serving.engine import Answered, Engine
-from serving.errors import DeadlineError, MethodError, RowsFailedError, UnknownPathError
+from serving.errors import MethodError, RowsFailedError, UnknownPathError
 from serving.feedback import Given
-from serving.parameters import read_parameters, timeout_s, wanted_of, wants_features
+from serving.parameters import read_parameters, wanted_of, wants_features
 from serving.request import Request
-from serving.routes.answers import Answer, error_body, record_error, status_of
+from serving.routes.answers import Answer, error_body, headers_of, record_error, status_of
+from serving.routes.inference import Asked
 from serving.routes.inputs import FORM_FIELDS, check_media, read_inputs
 from serving.service import Service
 from serving.shadow import decision_of
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import InferenceError
-
-# Bodies so small are taken apart in the event loop: a thread would cost more.
-_SMALL_BYTES = 64 * 1024
 
 
 class PredictRoutes:
@@ -47,7 +41,6 @@ class PredictRoutes:
             )
         if request.method != "POST":
             raise MethodError(f"{request.path}: expected POST, received {request.method}.", allowed=["POST"])
-        settings = self._service.settings
         parameters = read_parameters(request.query)
         deployment = self._service.find(wanted_of(parameters), request)
         engine = deployment.engine
@@ -55,31 +48,15 @@ class PredictRoutes:
             raise engine.refuse(request.path)
         features = wants_features(engine, parameters)
         check_media(engine, request)
-        limit_s = timeout_s(request, parameters, longest_s=settings.timeout_ms / 1000)
-        deadline_s = request.started_s + limit_s
-        try:
-            async with asyncio.timeout(deadline_s - time.monotonic()):
-                body = await read_body(
-                    request.headers,
-                    receive,
-                    max_bytes=settings.max_body_bytes,
-                    timeout_s=settings.body_timeout_ms / 1000,
-                )
-                body_s = time.monotonic() - request.started_s
-                async with hang_up_watched(receive):
-                    if len(body) <= _SMALL_BYTES:
-                        inputs = read_inputs(engine, request, body)
-                    else:
-                        inputs = await self._service.run(lambda: read_inputs(engine, request, body))
-                    outcome = await deployment.infer(inputs, deadline_s=deadline_s, features=features)
-        except TimeoutError:
-            raise DeadlineError(
-                f"deadline: expected an answer within {limit_s * 1000:g} ms, there was none.",
-                timeout_ms=limit_s * 1000,
-            ) from None
-        return self._assemble(request, engine, outcome, {"body": body_s, **outcome.stage_s})
+        asked = Asked(self._service, request, parameters)
+        with asked.patience:
+            body = await asked.body(receive)
+            inputs = await asked.work(body, lambda: read_inputs(engine, request, body))
+            outcome = await deployment.infer(inputs, deadline_s=asked.deadline_s, features=features)
+        asked.stage_s.update(outcome.stage_s)
+        return self._assemble(request, engine, outcome)
 
-    def _assemble(self, request: Request, engine: Engine, outcome: Outcome, stage_s: dict[str, float]) -> Answer:
+    def _assemble(self, request: Request, engine: Engine, outcome: Outcome) -> Answer:
         began_s = time.monotonic()
         rows = [_answer(row) for row in outcome.rows]
         if request.path == "/predict" and isinstance(rows[0], Exception):
@@ -93,9 +70,8 @@ class PredictRoutes:
             else:
                 predictions.append(row)
         now_s = time.monotonic()
-        stage_s["postprocess"] = now_s - began_s
+        request.stage_s["postprocess"] = now_s - began_s
         total_s = now_s - request.started_s
-        request.stage_s = stage_s
         content: dict[str, Any] = {
             "predictions": predictions,
             "model_name": engine.name,
@@ -116,21 +92,7 @@ class PredictRoutes:
             content["error"] = error_body(failed, request.id)
             # The client's doing, unless not one of the failures is.
             status = status_of(failed)[0] if min(statuses) < 500 else max(statuses)
-        return Answer(status, orjson.dumps(content), headers_of(engine, {**stage_s, "total": total_s}))
-
-
-def headers_of(engine: Engine | TensorEngine, stage_s: Mapping[str, float]) -> list[tuple[bytes, bytes]]:
-    """What answered, and how long each stage took. Source: W3C, "Server Timing"."""
-    timing = ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stage_s.items())
-    headers = [
-        # Names may hold any letters, headers only ASCII.
-        (b"x-model-name", urllib.parse.quote(engine.name, safe=" ").encode()),
-        (b"x-model-precision", engine.precision.encode()),
-        (b"server-timing", timing.encode()),
-    ]
-    if engine.version is not None:
-        headers.append((b"x-model-version", engine.version.encode()))
-    return headers
+        return Answer(status, orjson.dumps(content), headers_of(engine, request.stage_s, total_s))
 
 
 def _answer(row: Answered | Exception) -> dict[str, Any] | Exception:

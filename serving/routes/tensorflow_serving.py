@@ -10,7 +10,6 @@ from functools import partial
 import orjson
 from starlette.types import Receive
 
-from serving.bodies import hang_up_watched
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownModelError, UnknownPathError
 from serving.request import Request
@@ -72,15 +71,14 @@ class TensorFlowServingRoutes:
         if verb == "classify":
             check_classifies(engine)
         read = read_predict if verb == "predict" else read_classify
-        async with asked.in_time():
+        with asked.patience:
             body = await asked.body(receive)
             wish = await asked.work(body, lambda: read(engine, body))
-            async with hang_up_watched(receive):
-                if isinstance(engine, TensorEngine):
-                    columns = await self._tensors(deployment, engine, wish, asked)
-                    return await asked.answer(engine, write_predict(columns, in_rows=wish.in_rows))
-                inputs = inputs_of(engine, wish, max_image_pixels=self._service.settings.max_image_pixels)
-                outcome = await deployment.infer(inputs, deadline_s=asked.deadline_s)
+            if isinstance(engine, TensorEngine):
+                columns = await self._tensors(deployment, engine, wish, asked)
+                return await asked.answer(engine, write_predict(columns, in_rows=wish.in_rows))
+            inputs = inputs_of(engine, wish, max_image_pixels=self._service.settings.max_image_pixels)
+            outcome = await deployment.infer(inputs, deadline_s=asked.deadline_s)
         asked.stage_s.update(outcome.stage_s)
         began_s = time.monotonic()
         rows, of_own_rows = outcome.all_answered(), wish.signature.name == OWN_ROWS

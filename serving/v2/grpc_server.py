@@ -14,9 +14,8 @@ from serving.admission import Admission
 from serving.errors import InvalidRequestError, NotReadyError
 from serving.keys import Scope
 from serving.request import Request
-from serving.routes.answers import error_body, record_error
+from serving.routes.answers import error_body, headers_of, record_error
 from serving.routes.inference import Asked
-from serving.routes.predict import headers_of
 from serving.tls import tls_files
 from serving.v2.asking import ask
 from serving.v2.documents import DATA_TYPES, model_config, model_metadata, server_metadata
@@ -146,7 +145,8 @@ class GrpcServer:
     ) -> Callable[[bytes, Any], Awaitable[Any]]:
         async def answer(content: bytes, context: Any) -> Any:
             request = _request_of(name, context)
-            with self._service.admitted():
+            task = self._service.enter()
+            try:
                 answer, error = await self._outcome(handler, parse, content, request, context)
                 status, code = (200, "") if error is None else record_error(error, request, self._service)
                 self._admission.record("grpc", request, status)
@@ -155,6 +155,8 @@ class GrpcServer:
                     trailing = (("x-error-code", code), ("x-request-id", request.id))
                     await context.abort(_CODES.get(status, grpc.StatusCode.INTERNAL), text, trailing)
                 return answer
+            finally:
+                self._service.leave(task)
 
         return answer
 
@@ -166,8 +168,11 @@ class GrpcServer:
             scope = _SCOPES.get(request.path.rpartition("/")[2], "predict")
             if scope is None:
                 return await handler(parse(content), request, context), None
-            with self._admission.passing(request, scope):
+            self._admission.enter(request, scope)
+            try:
                 return await handler(parse(content), request, context), None
+            finally:
+                self._admission.leave(request)
         # Here rather than in gRPC, which would log a traceback and say that it does not know.
         except DecodeError as error:
             return None, InvalidRequestError(f"{request.path}: expected its message, received other bytes; {error}.")
@@ -186,7 +191,7 @@ class GrpcServer:
         engine, asked = deployment.engine, Asked(service, request)
         inference = read_infer(message)
         asked.shorten(inference.timeout_s)
-        async with asked.in_time():
+        with asked.patience:
             outputs = await ask(
                 deployment,
                 inference,
@@ -196,9 +201,7 @@ class GrpcServer:
             )
         answer = write_infer(model_name=engine.name, model_version=engine.version, request=inference, outputs=outputs)
         total_s = time.monotonic() - request.started_s
-        trailing = [
-            (name.decode(), value.decode()) for name, value in headers_of(engine, {**asked.stage_s, "total": total_s})
-        ]
+        trailing = [(name.decode(), value.decode()) for name, value in headers_of(engine, asked.stage_s, total_s)]
         context.set_trailing_metadata((*trailing, ("x-request-id", request.id)))
         return answer
 

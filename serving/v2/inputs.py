@@ -14,18 +14,18 @@ from tfpipe.core.golden_tensors import check_tensors
 from tfpipe.core.signature import Array, TensorSpec
 
 ROWS = "input"
+_TAKEN = {"image": ("image", "pixels", ROWS), "text": ("text",)}
+_FILES_OR_TEXTS = {takes: (TensorSpec(names[0], "object", ("batch",)),) for takes, names in _TAKEN.items()}
 
 
 def taken_names(model: ModelFacts) -> tuple[str, ...]:
     """The inputs of which a request sends one: that of the metadata first."""
-    return ("image", "pixels", ROWS) if model.takes == "image" else ("text",)
+    return _TAKEN["image" if model.takes == "image" else "text"]
 
 
 def raw_inputs(model: ModelFacts) -> tuple[TensorSpec, ...]:
     """The inputs that the metadata lists, of which a body without a header is the only one; "object" are strings."""
-    if model.takes == "tensors":
-        return model.inputs
-    return (TensorSpec(taken_names(model)[0], "object", ("batch",)),)
+    return model.inputs if model.takes == "tensors" else _FILES_OR_TEXTS[model.takes]
 
 
 def inputs_of(model: ModelFacts, request: InferRequest, *, max_image_pixels: int) -> list[bytes] | list[Array]:

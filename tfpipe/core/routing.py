@@ -140,7 +140,11 @@ def choose(routing: Routing, point: float) -> tuple[str, Arm]:
         point: In [0, 1): `point_of` a key, or chance.
     """
     position = int(point * PARTS)
-    version = next((one.version for one in routing.slices if position < one.end), routing.slices[-1].version)
+    version = routing.slices[-1].version
+    for one in routing.slices:
+        if position < one.end:
+            version = one.version
+            break
     if routing.canary is not None and version == routing.canary.version:
         return version, "canary"
     return version, "champion" if version == routing.champion or len(routing.slices) == 1 else "split"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,32 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
 
+    @cached_property
+    def _lengths(self) -> tuple[tuple[int, int], ...]:
+        return tuple((axis, length) for axis, length in enumerate(self.shape) if not isinstance(length, str))
+
+    @cached_property
+    def _numpy(self) -> "np.dtype[Any]":
+        return np.dtype(self.dtype)
+
+    def fits(self, array: Array) -> bool:
+        """Whether an array is as declared."""
+        # A loop, and no generator: it is asked of every request.
+        shape = array.shape
+        if len(shape) != len(self.shape) or array.dtype != self._numpy:
+            return False
+        for axis, length in self._lengths:
+            if shape[axis] != length:
+                return False
+        return True
+
     def check(self, array: Array) -> None:
         """Refuse an array that is not as declared.
 
         Raises:
             SignatureError: Says what was expected and what was received.
         """
-        fits = len(array.shape) == len(self.shape) and all(
-            isinstance(expected, str) or expected == length
-            for expected, length in zip(self.shape, array.shape, strict=False)
-        )
-        if array.dtype != np.dtype(self.dtype) or not fits:
+        if not self.fits(array):
             expected = "(" + ", ".join(str(length) for length in self.shape) + ")"
             raise SignatureError(
                 f"input {self.name!r}: expected {self.dtype} of shape {expected}, "

@@ -17,7 +17,7 @@ from tfpipe.core.signature import Array
 Takes: TypeAlias = Literal["image", "text"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Prepared:
     """One input, ready for the model.
 
