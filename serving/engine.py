@@ -263,7 +263,7 @@ class Engine:
         """
         outputs = self._outputs(rows, features)
         answered = self._cut(outputs, rows)
-        # The whole batch first, by its squares, as that is quick; of what is cut off, as it is padding, nothing is asked.
+        # The whole batch first, by its squares, as that is quick; of padding, which is cut off, nothing is asked.
         if not all(math.isfinite(np.vdot(array, array)) for array in outputs.values()):
             for row in answered:
                 row.check()

@@ -89,7 +89,7 @@ def _rollback(options: argparse.Namespace) -> int:
             # They have MLflow loaded, which takes this process seconds.
             first, routing = replicas.roll_back(options.model, version=options.version, who=_who(), why=options.why)
         except ReplicaError as error:
-            sys.stderr.write(f"no service wrote it; it is written here: {error}\n")
+            sys.stderr.write(f"no service wrote it, so it is written from here: {error}\n")
         else:
             return _confirm(replicas, routing, without=[first])
     named = [options.version] if options.version else []
@@ -145,11 +145,12 @@ def _history(options: argparse.Namespace) -> int:
 
 
 def _change(options: argparse.Namespace, versions: Sequence[str], changed: Callable[[Routing, Origin], Routing]) -> int:
+    replicas = _replicas(options)
     registry, ledger = _open(options)
     name = registry.default_name(options.model)
     _check_versions(registry, name, versions)
     origin = Origin(_who(), datetime.now(UTC), options.why)
-    return _confirm(_replicas(options), ledger.append(changed(_document(registry, ledger, name), origin)))
+    return _confirm(replicas, ledger.append(changed(_document(registry, ledger, name), origin)))
 
 
 def _confirm(replicas: Replicas, routing: Routing, *, without: Sequence[str] = ()) -> int:
@@ -188,6 +189,8 @@ def _document(registry: "Registry", ledger: "MlflowLedger", name: str) -> Routin
 
 
 def _check_versions(registry: "Registry", name: str, versions: Sequence[str]) -> None:
+    # Says which names there are, where this is none.
+    registry.versions(name)
     for version in versions:
         found = registry.resolve(f"models:/{name}/{version}")
         if found.bundle_sha256 is None:
