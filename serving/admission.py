@@ -135,7 +135,12 @@ class Admission:
         seconds = time.monotonic() - request.started_s
         labels = self.service.labels_of(request.deployment)
         self.service.metrics.record_request(
-            **labels, code=status, latency_s=seconds, protocol=protocol, stage_s=request.stage_s
+            **labels,
+            code=status,
+            latency_s=seconds,
+            protocol=protocol,
+            stage_s=request.stage_s,
+            is_routed=request.is_routed,
         )
         if self._tracing is not None:
             attributes = {"tfpipe.protocol": protocol, **{f"tfpipe.{name}": value for name, value in labels.items()}}

@@ -15,6 +15,7 @@ from serving.batcher import Batcher, Done, Observer
 from serving.batching import Limits, Reason
 from serving.breaker import Breaker
 from serving.engine import Answered, Engine, Input, Row
+from serving.errors import InvalidRequestError
 from serving.gpu_memory import batch_bytes
 from serving.guard import guarded
 from serving.shadow import Shadow
@@ -68,6 +69,8 @@ class Outcome:
 class _Rows:
     rows: Sequence[Array]
     features: bool
+    # Whether the client made them: preprocessing makes none that the model may fail on.
+    are_own: bool = False
 
 
 class Counts:
@@ -216,7 +219,8 @@ class Deployment:
                 prepared = [_prepared(engine, inputs[0], outcome.stage_s)]
             else:
                 prepared = await self._prepare(engine, inputs, outcome)
-            await self._run(engine, prepared, outcome, deadline_s, features)
+            are_own = any(isinstance(one, np.ndarray) and one.dtype != np.uint8 for one in inputs)
+            await self._run(engine, prepared, outcome, deadline_s, features=features, are_own=are_own)
         finally:
             room.leave(len(inputs), size)
         return outcome
@@ -283,14 +287,16 @@ class Deployment:
         prepared: Sequence[Prepared | Exception],
         outcome: Outcome,
         deadline_s: float,
+        *,
         features: bool,
+        are_own: bool,
     ) -> None:
         rows = [row for one in prepared if isinstance(one, Prepared) for row in one.rows]
         stage_s = outcome.stage_s
 
         async def run(length: int, some: list[Array]) -> list[Row | Exception]:
             done: Done[list[Row | Exception]] = await self.batcher.run(
-                _Rows(some, features), rows=len(some), bucket=(length, features), deadline_s=deadline_s
+                _Rows(some, features, are_own), rows=len(some), bucket=(length, features), deadline_s=deadline_s
             )
             stage_s["queue"] = max(stage_s.get("queue", 0.0), done.queue_s)
             stage_s["run"] = stage_s.get("run", 0.0) + done.run_s
@@ -363,7 +369,10 @@ def _row_runs(engine: Engine) -> Callable[[Sequence[_Rows]], list[list[Row | Exc
         features = contents[0].features
         rows = [row for content in contents for row in content.rows]
         given = iter(_bisected(lambda some: engine.run(some, features=features), rows))
-        return [[next(given) for _ in content.rows] for content in contents]
+        parted = [[next(given) for _ in content.rows] for content in contents]
+        return [
+            _blamed(engine, some) if content.are_own else some for content, some in zip(contents, parted, strict=True)
+        ]
 
     return run
 
@@ -377,7 +386,7 @@ def _tensor_runs(engine: TensorEngine) -> Callable[[Sequence[Mapping[str, Array]
         parts = {name: np.split(array, ends) for name, array in answered.items()}
         return [{name: parts[name][index] for name in parts} for index in range(len(some))]
 
-    return lambda contents: _bisected(together, contents)
+    return lambda contents: _blamed(engine, _bisected(together, contents))
 
 
 def _bisected(
@@ -391,6 +400,22 @@ def _bisected(
             return [error]
     middle = len(contents) // 2
     return [*_bisected(run, contents[:middle]), *_bisected(run, contents[middle:])]
+
+
+def _blamed(engine: AnyEngine, results: list[Result | Exception]) -> list[Result | Exception]:
+    """Call failures the doing of inputs that a client made, where a golden sample is answered right after them."""
+    if not any(isinstance(one, InferenceError) for one in results) or not engine.is_well():
+        return results
+    return [_refused(one) if isinstance(one, InferenceError) else one for one in results]
+
+
+def _refused(error: InferenceError) -> InvalidRequestError:
+    said = " ".join(str(error).split())
+    # Of ONNX Runtime's sentences the last is about the numbers.
+    reason = said.partition("Status Message: ")[2] or said
+    return InvalidRequestError(
+        f"inputs: expected numbers that the model can compute, received some on which it fails: {reason}"
+    )
 
 
 def _longest(engine: AnyEngine) -> int:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from tfpipe.core.errors import (
     InferenceError,
     InputTooLargeError,
     SignatureError,
+    TfpipeError,
 )
 from tfpipe.core.parity import assert_parity
 from tfpipe.core.signature import Array
@@ -47,6 +48,16 @@ class Row:
 
     probabilities: Array
     features: Array | None = None
+
+    def check(self) -> None:
+        """Refuse what is no answer, and what JSON could not even say.
+
+        Raises:
+            InferenceError: A number is not finite.
+        """
+        for name, array in ((_OUTPUT, self.probabilities), (_FEATURES, self.features)):
+            if array is not None and not np.isfinite(array).all():
+                raise InferenceError(f"model: expected finite {name}, received NaN or infinity for this input.")
 
 
 @dataclass(slots=True)
@@ -80,11 +91,7 @@ class Answered:
         """
         answer = answer_of(self.prepared, [row.probabilities for row in self.rows])
         vector = self.rows[0].features
-        if vector is None:
-            return answer
-        if not np.isfinite(vector).all():
-            raise InferenceError("model: expected finite features, received NaN or infinity for this input.")
-        return {**answer, _FEATURES: vector.tolist()}
+        return answer if vector is None else {**answer, _FEATURES: vector.tolist()}
 
 
 class Engine:
@@ -138,6 +145,7 @@ class Engine:
         self.variant = next(name for name, one in variants.items() if one.file == variant.file)
         self._inference, self._model = inference, model
         self._max_batch_size, self._max_image_pixels = max_batch_size, max_image_pixels
+        self._golden_row: Array | None = None
         self._check_graph()
 
     @classmethod
@@ -250,16 +258,26 @@ class Engine:
             features: Whether the vector before the head is wanted.
 
         Raises:
-            InferenceError: The model failed.
+            InferenceError: The model failed, or gave a number that is not finite.
             MemoryError: There was not enough of it.
         """
-        batch = self._inference.batch(rows)
-        wanted = [_OUTPUT, _FEATURES] if features else [_OUTPUT]
-        given = self._model.run({self._spec.name: batch}, wanted)
-        probabilities = self._inference.cut(given[_OUTPUT], rows)
-        if not features:
-            return [Row(one) for one in probabilities]
-        return [Row(one, vector) for one, vector in zip(probabilities, given[_FEATURES], strict=True)]
+        outputs = self._outputs(rows, features)
+        answered = self._cut(outputs, rows)
+        # The whole batch first, by its squares, as that is quick; of padding, which is cut off, nothing is asked.
+        if not all(math.isfinite(np.vdot(array, array)) for array in outputs.values()):
+            for row in answered:
+                row.check()
+        return answered
+
+    def is_well(self) -> bool:
+        """Whether it answers a golden sample; what it fails to answer at the same time then fails by itself."""
+        if self._golden_row is None:
+            return False
+        try:
+            self.run([self._golden_row])
+        except (TfpipeError, MemoryError):
+            return False
+        return True
 
     def replay_golden(self) -> float:
         """Answer the bundle's golden samples and compare with training's answers, alone and in batches.
@@ -274,12 +292,15 @@ class Engine:
         bundle = self._served.bundle
         golden = golden_rows(bundle, self._inference)
         rows = [one.row for one in golden]
+        self._golden_row = rows[0]
         bound = bound_of(bundle, Execution(self.variant, self.provider, self.arithmetic))
         where = f"golden samples of {self.name!r}, {self.precision} on {self.provider}"
         largest = 0.0
         for size, how in ((self._max_batch_size, ", in batches"), (1, "")):
             for positions in in_runs(self._inference, rows, size):
-                answered = self.run([rows[position] for position in positions])
+                some = [rows[position] for position in positions]
+                # What is not finite is no parity, and said to be none.
+                answered = self._cut(self._outputs(some), some)
                 for position, row in zip(positions, answered, strict=True):
                     expected = golden[position].probabilities
                     difference = assert_parity(row.probabilities, expected, bound, where=f"{where}{how}")
@@ -293,12 +314,23 @@ class Engine:
         for length in self._inference.lengths:
             shape = [length if isinstance(axis, str) else axis for axis in spec.shape[1:]]
             for _ in range(self.sessions.number if self.sessions else 1):
-                self.run([np.zeros(shape, spec.dtype)] * self._max_batch_size)
+                # Nothing is asked of the answers to what nobody would send.
+                self._outputs([np.zeros(shape, spec.dtype)] * self._max_batch_size)
 
     def close(self) -> None:
         """End its processes, where it has some."""
         if self.sessions is not None:
             self.sessions.close()
+
+    def _outputs(self, rows: Sequence[Array], features: bool = False) -> dict[str, Array]:
+        wanted = [_OUTPUT, _FEATURES] if features else [_OUTPUT]
+        return self._model.run({self._spec.name: self._inference.batch(rows)}, wanted)
+
+    def _cut(self, outputs: Mapping[str, Array], rows: Sequence[Array]) -> list[Row]:
+        probabilities = self._inference.cut(outputs[_OUTPUT], rows)
+        if _FEATURES not in outputs:
+            return [Row(one) for one in probabilities]
+        return [Row(one, vector) for one, vector in zip(probabilities, outputs[_FEATURES], strict=True)]
 
     def _of_images(self) -> ImageInference:
         if not isinstance(self._inference, ImageInference):

@@ -15,12 +15,14 @@ class Given:
     Attributes:
         model: Its name.
         version: That answered.
-        label: As it answered.
+        decided: As it answered: a label, or all of several.
+        is_routed: See `Request.is_routed`.
     """
 
     model: str
     version: str
-    label: str
+    decided: str | frozenset[str]
+    is_routed: bool = True
 
 
 class Lately:

@@ -43,6 +43,12 @@ METRICS = (
     Described("tfpipe_queue_oldest_seconds", "gauge", (), "How long the oldest of them has waited."),
     Described("tfpipe_in_flight", "gauge", (), "Requests admitted and not yet answered."),
     Described("tfpipe_routed_total", "counter", (*_WHO, "arm"), "Requests by the arm of the split that they went to."),
+    Described(
+        "tfpipe_routed_latency_seconds",
+        "histogram",
+        (*_WHO, "outcome"),
+        "Seconds of requests to which routing gave the version, by outcome: answered or failed; what a canary goes by.",
+    ),
     Described("tfpipe_routing_revision", "gauge", ("model",), "Revision of the routing that requests go by."),
     Described(
         "tfpipe_shadow_total",
@@ -53,8 +59,8 @@ METRICS = (
     Described(
         "tfpipe_feedback_total",
         "counter",
-        (*_WHO, "correct"),
-        "Answers of which feedback says whether they were right.",
+        (*_WHO, "correct", "routed"),
+        "Answers of which feedback says whether they were right, and whether routing chose the version.",
     ),
     Described("tfpipe_model_load_seconds", "gauge", _WHO, "Seconds until the model was ready."),
     Described(

@@ -29,7 +29,8 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99)
 # From a tiny model on an idle machine to the default deadline.
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-
+# Of the status codes of a version's own failures: a service that drains or is full says nothing of it.
+_FIRST_ERROR, _NOT_ITS_DOING = 500, 503
 
 _GPU_READINGS = {
     "tfpipe_gpu_utilization_ratio": "utilization",
@@ -117,6 +118,7 @@ class Metrics(Collector):
         self._versions: dict[tuple[str, str], _Version] = {}
         # Of those that are gone: their requests are counted, but not told of as recent.
         self._forgotten: set[tuple[str, str]] = set()
+        self._routed: dict[Labels, Histogram] = defaultdict(lambda: Histogram(_LATENCY_BUCKETS_S))
         self._batch_rows = Histogram(_BATCH_BUCKETS)
         self._processes: Callable[[], Iterable[ModelReading]] = tuple
         self._queue: Callable[[], tuple[int, float]] | None = None
@@ -136,8 +138,11 @@ class Metrics(Collector):
         latency_s: float,
         protocol: str = "rest",
         stage_s: Mapping[str, float] = NO_STAGES,
+        is_routed: bool = False,
     ) -> None:
         """Count one finished request and its latency, whatever its outcome, and the seconds of its stages."""
+        if is_routed and code != _NOT_ITS_DOING:
+            self._routed[model, version, "failed" if code >= _FIRST_ERROR else "answered"].observe(latency_s)
         self._requests[model, version, protocol, str(code)] += 1
         who = self._versions.get((model, version))
         if who is None:
@@ -164,9 +169,10 @@ class Metrics(Collector):
         """Count one request that a shadow was asked, or would have been."""
         self._values["tfpipe_shadow_total"][model, version, result] += 1
 
-    def record_feedback(self, *, model: str, version: str, correct: bool) -> None:
+    def record_feedback(self, *, model: str, version: str, correct: bool, is_routed: bool) -> None:
         """Count one answer that somebody called right or wrong."""
-        self._values["tfpipe_feedback_total"][model, version, str(correct).lower()] += 1
+        labels = (model, version, str(correct).lower(), str(is_routed).lower())
+        self._values["tfpipe_feedback_total"][labels] += 1
 
     def record_load(self, *, model: str, version: str, seconds: float, golden_max_abs_diff: float) -> None:
         """Record how long a model took until it was ready, and how far its golden answers lay from training's."""
@@ -232,6 +238,7 @@ class Metrics(Collector):
                 for who, version in list(self._versions.items())
                 for stage, histogram in list(version.stages.items())
             },
+            "tfpipe_routed_latency_seconds": dict(self._routed),
             "tfpipe_batch_rows": {(): self._batch_rows},
         }
         for one in METRICS:

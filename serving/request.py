@@ -28,6 +28,8 @@ class Request:
         query: Raw query string.
         started_s: `time.monotonic()` of its arrival.
         deployment: The version that answers it, once that is known.
+        is_routed: Whether chance or its key gave it that version, which may so be compared with others: it named none,
+            and this one is no fallback.
         stage_s: Seconds by stage, in their order; who answers it fills it in, for metrics and traces.
         caller: Who asks, once that is known.
     """
@@ -39,6 +41,7 @@ class Request:
     query: bytes
     started_s: float = field(default_factory=time.monotonic)
     deployment: Deployment | None = None
+    is_routed: bool = False
     stage_s: MutableMapping[str, float] = field(default_factory=dict)
     caller: Caller = ANYBODY
 

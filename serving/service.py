@@ -20,6 +20,7 @@ from serving.gpu_memory import GPU_PROVIDERS, GpuMemory
 from serving.metrics import Metrics, ModelReading
 from serving.models import Models
 from serving.patience import Timekeeper
+from serving.request import Request
 from serving.sessions import Isolation
 from serving.settings import ServingSettings
 from serving.slots import Slots
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 Status = Literal["loading", "ready", "draining"]
 # After the drain's end: for the answers that say so to leave.
 _LAST_WORDS_S = 1.0
+
+_ROUTED = ("champion", "split", "canary")
 
 T = TypeVar("T")
 
@@ -169,12 +172,13 @@ class Service:
             finally:
                 self.metrics.record_golden(**self.labels_of(deployment), max_abs_diff=difference)
 
-    def find(self, wanted: Wanted, *, key: str | None = None) -> Deployment:
-        """The version that answers a request, if requests are taken.
+    def find(self, wanted: Wanted, request: Request, *, key: str | None = None) -> Deployment:
+        """The version that answers a request, if requests are taken; the request is told of it.
 
         Args:
             wanted: What it names.
-            key: X-Routing-Key: where routing is sticky, requests with the same go the same way.
+            request: What is to be answered.
+            key: Where routing is sticky, requests with the same go the same way.
 
         Raises:
             NotReadyError: Loading or draining, or the version is left alone as it fails again and again.
@@ -186,6 +190,7 @@ class Service:
         if self._gpu_memory is not None and deployment.engine.provider in GPU_PROVIDERS:
             self._gpu_memory.check(deployment.batch_bytes)
         self.metrics.record_routed(**self.labels_of(deployment), arm=arm)
+        request.deployment, request.is_routed = deployment, arm in _ROUTED
         return deployment
 
     def look_up(self, wanted: Wanted) -> Deployment:

@@ -78,7 +78,7 @@ def decision_of(answer: Mapping[str, Any]) -> Any:
     if "label" in answer:
         return answer["label"]
     if "labels" in answer:
-        return {one["label"] for one in answer["labels"]}
+        return frozenset(one["label"] for one in answer["labels"])
     return [(one["label"], one["start"], one["end"]) for one in answer["entities"]]
 
 

@@ -58,7 +58,7 @@ def fetch_bundles(
         open_registry: See `fetch_bundle`.
 
     Raises:
-        ConfigError: One version of one name twice, or an empty entry.
+        ConfigError: One version of one name twice, an empty entry, or a name that no path can hold.
         RegistryError: See `fetch_bundle`.
         BundleError: See `fetch_bundle`.
     """
@@ -69,6 +69,11 @@ def fetch_bundles(
         )
         if name:
             served = replace(served, name=name)
+        if "/" in served.name:
+            raise ConfigError(
+                f"model: expected a name without '/', as paths of requests hold it, received {served.name!r}. Give it "
+                f"another by NAME= before the model: {served.name.replace('/', '-')}={model}"
+            )
         if (served.name, served.version) in seen:
             version = f"version {served.version}" if served.version else "without a version"
             raise ConfigError(f"model: expected each version once, received {served.name!r}, {version}, twice.")

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from serving.errors import InvalidRequestError
 from serving.sessions import OpenModel, Sessions
 from serving.source import ServedBundle
 from tfpipe.core.bundle import Execution
-from tfpipe.core.errors import BundleError, GateError, SignatureError
-from tfpipe.core.golden_tensors import check_tensors
+from tfpipe.core.errors import BundleError, GateError, SignatureError, TfpipeError
+from tfpipe.core.golden_tensors import check_tensors, read_golden_tensors
 from tfpipe.core.signature import Array
 from tfpipe.inference.opening import open_model
 from tfpipe.inference.tensors import TENSOR_TASK, TensorModel
@@ -41,6 +42,11 @@ class TensorEngine:
         self.inputs, self.outputs = model.inputs, model.outputs
         self._served, self._model = served, model
 
+    @cached_property
+    def _golden_feeds(self) -> Mapping[str, Array]:
+        samples = [sample.inputs for sample in read_golden_tensors(self._served.bundle)]
+        return min(samples, key=lambda feeds: sum(array.nbytes for array in feeds.values()))
+
     @property
     def is_batchable(self) -> bool:
         """Whether requests may share a run: every input and output has rows, and no row's answer depends on others."""
@@ -64,8 +70,16 @@ class TensorEngine:
                 raise InvalidRequestError(f"outputs: expected some of {', '.join(known)}, received {name!r}.")
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the model once; see `TensorModel.run`."""
+        """Run the model once; see `TensorModel.run`. NaN and infinity are answers: its author may mean them."""
         return self._model.run(feeds)
+
+    def is_well(self) -> bool:
+        """Whether it runs a golden sample; what it fails to run at the same time then fails by itself."""
+        try:
+            self.run(self._golden_feeds)
+        except (TfpipeError, MemoryError):
+            return False
+        return True
 
     @classmethod
     def open(

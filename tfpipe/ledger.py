@@ -14,11 +14,8 @@ by one; who comes next, moves it on, and a reader goes on from the tag by `next`
 In a folder, a change is a file, `routing/MODEL/00000001.json`, ...; a lock lets one writer in at a time.
 """
 
-import contextlib
-import fcntl
-import os
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -97,7 +94,7 @@ class FolderLedger:
         """See `Ledger`."""
         folder = self._of(routing.model)
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with atomic.locked(folder):
             newest = self.newest(routing.model)
             _check_follows(routing, newest)
             written = replace(routing, id=f"{routing.revision:08d}")
@@ -282,13 +279,3 @@ def _conflict(routing: Routing, newest: Routing | None) -> RoutingConflictError:
 
 def _read(file: Path) -> Routing:
     return from_json(file.read_bytes(), where=str(file))
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

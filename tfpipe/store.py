@@ -5,14 +5,13 @@ names from here: what is set below must be set before MLflow is imported.
 """
 
 import contextlib
-import fcntl
 import logging
 import math
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +34,7 @@ from mlflow.exceptions import InvalidUrlException
 from mlflow.exceptions import MlflowException as MlflowException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from tfpipe.core import atomic
 from tfpipe.core.errors import RegistryError, TrackingError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -131,18 +131,8 @@ def create_store(uri: str) -> None:
     except (OSError, sqlite3.Error) as error:
         raise TrackingError(f"tracking store {uri}: expected a SQLite file to write to, received: {error}.") from error
     # Two trainings that make the same store at once would each run MLflow's migrations.
-    with _locked(path.parent):
+    with atomic.locked(path.parent):
         connect(uri)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def connect(uri: str) -> MlflowClient:

@@ -72,7 +72,7 @@ class Choice:
         return _interface(before) != _interface(self.deployment.engine)
 
     def _find(self, wanted: Wanted) -> Deployment:
-        return self._service.find(wanted, key=self._key)
+        return self._service.find(wanted, self._request, key=self._key)
 
 
 def _interface(engine: AnyEngine) -> tuple[object, ...]:

@@ -18,7 +18,7 @@ _ENDPOINTS = {
         f"POST {path}": f"images: multipart field {field!r}; texts: JSON with the key {JSON_KEYS[path]!r}"
         for path, field in FORM_FIELDS.items()
     },
-    "POST /feedback": "whether an answer was right: JSON with the keys 'request_id' and 'label'",
+    "POST /feedback": "whether an answer was right: JSON with the keys 'request_id' and 'label' or 'labels'",
     "GET /admin/models": "what is loaded and how requests are routed; the administration is at /docs",
     "GET /v2": "Open Inference Protocol, /v2/models/NAME/infer; TensorFlow Serving's REST, /v1/models/NAME:predict",
     "GET /health": "loading, ready or draining; 200 when ready, else 503",

@@ -18,6 +18,7 @@ from serving.routes.choice import Choice
 from serving.routes.inference import Asked
 from serving.routes.inputs import FORM_FIELDS, check_media, read_posted
 from serving.service import Service
+from serving.shadow import decision_of
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import InferenceError
 
@@ -83,10 +84,10 @@ class PredictRoutes:
             "latency_ms": round(total_s * 1000, 3),
             "request_id": request.id,
         }
-        if len(predictions) == 1 and "label" in predictions[0]:
-            self._service.lately.keep(
-                request.id, Given(**self._service.labels_of(request.deployment), label=predictions[0]["label"])
-            )
+        decided = decision_of(predictions[0]) if len(predictions) == 1 and not statuses else None
+        if isinstance(decided, str | frozenset):
+            labels = self._service.labels_of(request.deployment)
+            self._service.lately.keep(request.id, Given(**labels, decided=decided, is_routed=request.is_routed))
         status = 200
         if len(statuses) == len(predictions):
             failed = RowsFailedError(f"batch: expected one input or more to be answered, all {len(statuses)} failed.")

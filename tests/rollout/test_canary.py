@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from serving.metrics import Metrics
 from tfpipe.core.errors import ConfigError, RegistryError, RoutingConflictError
 from tfpipe.core.routing import initial
 from tfpipe.core.routing_changes import Origin, promote, split
@@ -21,17 +22,18 @@ URL = "http://127.0.0.1:1"
 
 def exposition(counts):
     """Metrics of a service; counts by version: requests, errors, slow ones."""
-    lines = ["# TYPE tfpipe_requests_total counter", "# TYPE tfpipe_latency_seconds histogram"]
+    name = "tfpipe_routed_latency_seconds"
+    lines = [f"# TYPE {name} histogram"]
     for version, (requests, errors, slow) in counts.items():
         who = f'model="m",version="{version}"'
-        lines += [
-            f'tfpipe_requests_total{{{who},protocol="rest",code="200"}} {requests - errors}',
-            f'tfpipe_requests_total{{{who},protocol="rest",code="500"}} {errors}',
-            f'tfpipe_latency_seconds_bucket{{{who},stage="total",le="0.1"}} {requests - slow}',
-            f'tfpipe_latency_seconds_bucket{{{who},stage="total",le="+Inf"}} {requests}',
-            f'tfpipe_latency_seconds_count{{{who},stage="total"}} {requests}',
-            f'tfpipe_latency_seconds_bucket{{{who},stage="model",le="0.1"}} 7',
-        ]
+        # Those that fail do so at once.
+        for outcome, total, slower in (("answered", requests - errors, slow), ("failed", errors, 0)):
+            labels = f'{who},outcome="{outcome}"'
+            lines += [
+                f'{name}_bucket{{{labels},le="0.1"}} {total - slower}',
+                f'{name}_bucket{{{labels},le="+Inf"}} {total}',
+                f"{name}_count{{{labels}}} {total}",
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -189,16 +191,18 @@ def test_counts_are_read_by_version_and_survive_a_service_that_starts_again():
     assert read_counts(exposition({"3": (1, 0, 0)}), "other") == {}
 
 
-def test_what_is_no_doing_of_the_version_is_no_error_of_it():
-    text = "# TYPE tfpipe_requests_total counter\n" + "".join(
-        f'tfpipe_requests_total{{model="m",version="1",protocol="rest",code="{code}"}} 1\n'
-        for code in (200, 400, 429, 500, 503, 504)
-    )
-    feedback = '# TYPE tfpipe_feedback_total counter\ntfpipe_feedback_total{model="m",version="1",correct="false"} 3\n'
+def test_what_is_no_doing_of_the_version_and_what_named_it_do_not_count():
+    metrics = Metrics()
+    for code in (200, 400, 429, 500, 503, 504):
+        for is_routed in (True, False):
+            metrics.record_request(model="m", version="1", code=code, latency_s=0.2, is_routed=is_routed)
+    for is_routed in (True, False, False):
+        metrics.record_feedback(model="m", version="1", correct=False, is_routed=is_routed)
 
-    counts = read_counts(text + feedback, "m")["1"]
+    counts = read_counts(metrics.exposition().decode(), "m")["1"]
 
-    assert counts == {"requests": 5, "errors": 2, "wrong": 3}
+    assert (counts["requests"], counts["errors"], counts["wrong"]) == (5, 2, 1)
+    assert (counts["within/0.1"], counts["within/0.25"]) == (0, 5)
 
 
 @pytest.mark.parametrize("change", [{"step_s": 0.0}, {"poll_s": float("nan")}, {"step_requests": 0}])

@@ -127,6 +127,8 @@ def test_other_aliases_are_given_without_traffic(model, capsys, uri):
         (["canary", "2", "--alpha", "2"], "alpha: expected a share between 0 and 1"),
         (["history", "--at", "2020-01-01"], "expected a change before 2020-01-01T00:00:00+00:00, found none"),
         (["promote", "2", "--model", "nobody"], "expected one of the registered models"),
+        (["rollback", "--model", "nobody"], "expected one of the registered models"),
+        (["history", "--model", "nobody"], "expected one of the registered models"),
         (["promote", "2", "--replicas", "here"], "expected addresses like"),
     ],
 )
@@ -153,7 +155,7 @@ def test_a_rollback_that_no_service_writes_is_written_here(model, capsys, uri):
     code, _, err = run(capsys, "rollback", "--model", model, "--replicas", "http://127.0.0.1:9")
 
     assert code == 1
-    assert err.startswith("no service wrote it; it is written here: ")
+    assert err.startswith("no service wrote it, so it is written from here: ")
     assert MlflowLedger(uri).newest(model).champion == "1"
 
 

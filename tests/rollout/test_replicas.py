@@ -30,7 +30,7 @@ def service(routing, *, key="", status=200):
             if self.path == "/metrics":
                 return self.send(200, b"tfpipe_ready 1\n")
             if key and self.headers["Authorization"] != f"Bearer {key}":
-                return self.send(401, b'{"error": {"message": "no key"}}')
+                return self.send(401, b'{"error": {"message": "no key."}}')
             if self.command == "PUT" and status == 200:
                 routing = from_dict(json.loads(body), where="body")
             elif status == 200:
@@ -94,7 +94,8 @@ def test_where_none_answers_each_says_why():
     with service(initial("m", "1"), key="secret") as (url, _), pytest.raises(ReplicaError) as caught:
         Replicas([url, "http://127.0.0.1:9"]).roll_back("m", version=None, who="", why="")
 
-    assert f"{url}: POST /admin/models/m/rollback: 401: no key" in str(caught.value)
+    refused = f"{url}: POST /admin/models/m/rollback: 401: no key. The key is taken from TFPIPE_ADMIN_KEY."
+    assert refused in str(caught.value)
     assert "http://127.0.0.1:9: expected an answer" in str(caught.value)
 
 

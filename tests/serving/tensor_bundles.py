@@ -55,5 +55,41 @@ def make_tensor_bundle(folder: Path, *, golden_offset: float = 0.0) -> Path:
     return folder
 
 
+def make_lookup_bundle(folder: Path) -> Path:
+    """Write a bundle whose model fails on some inputs that its signature allows.
+
+    `place` is looked up in a table of four, and `left` is added to `right`, whose axes must go together.
+    """
+    folder.mkdir(parents=True)
+    inputs = (
+        TensorSpec("place", "int64", ("batch",)),
+        TensorSpec("left", "float32", ("batch", "many")),
+        TensorSpec("right", "float32", ("batch", "more")),
+    )
+    outputs = (TensorSpec("found", "float32", ("batch",)), TensorSpec("both", "float32", ("batch", "most")))
+    kinds = (TensorProto.INT64, TensorProto.FLOAT, TensorProto.FLOAT)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "place"], ["found"]),
+            helper.make_node("Add", ["left", "right"], ["both"]),
+        ],
+        "lookup",
+        [_value(spec.name, kind, spec) for spec, kind in zip(inputs, kinds, strict=True)],
+        [_value(spec.name, TensorProto.FLOAT, spec) for spec in outputs],
+        [onnx.numpy_helper.from_array(np.arange(4, dtype=np.float32), "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (folder / "model.fp32.onnx").write_bytes(model.SerializeToString())
+    ones = np.ones((2, 3), np.float32)
+    sample = {"place": np.array([0, 3]), "left": ones, "right": ones}
+    write_golden_tensors(folder, [GoldenTensors(sample, {"found": np.array([0, 3], np.float32), "both": ones + ones})])
+    variant = Variant("fp32", "model.fp32.onnx", {}, 1, {}, {"1": 0.1}, True, 0.0, {"converted": {}, "kept": {}})
+    manifest = Manifest(
+        "lookup", None, "tensor", (), inputs, outputs, (), {"fp32": variant}, "fp32", {}, {}, "2025-01-01"
+    )
+    seal(folder, manifest)
+    return folder
+
+
 def _value(name: str, kind: int, spec: TensorSpec):
     return helper.make_tensor_value_info(name, kind, list(spec.shape))

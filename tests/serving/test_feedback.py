@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from serving.feedback import Given, Lately
 from tests.serving.clocks import FakeClock
+from tests.serving.servers import app_of, serving
 
 RED = Given("colours", "1", "red")
 
@@ -50,3 +51,21 @@ def test_there_are_never_more_than_sixteen_thousand():
 
     assert 8_192 <= len(kept) <= 16_384
     assert kept[-1] == 39_999
+
+
+def test_feedback_on_several_labels_is_all_of_them(multi_label_bundle):
+    with serving(app_of(multi_label_bundle)) as running:
+        client = running.client
+
+        def ask():
+            answer = client.post("/predict", json={"text": "a fine day"}).json()
+            return answer["request_id"], [one["label"] for one in answer["predictions"][0]["labels"]]
+
+        (first, labels), (second, _) = ask(), ask()
+        other_kind = client.post("/feedback", json={"request_id": first, "label": "x"})
+        right = client.post("/feedback", json={"request_id": first, "labels": [*reversed(labels), *labels]})
+        wrong = client.post("/feedback", json={"request_id": second, "labels": [*labels, "another"]})
+
+    assert other_kind.status_code == 400
+    assert "expected 'labels', as the request was answered with" in other_kind.json()["error"]["message"]
+    assert (right.status_code, right.json()["correct"], wrong.json()["correct"]) == (202, True, False)

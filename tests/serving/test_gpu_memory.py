@@ -4,6 +4,7 @@ from serving.engine import Engine
 from serving.gpu import GpuReading
 from serving.gpu_memory import GpuMemory, batch_bytes
 from serving.metrics import Metrics
+from serving.request import Request
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.source import fetch_bundles
@@ -68,11 +69,13 @@ async def test_only_a_model_on_a_gpu_needs_its_memory(bundle, provider, is_refus
 
     service = Service(ServingSettings(model=str(bundle)), Metrics(), engines, gpu_memory=GpuMemory(Gpu(10)))
     await service.load()
+    request = Request("1", "POST", "/predict", {}, b"")
     try:
         if is_refused:
             with pytest.raises(MemoryError):
-                service.find(Wanted())
+                service.find(Wanted(), request)
         else:
-            assert service.find(Wanted()).name == "colours"
+            assert service.find(Wanted(), request) is request.deployment
+            assert request.is_routed
     finally:
         service.close()

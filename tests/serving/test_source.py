@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.source import fetch_bundle
+from serving.source import fetch_bundle, fetch_bundles
+from tests.serving.bundles import make_bundle
 from tfpipe.core.bundle import open_bundle
-from tfpipe.core.errors import BundleError, RegistryError
+from tfpipe.core.errors import BundleError, ConfigError, RegistryError
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,12 @@ def test_what_the_registry_refuses_is_said(bundle, tmp_path):
             cache_dir=tmp_path,
             open_registry=lambda: FakeRegistry(bundle),
         )
+
+
+def test_a_name_that_no_path_of_a_request_can_hold_is_refused_with_what_to_do(tmp_path):
+    folder = make_bundle(tmp_path / "b", name="teams/colours")
+
+    with pytest.raises(ConfigError, match=rf"received 'teams/colours'.*: teams-colours={folder}$"):
+        next(fetch_bundles(str(folder), registered_model=None, cache_dir=tmp_path))
+    (served,) = fetch_bundles(f"teams-colours={folder}", registered_model=None, cache_dir=tmp_path)
+    assert served.name == "teams-colours"

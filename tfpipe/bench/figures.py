@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator
 
 from tfpipe.bench.session import Target
 from tfpipe.figure_style import style as plain_style
@@ -13,6 +14,7 @@ from tfpipe.figure_style import style as plain_style
 _COLOURS = ("#2f6fde", "#d9822b", "#2e9e6b", "#9b59b6")
 _SLICES = 120
 _POINTS = 400
+_NARROW = 8.0
 
 
 def figures_of(targets: Sequence[Target]) -> dict[str, Figure]:
@@ -32,9 +34,17 @@ def figures_of(targets: Sequence[Target]) -> dict[str, Figure]:
 def _style(axes: Axes, title: str) -> None:
     """Milliseconds on a logarithmic axis, as plain numbers."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    _number(axes.yaxis)
     plain_style(axes, title)
     axes.minorticks_off()
+
+
+def _number(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis: powers of ten alone are one or none where the values are close."""
+    lowest, highest = axis.get_view_interval()
+    is_narrow = highest < _NARROW * lowest
+    axis.set_major_locator(AutoLocator() if is_narrow else LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
 
 
 def _percentiles(measured: Sequence[tuple[Target, str]]) -> Figure:
@@ -82,5 +92,6 @@ def _probes(probed: Sequence[tuple[Target, str]]) -> Figure:
                 if np.isfinite(value_s):
                     axes.plot(rate, value_s * 1e3, "o", color=colour, fillstyle="full" if verdict.holds else "none")
     axes.set_xscale("log")
+    _number(axes.xaxis)
     _style(axes, "ms at requests/s")
     return figure

@@ -42,7 +42,7 @@ class TensorSpec:
         shape = array.shape
         if len(shape) != len(self.shape) or array.dtype != self._numpy:
             return False
-        for axis, length in self._lengths:
+        for axis, length in self._lengths:  # noqa: SIM110
             if shape[axis] != length:
                 return False
         return True

@@ -17,7 +17,7 @@ from tfpipe.core.routing_changes import Origin, give_alias, promote, rollback, s
 from tfpipe.core.routing_json import to_dict
 from tfpipe.core.sequential import Limits
 from tfpipe.rollout.canary import STEPS, Controller, Plan
-from tfpipe.rollout.replicas import ReplicaError, Replicas
+from tfpipe.rollout.replicas import ADMIN_KEY, ReplicaError, Replicas
 from tfpipe.rollout.text import history_table, progress_line, routing_lines, versions_table
 from tfpipe.startup import run_command
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tfpipe.ledger import MlflowLedger
     from tfpipe.registry import Registry
 
-ADMIN_KEY = "TFPIPE_ADMIN_KEY"
 MODEL = "TFPIPE_REGISTERED_MODEL"
 
 
@@ -90,7 +89,7 @@ def _rollback(options: argparse.Namespace) -> int:
             # They have MLflow loaded, which takes this process seconds.
             first, routing = replicas.roll_back(options.model, version=options.version, who=_who(), why=options.why)
         except ReplicaError as error:
-            sys.stderr.write(f"no service wrote it; it is written here: {error}\n")
+            sys.stderr.write(f"no service wrote it, so it is written from here: {error}\n")
         else:
             return _confirm(replicas, routing, without=[first])
     named = [options.version] if options.version else []
@@ -128,6 +127,8 @@ def _history(options: argparse.Namespace) -> int:
 
     registry, ledger = _open(options)
     name = registry.default_name(options.model)
+    # Says which names there are, where this is none.
+    registry.versions(name)
     documents = ledger.history(name)
     if options.at is not None:
         held = at(documents, options.at)
@@ -144,11 +145,12 @@ def _history(options: argparse.Namespace) -> int:
 
 
 def _change(options: argparse.Namespace, versions: Sequence[str], changed: Callable[[Routing, Origin], Routing]) -> int:
+    replicas = _replicas(options)
     registry, ledger = _open(options)
     name = registry.default_name(options.model)
     _check_versions(registry, name, versions)
     origin = Origin(_who(), datetime.now(UTC), options.why)
-    return _confirm(_replicas(options), ledger.append(changed(_document(registry, ledger, name), origin)))
+    return _confirm(replicas, ledger.append(changed(_document(registry, ledger, name), origin)))
 
 
 def _confirm(replicas: Replicas, routing: Routing, *, without: Sequence[str] = ()) -> int:
@@ -187,6 +189,8 @@ def _document(registry: "Registry", ledger: "MlflowLedger", name: str) -> Routin
 
 
 def _check_versions(registry: "Registry", name: str, versions: Sequence[str]) -> None:
+    # Says which names there are, where this is none.
+    registry.versions(name)
     for version in versions:
         found = registry.resolve(f"models:/{name}/{version}")
         if found.bundle_sha256 is None:

@@ -1,19 +1,18 @@
-"""What services have counted of two versions, from their metrics: sums that survive a service that starts again."""
+"""What services have counted of two versions, from their metrics: sums that survive a service that starts again.
+
+Only requests count to which routing gave their version: those that name one are of other clients, and of other inputs.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from tfpipe.core.sequential import Evidence, Tally
 
 Counts = dict[str, float]
-"""Counts of one version: requests, errors, right, wrong, timed, and within/SECONDS."""
+"""Counts of one version: requests, errors, right, wrong, and within/SECONDS."""
 
-_TOTAL = "total"
-# By the version's doing: a service that drains or is full is not, and a client's mistakes are the client's.
-_FIRST_ERROR, _NOT_ITS_DOING = 500, 503
+_LATENCY = "tfpipe_routed_latency_seconds"
 
 
 def read_counts(exposition: str, model: str) -> dict[str, Counts]:
@@ -66,36 +65,32 @@ class Collected:
     def of(self, version: str) -> Evidence:
         """The counts of a version, for `tfpipe.core.sequential.judge`."""
         counts = self.sums.get(version, {})
-        timed = counts.get("timed", 0.0)
+        requests = counts.get("requests", 0.0)
         within = {
             float(key.removeprefix("within/")): value for key, value in counts.items() if key.startswith("within/")
         }
         right, wrong = counts.get("right", 0.0), counts.get("wrong", 0.0)
         return Evidence(
-            errors=Tally(counts.get("errors", 0.0), counts.get("requests", 0.0)),
-            slower={seconds: Tally(timed - value, timed) for seconds, value in within.items()},
+            errors=Tally(counts.get("errors", 0.0), requests),
+            slower={seconds: Tally(requests - value, requests) for seconds, value in within.items()},
             wrong=Tally(wrong, right + wrong),
         )
 
 
 def _samples(exposition: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
+    # A quarter of the time that the command takes to start, and a rollback needs no metrics.
+    from prometheus_client.parser import text_string_to_metric_families
+
     for family in text_string_to_metric_families(exposition):
         for sample in family.samples:
             yield sample.name, sample.labels, sample.value
 
 
 def _keys(name: str, labels: Mapping[str, str]) -> list[str]:
-    if name == "tfpipe_requests_total":
-        code = int(labels["code"]) if labels.get("code", "").isdecimal() else 0
-        if code == _NOT_ITS_DOING:
-            return []
-        return ["requests", "errors"] if code >= _FIRST_ERROR else ["requests"]
-    if name == "tfpipe_feedback_total":
+    if name == f"{_LATENCY}_count":
+        return ["requests", "errors"] if labels.get("outcome") == "failed" else ["requests"]
+    if name == "tfpipe_feedback_total" and labels.get("routed") == "true":
         return ["right" if labels.get("correct") == "true" else "wrong"]
-    if labels.get("stage") != _TOTAL:
-        return []
-    if name == "tfpipe_latency_seconds_count":
-        return ["timed"]
-    if name == "tfpipe_latency_seconds_bucket" and labels["le"] != "+Inf":
+    if name == f"{_LATENCY}_bucket" and labels["le"] != "+Inf":
         return [f"within/{float(labels['le']):g}"]
     return []

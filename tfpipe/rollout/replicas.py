@@ -12,7 +12,11 @@ from tfpipe.core.errors import ConfigError, TfpipeError
 from tfpipe.core.routing import Routing
 from tfpipe.core.routing_json import from_dict, to_dict
 
+ADMIN_KEY = "TFPIPE_ADMIN_KEY"
+"""The variable of the environment that holds the key."""
+
 _TIMEOUT_S = 10.0
+_NOT_ALLOWED = (401, 403)
 T = TypeVar("T")
 
 
@@ -96,7 +100,8 @@ class Replicas:
             with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
-            raise ReplicaError(f"{url}: {method} {path}: {error.code}: {_message(error.read())}") from error
+            hint = f" The key is taken from {ADMIN_KEY}." if error.code in _NOT_ALLOWED else ""
+            raise ReplicaError(f"{url}: {method} {path}: {error.code}: {_message(error.read())}{hint}") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise ReplicaError(f"{url}: expected an answer to {method} {path}, received none: {reason}.") from error
