@@ -27,7 +27,6 @@ from serving.tfserving.answers import (
 )
 from serving.tfserving.inputs import feeds_of, inputs_of
 from serving.tfserving.requests import PredictRequest, read_classify, read_predict
-from serving.tfserving.signatures import OWN_ROWS
 from serving.wanted import Wanted
 from tfpipe.core.signature import Array
 
@@ -85,11 +84,11 @@ class TensorFlowServingRoutes:
             outcome = await deployment.infer(inputs, deadline_s=asked.deadline_s)
         asked.stage_s.update(outcome.stage_s)
         began_s = time.monotonic()
-        rows, of_own_rows = outcome.all_answered(), wish.signature.name == OWN_ROWS
+        rows = outcome.all_answered()
         if verb == "classify":
-            content = write_classify(engine, rows, of_own_rows=of_own_rows)
+            content = write_classify(engine, rows)
         else:
-            content = write_predict(columns_of(engine, rows, of_own_rows=of_own_rows), in_rows=wish.in_rows)
+            content = write_predict(columns_of(engine, rows), in_rows=wish.in_rows)
         asked.stage_s["postprocess"] = time.monotonic() - began_s
         return await asked.answer(engine, content)
 

@@ -24,7 +24,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-def columns_of(model: ModelFacts, answered: Sequence[Answered], *, of_own_rows: bool) -> dict[str, Array]:
+def columns_of(model: ModelFacts, answered: Sequence[Answered]) -> dict[str, Array]:
     """The outputs of a signature for answered rows, by name; strings as objects.
 
     Of tags, texts are brought to the length of the longest with empty labels of probability 0.
@@ -32,12 +32,8 @@ def columns_of(model: ModelFacts, answered: Sequence[Answered], *, of_own_rows: 
     Args:
         model: What answered.
         answered: One a row.
-        of_own_rows: See `probabilities_of`.
     """
-    if gives_entities(model):
-        probabilities = _padded(model, answered)
-    else:
-        probabilities = probabilities_of(answered, of_own_rows=of_own_rows)
+    probabilities = _padded(model, answered) if gives_entities(model) else probabilities_of(answered)
     score = probabilities.max(axis=-1)
     names = np.array([*model.labels, ""], object)
     label = names[np.where(score > 0, probabilities.argmax(axis=-1), len(model.labels))]
@@ -69,11 +65,11 @@ def write_predict(columns: Mapping[str, Array], *, in_rows: bool) -> bytes:
     return write_object({"predictions": rows}, floats)
 
 
-def write_classify(model: ModelFacts, answered: Sequence[Answered], *, of_own_rows: bool) -> bytes:
+def write_classify(model: ModelFacts, answered: Sequence[Answered]) -> bytes:
     """The body of a :classify answer: every class with its probability, in the order of the classes."""
     result = [
         [[label, score] for label, score in zip(model.labels, row, strict=True)]
-        for row in probabilities_of(answered, of_own_rows=of_own_rows).tolist()
+        for row in probabilities_of(answered).tolist()
     ]
     return write_object({"result": result}, [])
 

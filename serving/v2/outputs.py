@@ -10,7 +10,6 @@ from serving.errors import InvalidRequestError
 from serving.model_facts import ModelFacts, gives_entities
 from serving.model_outputs import probabilities_of
 from serving.v2.datatypes import BYTES, datatype_of
-from serving.v2.inputs import ROWS
 from serving.v2.messages import InferRequest, Tensor, WantedOutput
 from tfpipe.core.signature import Array
 
@@ -61,7 +60,7 @@ def outputs_of(model: ModelFacts, request: InferRequest, answered: Sequence[Answ
     if gives_entities(model):
         rows = [json.dumps(one.answer()["entities"], ensure_ascii=False).encode() for one in answered]
         return [Tensor(output.name, BYTES, (len(rows),), rows) for output in wanted]
-    probabilities = probabilities_of(answered, of_own_rows=request.tensors[0].name == ROWS)
+    probabilities = probabilities_of(answered)
     return [_made(model, output, probabilities, answered) for output in wanted]
 
 

@@ -22,7 +22,7 @@ def written(columns, *, in_rows):
 
 
 def test_rows_are_objects_and_columns_are_arrays():
-    columns = columns_of(IMAGES, [row(0.5, 0.25, 0.25), row(0, 0.25, 0.75)], of_own_rows=False)
+    columns = columns_of(IMAGES, [row(0.5, 0.25, 0.25), row(0, 0.25, 0.75)])
 
     assert written(columns, in_rows=True) == {
         "predictions": [
@@ -60,14 +60,14 @@ def test_outputs_of_unlike_length_have_no_rows():
 def test_tags_of_texts_are_brought_to_one_length():
     long, short = np.eye(3, dtype=np.float32)[[0, 1, 2]], np.eye(3, dtype=np.float32)[[1]]
 
-    columns = columns_of(TAGS, [answered(long), answered(short)], of_own_rows=False)
+    columns = columns_of(TAGS, [answered(long), answered(short)])
 
     assert columns["probabilities"].shape == (2, 3, 3)
     assert columns["label"].tolist() == [["O", "B-PER", "I-PER"], ["B-PER", "", ""]]
 
 
 def test_classes_are_pairs():
-    body = write_classify(TEXTS, [row(0.25, 0.75)], of_own_rows=False)
+    body = write_classify(TEXTS, [row(0.25, 0.75)])
 
     assert json.loads(body) == {"result": [[["glad", 0.25], ["sad", 0.75]]]}
     for model in (TENSORS, TAGS):
