@@ -17,7 +17,8 @@ from tfpipe.training.signals import StopRequest
 from tfpipe.training.telemetry import Telemetry
 
 SLOW_RANK = 1
-DELAY_S = 0.1
+# Well above what a step computes, on a machine with other work too.
+DELAY_S = 0.3
 
 
 class Sluggish(ArraySource):
