@@ -22,6 +22,7 @@ class Loaded:
     Attributes:
         throughput: Requests answered with 2xx, a second.
         p50_ms: Latency of those, as the next ones.
+        max_ms: The longest.
         statuses: Requests by status; "broken" where the connection was lost.
         unanswered: Of an open loop, those that had no answer at the end.
     """
@@ -30,6 +31,7 @@ class Loaded:
     p50_ms: float
     p95_ms: float
     p99_ms: float
+    max_ms: float
     statuses: Mapping[str, int]
     unanswered: int
 
@@ -86,6 +88,7 @@ def send_load(
         found["p50_ms"],
         found["p95_ms"],
         found["p99_ms"],
+        found["max_ms"],
         found["statuses"],
         found["unanswered"],
     )

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import NotReadyError, RequestError
 from serving.gate import Gate, scope_of
+from serving.http_protocol import WriteWhole, whole_of
 from serving.keys import Scope as KeyScope
 from serving.request import Request
 from serving.routes.answers import Answer, refuse
@@ -22,6 +23,8 @@ from serving.service import Service
 from serving.tracing import Tracing
 
 logger = logging.getLogger(__name__)
+
+_OK = 200
 
 Handler = Callable[[Request, Receive], Awaitable[Answer]]
 
@@ -81,14 +84,16 @@ class Admission:
         if protocol is None:
             await self._hand_over(request, scope, receive, send)
         else:
-            await self._infer(protocol, request, receive, send)
+            await self._infer(protocol, request, receive, send, whole_of(scope))
 
-    async def _infer(self, protocol: Protocol, request: Request, receive: Receive, send: Send) -> None:
+    async def _infer(
+        self, protocol: Protocol, request: Request, receive: Receive, send: Send, whole: WriteWhole | None
+    ) -> None:
         task = self.service.enter()
         try:
             answer = await self._answer(protocol, request, receive)
             self.record(protocol.name, request, answer.status)
-            await _send(answer, request, send)
+            await _send(answer, request, send, whole)
         finally:
             self.service.leave(task)
 
@@ -188,12 +193,15 @@ class Admission:
             await self._inner(inner_scope, receive, send_with_id)
 
 
-async def _send(answer: Answer, request: Request, send: Send) -> None:
+async def _send(answer: Answer, request: Request, send: Send, whole: WriteWhole | None = None) -> None:
     headers = [
         (b"content-type", answer.media),
         (b"content-length", str(len(answer.body)).encode()),
         (b"x-request-id", request.id.encode()),
         *answer.headers,
     ]
+    # An error's headers may ask for the connection's end.
+    if whole is not None and answer.status == _OK and whole(answer.status, headers, answer.body):
+        return
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
