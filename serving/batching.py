@@ -151,7 +151,7 @@ class BatchQueue(Generic[Content]):
 
     def _take(self, bucket: Hashable, blocks: set[Block[Content]]) -> None:
         waiting = self._buckets[bucket]
-        self.rows -= sum(block.rows for block in blocks)
+        self.rows -= sum([block.rows for block in blocks])
         # As a rule they are the first ones.
         while waiting and waiting[0] in blocks:
             blocks.remove(waiting.popleft())

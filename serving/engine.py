@@ -115,6 +115,7 @@ class Engine:
         inputs: What the model takes.
         outputs: What it gives.
         lengths: Of rows whose length is open, those that batches are padded to.
+        gives_features: Whether the bundle was converted with conversion.features.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class Engine:
         self.labels = inference.labels
         self.inputs, self.outputs = served.bundle.manifest.inputs, served.bundle.manifest.outputs
         self.lengths = inference.lengths
+        self.gives_features = any(spec.name == _FEATURES for spec in self.outputs)
         self._served, self._variant = served, variant
         self._spec = served.bundle.manifest.inputs[0]
         # Several variants may share a precision.
@@ -197,11 +199,6 @@ class Engine:
     def sessions(self) -> Sessions | None:
         """Its sessions; None where it is a single one in this process that nobody watches."""
         return self._model if isinstance(self._model, Sessions) else None
-
-    @property
-    def gives_features(self) -> bool:
-        """Whether the bundle was converted with conversion.features."""
-        return _FEATURES in (spec.name for spec in self._served.bundle.manifest.outputs)
 
     def prepare(self, given: Input, stage_s: MutableMapping[str, float]) -> Prepared:
         """One input -> rows of the model's input.

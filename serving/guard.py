@@ -23,8 +23,10 @@ def guarded(method: Method) -> Method:
         except _ITS_DOING:
             deployment.breaker.record(failed=True)
             raise
-        rows = getattr(answered, "rows", ())
-        deployment.breaker.record(failed=any(isinstance(row, _ITS_DOING) for row in rows))
+        failed = False
+        for row in getattr(answered, "rows", ()):
+            failed = failed or isinstance(row, _ITS_DOING)
+        deployment.breaker.record(failed=failed)
         if deployment.shadow is not None:
             deployment.shadow.offer(deployment, given[0], answered)
         return answered

@@ -87,22 +87,23 @@ class Patience:
                 self._task.uncancel()
             raise self._lost from None
 
-    def wait_until(self, until_s: float) -> None:
-        """From now on wait until another moment."""
+    def wait_until(self, until_s: float, receive: Receive | None = None) -> None:
+        """From now on wait until another moment.
+
+        Args:
+            until_s: `time.monotonic()` of it.
+            receive: ASGI's, once the whole body was read from it: from now on the block is given up, too, where the
+                client closes the connection.
+        """
         self._until_s = until_s
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        now_s = time.monotonic()
+        if receive is not None:
+            self._receive, self._begun_s = receive, now_s
         if self._task is not None:
-            self._arm(time.monotonic())
-
-    def watch(self, receive: Receive) -> None:
-        """From now on give up, too, where the client closes the connection.
-
-        Args:
-            receive: ASGI's, once the whole body was read from it.
-        """
-        self._receive, self._begun_s = receive, time.monotonic()
+            self._arm(now_s)
 
     def look(self, now_s: float) -> None:
         """See whether it is time."""

@@ -71,8 +71,7 @@ class Asked:
         self.patience.wait_until(min(self.deadline_s, request.started_s + settings.body_timeout_ms / 1000))
         body = await reading.read(request.headers, receive, max_bytes=settings.max_body_bytes)
         self._body = None
-        self.patience.wait_until(self.deadline_s)
-        self.patience.watch(receive)
+        self.patience.wait_until(self.deadline_s, receive)
         if b"content-encoding" in request.headers:
             packed = body
             body = await self._service.run(lambda: decoded(request.headers, packed, max_bytes=settings.max_body_bytes))

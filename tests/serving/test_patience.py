@@ -56,7 +56,7 @@ async def test_a_client_that_hangs_up_is_noticed():
 
     async def work():
         with Patience(Timekeeper(), time.monotonic() + 60, late) as patience:
-            patience.watch(receive)
+            patience.wait_until(time.monotonic() + 60, receive)
             await asyncio.sleep(5)
 
     with pytest.raises(ClientGoneError):
@@ -73,7 +73,7 @@ async def test_a_client_is_not_listened_for_before_its_body_is_there():
     with Patience(Timekeeper(), time.monotonic() + 60, late) as patience:
         await asyncio.sleep(0.12)
         assert not asked
-        patience.watch(receive)
+        patience.wait_until(time.monotonic() + 60, receive)
         await asyncio.sleep(0.15)
         assert asked == [1]
 
