@@ -17,6 +17,7 @@ import uvicorn
 
 from serving.admission import Admission
 from serving.app import create_app
+from serving.http_protocol import bounded_http
 from serving.settings import PREFIX, ServingSettings
 
 PATIENCE_S = 30.0
@@ -40,7 +41,7 @@ class Server:
 @contextlib.contextmanager
 def serving(app: Admission, *, until: str = "ready") -> Iterator[Server]:
     """Run an application on a real socket until the block ends; enter it once /health says `until`."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", ws="none", log_config=None)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, http=bounded_http(10.0), ws="none", log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -154,3 +154,59 @@ def test_the_metrics_agree_with_what_the_client_counted(service):
     seen = {code: statuses.count(code) for code in set(statuses)}
     assert {code: after[code] - before.get(code, 0) for code in after if after[code] != before.get(code, 0)} == seen
     assert set(seen) == {"200", "400", "404"}
+
+
+def request(
+    *headers: str, method: str = "POST", path: str = "/predict", version: str = "1.1", body: bytes = RED
+) -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", "Host: x", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def test_requests_that_are_sent_at_once_are_answered_in_their_order(service):
+    names = [f"number-{index}" for index in range(5)]
+    sent = [request(f"X-Request-ID: {name}") for name in names]
+    sent.append(request("Connection: close", "X-Request-ID: last"))
+
+    with connected(service, b"".join(sent)) as client:
+        answers = received(client).split(b"HTTP/1.1 ")[1:]
+
+    assert [answer[:3] for answer in answers] == [b"200"] * 6
+    assert [
+        f"x-request-id: {name}\r\n".encode() in answer for name, answer in zip([*names, "last"], answers, strict=True)
+    ] == [True] * 6
+    # Each is whole, and says how long it is.
+    for answer in answers:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert f"content-length: {len(body)}\r\n".encode() in head + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent", [request("Connection: close"), request(version="1.0")], ids=["asked to close", "HTTP/1.0"]
+)
+def test_a_connection_that_is_not_kept_is_closed_after_its_answer(service, sent):
+    with connected(service, sent) as client:
+        answer = received(client)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"connection: close\r\n") == 1
+    assert b'"label"' in answer
+
+
+def test_an_answer_to_head_has_a_head_alone(service):
+    with connected(service, request("Connection: close", method="HEAD", path="/v2/health/live", body=b"")) as client:
+        answer = received(client)
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]) > 0
+    assert body == b""
+
+
+def test_a_client_that_reads_nothing_keeps_nobody_waiting(service):
+    with connected(service) as client:
+        client.settimeout(1)
+        with contextlib.suppress(TimeoutError):
+            for _ in range(200):
+                client.sendall(request() * 10)
+        assert is_answered_at_once(service)
