@@ -29,7 +29,7 @@ HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
 HOSTS = ("localhost", "127.0.0.1", "127.1", "127.0.1")
 # What a worker writes when others were lost.
 GOING_ON = "going on with those that are there"
-EPOCHS = 60
+EPOCHS = 90
 WAIT_S = 270.0
 
 

@@ -12,7 +12,6 @@ from serving.v2.inputs import feeds_of, inputs_of
 from serving.v2.messages import InferRequest, Tensor, WantedOutput
 from serving.v2.outputs import check_outputs, given_names, outputs_of, tensor_of, wants_features
 from tests.serving.models import IMAGES, TAGS, TENSORS, TEXTS, Model, answered, row
-from tfpipe.core.errors import InferenceError
 
 PIXELS = 10_000
 ASKED = InferRequest([Tensor("image", "BYTES", (1,), [b"a"])])
@@ -163,9 +162,3 @@ def test_the_configuration_lists_all_inputs_as_optional():
     assert all(one["optional"] for one in config["input"])
     assert "optional" not in model_config(TENSORS, max_batch_size=8)["input"][0]
     assert "binary_tensor_data" in server_metadata()["extensions"]
-
-
-def test_an_answer_that_is_not_finite_is_the_models_fault_unless_the_rows_were_the_clients():
-    for tensor, error in ((ASKED.tensors[0], InferenceError), (Tensor("input", "FP32", (1,), []), InvalidRequestError)):
-        with pytest.raises(error, match="expected finite probabilities"):
-            outputs_of(IMAGES, InferRequest([tensor]), [row(np.nan, 0, 0)])
