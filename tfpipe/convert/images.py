@@ -25,7 +25,7 @@ from tfpipe.models.assembly import ImageParts
 from tfpipe.ort import OnnxModel, open_session
 from tfpipe.settings import Config
 
-_BATCH = 32
+_BATCH = 8
 # Histograms keep every activation of a batch in memory.
 _CALIBRATION_BATCH = 4
 _FILE = "preprocess.onnx"

@@ -29,7 +29,7 @@ from tfpipe.training.limits import limited, limited_validation
 # One, so that figures of machines with other core counts compare.
 LATENCY_THREADS = 1
 # A slow model is run less often than asked rather than for many minutes.
-_MOST_S, _TIMEOUT_S = 60.0, 300.0
+_MOST_S, _TIMEOUT_S = 20.0, 300.0
 # With the default of 50 as many as `tfpipe.latency` makes at most.
 _SEARCHED_OVER_REPORTED = 20
 
