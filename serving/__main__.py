@@ -44,15 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_level)
         with listen(settings.host, settings.port) as listener:
             return _serve(settings, listener)
-    except (TfpipeError, OSError) as error:
-        print(f"serving: {error}", file=sys.stderr)
-        return error.exit_code if isinstance(error, TfpipeError) else 1
     except KeyboardInterrupt:
         return 0
-    # The outermost edge: what nobody foresaw is logged with its traceback.
-    except Exception:
-        logger.exception("failed")
-        return 1
+    # The outermost edge.
+    except Exception as error:
+        return _tell(error)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -123,13 +119,21 @@ def _serve(settings: ServingSettings, listener: socket.socket) -> int:
     server = _Server(config)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_run(server, app.service, listener, "http" if tls is None else "https"))
-    if failures:
-        raise failures[0]
+    code = _tell(failures[0]) if failures else 0
     if app.service.is_busy:
-        # Native code cannot be interrupted, and the interpreter would wait for it.
+        # Native code cannot be interrupted: the interpreter would wait for it, or be aborted by it.
         sys.stderr.flush()
-        os._exit(0)
-    return 0
+        os._exit(code)
+    return code
+
+
+def _tell(error: Exception) -> int:
+    """Say what went wrong, in a sentence where it was foreseen, else with its traceback; gives the exit code."""
+    if isinstance(error, TfpipeError | OSError):
+        print(f"serving: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, TfpipeError) else 1
+    logger.error("failed", exc_info=error)
+    return 1
 
 
 def _leave_alone_what_is_loaded() -> None:
