@@ -49,11 +49,7 @@ def child_of(server: Server, name: str) -> ChildModel:
 
 def ask(server: Server, name: str) -> httpx.Response:
     return httpx.post(
-        # Longer than the service's own time for a request, which then answers 504.
-        f"http://127.0.0.1:{server.port}/predict",
-        params={"model_name": name},
-        content=RED,
-        timeout=2 * PATIENCE_S,
+        f"http://127.0.0.1:{server.port}/predict", params={"model_name": name}, content=RED, timeout=PATIENCE_S
     )
 
 
@@ -99,9 +95,8 @@ def comes_back(server: Server) -> bool:
         assert answer.json()["error"]["code"] in ("model_down", "breaker_open")
         assert answer.headers["retry-after"]
         return False
-    # On a busy machine a process may take long to start.
-    assert answer.status_code in (200, 504)
-    return answer.status_code == 200
+    assert answer.status_code == 200
+    return True
 
 
 def test_several_models_are_in_processes_of_their_own(server):
@@ -117,7 +112,7 @@ def test_a_crash_costs_one_batch_and_other_models_go_on(server, slow, signum):
         asked = asked_and_busy(server, slow, pool)
         os.kill(slow.pid or 0, signum)
         failed = asked.result()
-        wait_for(lambda: comes_back(server), patience_s=4 * PATIENCE_S)
+        wait_for(lambda: comes_back(server))
 
     assert (failed.status_code, failed.json()["error"]["code"]) == (503, "model_crashed")
     assert failed.headers["retry-after"]
@@ -125,7 +120,7 @@ def test_a_crash_costs_one_batch_and_other_models_go_on(server, slow, signum):
 
 
 def test_a_hang_costs_one_batch_and_other_models_go_on_meanwhile(server, slow):
-    wait_for(lambda: comes_back(server), patience_s=4 * PATIENCE_S)
+    wait_for(lambda: comes_back(server))
     assert deployment_of(server, "slow").is_up
     # Longer than the time after which a batch no longer keeps others from running.
     run_timeout_s = 3.0 + 3 * deployment_of(server, "slow").batcher.room.pace.batch_s
@@ -137,7 +132,7 @@ def test_a_hang_costs_one_batch_and_other_models_go_on_meanwhile(server, slow):
         ended_s, ready = time.monotonic(), httpx.get(f"http://127.0.0.1:{server.port}/v2/models/slow/ready")
         listed = httpx.post(f"http://127.0.0.1:{server.port}/v2/repository/index").json()
         slow.run_timeout_s = PATIENCE_S
-        wait_for(lambda: comes_back(server), patience_s=4 * PATIENCE_S)
+        wait_for(lambda: comes_back(server))
 
     assert (failed.status_code, failed.json()["error"]["code"]) == (504, "run_timeout")
     assert (ready.status_code, ready.json()) == (503, {"name": "slow", "ready": False})
