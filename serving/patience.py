@@ -82,9 +82,10 @@ class Patience:
         if self._watcher is not None:
             self._watcher.cancel()
         # Cancelled from elsewhere, as a drain does, it stays so.
-        if self._lost is not None and kind is not None and issubclass(kind, asyncio.CancelledError):
-            if self._task is not None:
-                self._task.uncancel()
+        if self._lost is None or self._task is None:
+            return
+        self._task.uncancel()
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
             raise self._lost from None
 
     def wait_until(self, until_s: float, receive: Receive | None = None) -> None:

@@ -108,3 +108,20 @@ async def test_one_timer_looks_after_many():
 
     assert [isinstance(one, DeadlineError) for one in outcomes] == [limit_s < 60 for limit_s in limits_s]
     assert not timekeeper.under_way
+
+
+async def test_an_error_that_takes_the_place_of_being_given_up_leaves_the_task_as_it_was():
+    async def fails_when_cancelled():
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            raise ValueError("its own") from None
+
+    async def work():
+        with Patience(Timekeeper(), time.monotonic() + 0.01, late):
+            await fails_when_cancelled()
+
+    with pytest.raises(ValueError, match="its own"):
+        await work()
+
+    assert asyncio.current_task().cancelling() == 0
