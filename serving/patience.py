@@ -53,7 +53,8 @@ class Patience:
     __slots__ = ("_begun_s", "_late", "_lost", "_receive", "_task", "_timekeeper", "_timer", "_until_s", "_watcher")
 
     def __init__(self, timekeeper: Timekeeper, until_s: float, late: Callable[[], Exception]) -> None:
-        self._timekeeper, self._until_s, self._late = timekeeper, until_s, late
+        self._timekeeper, self._until_s = timekeeper, until_s
+        self._late: Callable[[], Exception] | None = late
         self._task: asyncio.Task[Any] | None = None
         self._lost: Exception | None = None
         self._receive: Receive | None = None
@@ -81,10 +82,14 @@ class Patience:
             self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+        task, self._task = self._task, None
+        # What makes the error holds this and the request: a circle that would keep the request's model in memory
+        # until a collection comes by.
+        self._late = None
         # Cancelled from elsewhere, as a drain does, it stays so.
-        if self._lost is None or self._task is None:
+        if self._lost is None or task is None:
             return
-        self._task.uncancel()
+        task.uncancel()
         if kind is not None and issubclass(kind, asyncio.CancelledError):
             raise self._lost from None
 
@@ -116,7 +121,11 @@ class Patience:
         # Before the next look: to the moment.
         if self._timer is None and self._until_s < now_s + 2 * _LOOK_EVERY_S:
             late_s = max(self._until_s - now_s, 0.0)
-            self._timer = asyncio.get_running_loop().call_later(late_s, lambda: self._give_up(self._late()))
+            self._timer = asyncio.get_running_loop().call_later(late_s, self._be_late)
+
+    def _be_late(self) -> None:
+        if self._late is not None:
+            self._give_up(self._late())
 
     async def _listen(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -1,6 +1,7 @@
 """Versions come and go while the service runs: documents are followed, versions loaded, traffic switched."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -271,6 +272,9 @@ class Rollout:
             self._service.metrics.forget(**self._service.labels_of(deployment))
             fields = {"model": deployment.name, "version": deployment.version}
             logger.info("unloaded", extra={"fields": fields})
+            # Errors of its requests may hold it in circles; nothing else is in a hurry to collect them. Once this task
+            # has let go of it.
+            asyncio.get_running_loop().call_soon(gc.collect)
 
         deployment.shadow = None
         self._spawn(close())

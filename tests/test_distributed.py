@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tfpipe.core.errors import ConfigError, DataError, TrainingError
-from tfpipe.distributed import World, join, launched_rank
+from tfpipe.distributed import World, is_lost_worker, join, launched_rank
 
 LAUNCHER = ("HOROVOD_SIZE", "HOROVOD_RANK", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_SIZE",
             "OMPI_COMM_WORLD_RANK", "PMI_SIZE", "PMI_RANK")  # fmt: skip
@@ -149,3 +149,17 @@ def test_cores_that_the_launcher_chose_are_kept():
 )
 def test_cores_and_threads_are_the_users_to_choose(options, environment, expected):
     assert launched(2, options=options, environment=environment)[0] == expected
+
+
+def test_a_lost_worker_is_told_from_a_failed_step_by_whose_error_it_is():
+    import tensorflow as tf
+
+    def error(message):
+        return tf.errors.UnknownError(None, None, message)
+
+    reset = "[/a/gloo/transport/tcp/pair.cc:589] Read error [127.0.0.1]:1: Connection reset by peer"
+    assert is_lost_worker(error("{{node HorovodAllreduce_sum}} was shut down"))
+    # An operation that is all that its function does is not named.
+    assert is_lost_worker(error(f"{{{{function_node __inference_<lambda>_1}}}} {reset}"))
+    assert not is_lost_worker(error("{{node MatMul}} failed"))
+    assert not is_lost_worker(TrainingError(reset))

@@ -1,6 +1,9 @@
 """Several models, and several versions of each, side by side."""
 
+import asyncio
+import gc
 import socket
+import weakref
 
 import pytest
 
@@ -95,3 +98,35 @@ def test_a_client_that_hangs_up_is_counted_and_its_work_given_up(slow_bundle):
         wait_for(lambda: counted in server.client.get("/metrics").text)
 
         assert server.client.post("/predict", content=RED).status_code == 200
+
+
+async def test_a_version_that_is_closed_leaves_memory_though_no_garbage_is_collected(folders):
+    app = create_app(ServingSettings(model=str(folders / "three")))
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+    statuses = []
+
+    async def receive():
+        return {"type": "http.request", "body": RED, "more_body": False}
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    await app.service.load()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await app(scope, receive, send)
+        deployment = next(iter(app.service.models))
+        engine = weakref.ref(deployment.engine)
+        app.service.models.take(deployment.name, deployment.version)
+        await deployment.close()
+        del deployment
+        # The loop holds what the task that it ran last was given.
+        await asyncio.sleep(0.1)
+        gone = engine() is None
+    finally:
+        gc.enable()
+
+    assert [status for status in statuses if status] == [200, 200, 200]
+    assert gone

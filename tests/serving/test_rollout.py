@@ -1,7 +1,9 @@
 """Versions of a registered model while the service runs: followed, switched, split, rolled back."""
 
+import gc
 import threading
 import time
+import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -291,6 +293,22 @@ def test_a_document_that_cannot_be_gone_by_leaves_the_one_before_in_place(client
     ledger.append(promote(bad, "2", by))
     wait_for(lambda: version_of(client) == "2")
     wait_for(lambda: problem() is None)
+
+
+def test_a_version_that_is_unloaded_leaves_memory_whatever_was_asked_of_it(server, client):
+    path = f"/admin/models/{MODEL}/versions/3"
+    assert client.post(path).status_code == 200
+    engine = weakref.ref(server.app.service.models.get(MODEL, "3").engine)
+    # Nothing but the service itself may collect what errors leave behind.
+    gc.disable()
+    try:
+        for body in (RED, b"no image", RED):
+            client.post("/predict?model_version=3", content=body)
+        assert client.delete(path).status_code == 200
+
+        wait_for(lambda: engine() is None)
+    finally:
+        gc.enable()
 
 
 def test_versions_are_loaded_and_unloaded_by_name(client):
