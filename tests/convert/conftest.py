@@ -72,7 +72,7 @@ def grey_bundle(pruned):
 
 @pytest.fixture
 def store(tmp_path_factory, trained, converted) -> str:
-    """The address of a copy of the store, which holds the first version of `small` with its bundle; to be written to."""
+    """The address of a copy of the store, to be written to; it has the first version of `small` with its bundle."""
     address = trained[0].tracking.uri
     copied = shutil.copy(address.removeprefix("sqlite:///"), tmp_path_factory.mktemp("store"))
     return f"sqlite:///{copied}"

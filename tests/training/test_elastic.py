@@ -29,7 +29,7 @@ HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
 HOSTS = ("localhost", "127.0.0.1", "127.1", "127.0.1")
 # What a worker writes when others were lost.
 GOING_ON = "going on with those that are there"
-# Two disturbances, each three epochs and up to a second after the last: at least 0.05 s an epoch, so that it is not over.
+# Two disturbances, each three epochs and up to a second after the last: enough where an epoch takes 0.05 s.
 EPOCHS = 50
 WAIT_S = 270.0
 
