@@ -168,6 +168,20 @@ class Deployment:
         sessions = self.engine.sessions
         return sessions is None or sessions.is_up
 
+    def check_room(self, *, deadline_s: float) -> None:
+        """Refuse a request that would be refused whatever it holds.
+
+        Args:
+            deadline_s: See `infer`.
+
+        Raises:
+            QueueFullError: See `infer`.
+            DeadlineError: Likewise.
+        """
+        # What is known already is answered without room.
+        if self._cache is None:
+            self.batcher.room.check(1, 0, now_s=time.monotonic(), deadline_s=deadline_s)
+
     @guarded
     async def infer(self, inputs: Sequence[Input], *, deadline_s: float, features: bool = False) -> Outcome:
         """Answer inputs, each on its own: one that fails leaves the others be.
