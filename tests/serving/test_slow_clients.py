@@ -236,3 +236,17 @@ def test_a_full_queue_refuses_before_the_body_and_the_connection_goes_on(bundle,
     assert refused.startswith(b"HTTP/1.1 429 ")
     assert b"retry-after: " in refused
     assert next_one.startswith(b"HTTP/1.1 200 ")
+
+
+def test_many_requests_in_one_piece_that_ends_inside_a_head_are_answered(service):
+    number = 2500
+    sent = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n" * number
+    with connected(service) as client:
+        client.sendall(sent[:-9])
+        time.sleep(0.2)  # lets the server read
+        client.sendall(sent[-9:])
+        content = b""
+        while content.count(b'{"live":true}') < number and (chunk := client.recv(65536)):
+            content += chunk
+
+    assert content.count(b"HTTP/1.1 200 ") == content.count(b'{"live":true}') == number
