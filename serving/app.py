@@ -128,9 +128,8 @@ def create_app(
         "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
         "v2": Protocol("v2", OpenInferenceRoutes(service, rollout).handle, refuse_in_a_sentence),
     }
-    # Where each request is asked for its key, traced or logged, none goes another way.
-    is_plain = settings.api_keys_file is None and settings.rate_limit is None and tracing is None
-    fast_path = FastPath(service) if is_plain and settings.log_level != "debug" else None
+    # Where each request is traced or logged, none goes another way.
+    fast_path = None if tracing is not None or settings.log_level == "debug" else FastPath(service, gate)
     admission = Admission(service, protocols, api, gate=gate, tracing=tracing, fast_path=fast_path)
     return admission
 

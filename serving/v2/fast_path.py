@@ -23,6 +23,9 @@ import numpy as np
 
 from serving.deployment import Deployment
 from serving.engine import Answered, Engine, Row
+from serving.errors import RequestError
+from serving.gate import Gate
+from serving.keys import Caller
 from serving.model_inputs import MAX_ROWS
 from serving.models import Way
 from serving.request import next_id
@@ -41,9 +44,10 @@ from tfpipe.inference.interface import Prepared
 
 _END_OF_HEAD = b"\r\n\r\n"
 # Those that change nothing of an answer. What accepts a compressed one may be given one.
-_PLAIN_HEADERS = frozenset(
-    (b"host", b"content-type", b"content-length", b"user-agent", b"accept", b"connection", HEADER_LENGTH)
-)
+_PLAIN_HEADERS = frozenset((
+    b"host", b"content-type", b"content-length", b"user-agent", b"accept", b"connection", b"authorization",
+    b"x-api-key", HEADER_LENGTH,
+))  # fmt: skip
 _MOST_HEADS, _MOST_HEAD_BYTES = 256, 1024
 # Larger bodies do not come in one piece, and are taken apart beside the event loop.
 _MOST_BODY_BYTES = 64 * 1024
@@ -68,11 +72,13 @@ class _Head:
     """What a head says that was seen before.
 
     Attributes:
+        headers: By lower-case name.
         wanted: The model that is asked.
         num_bytes: Of the whole request.
         json_end: Where the tensors' bytes begin.
     """
 
+    headers: Mapping[bytes, bytes]
     wanted: Wanted
     num_bytes: int
     json_end: int
@@ -85,6 +91,7 @@ class _Waiting:
     request: InferRequest
     rows: list[Array]
     way: Way
+    caller: Caller
     came_s: float
     read_s: float
 
@@ -94,10 +101,11 @@ class FastPath:
 
     Args:
         service: Whose models.
+        gate: Who may pass.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, gate: Gate) -> None:
+        self._service, self._gate = service, gate
         # None: a head that is known to need the long way.
         self._heads: dict[bytes, _Head | None] = {}
         self._waiting: dict[Deployment, list[_Waiting]] = {}
@@ -124,12 +132,16 @@ class FastPath:
         asked = _read(deployment, data, end, head.json_end)
         if asked is None:
             return False
+        try:
+            caller = self._gate.enter(head.headers, "predict")
+        except RequestError:
+            return False
         waiting = self._waiting.get(deployment)
         if waiting is None:
             if not self._waiting:
                 asyncio.get_running_loop().call_soon(self._run_all)
             waiting = self._waiting[deployment] = []
-        waiting.append(_Waiting(connection, data, *asked, way, came_s, time.monotonic()))
+        waiting.append(_Waiting(connection, data, *asked, way, caller, came_s, time.monotonic()))
         return True
 
     def _learn(self, text: bytes) -> _Head | None:
@@ -163,6 +175,7 @@ class FastPath:
         run_s = time.monotonic() - began_s
         for place, one in enumerate(some):
             is_answered = False
+            self._gate.leave(one.caller)
             if results is not None:
                 with contextlib.suppress(Exception):
                     self._answer(deployment, one, _answered(results[place]), began_s, run_s)
@@ -226,7 +239,7 @@ def _parsed(text: bytes, *, max_body_bytes: int) -> _Head | None:
         return None
     if not 0 < int(json_length) < int(length) <= max_body_bytes:
         return None
-    return _Head(wanted, len(text) + int(length), len(text) + int(json_length))
+    return _Head(headers, wanted, len(text) + int(length), len(text) + int(json_length))
 
 
 class _HeadParser:

@@ -13,6 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serving.gate import Gate
+from serving.keys import Keys
+from serving.keys_command import create_key
+from serving.limits import KeyLimits
 from serving.v2.fast_path import FastPath
 from tests.serving.bundles import SIDE
 from tests.serving.servers import app_of, serving, wait_for
@@ -21,6 +25,9 @@ PATH = "/v2/models/colours/infer"
 KEEP_ALIVE_S = 1
 # Changes nothing, but is not known to.
 LONG_WAY = ("X-Other", "a")
+
+
+OPEN = Gate(Keys(None), KeyLimits(None))
 
 
 class Counting(FastPath):
@@ -37,7 +44,7 @@ class Counting(FastPath):
 @pytest.fixture(scope="module")
 def server(bundle):
     app = app_of(bundle, max_batch_size=4)
-    app.fast_path = Counting(app.service)
+    app.fast_path = Counting(app.service, OPEN)
     with serving(app, timeout_keep_alive=KEEP_ALIVE_S) as running:
         # How quick the model is, is known once it has run.
         wait_for(lambda: exchange(running, request(rows(1))) and app.fast_path.taken)
@@ -269,10 +276,24 @@ def test_a_service_that_drains_refuses_on_connections_that_it_has(bundle):
     assert status == 503
 
 
-@pytest.mark.parametrize("setting", [{"rate_limit": 1000.0}, {"log_level": "debug"}])
-def test_where_every_request_is_looked_at_there_is_no_fast_path(bundle, setting):
-    assert app_of(bundle, **setting).fast_path is None
+def test_where_every_request_is_logged_there_is_no_fast_path(bundle):
+    assert app_of(bundle, log_level="debug").fast_path is None
     assert isinstance(app_of(bundle).fast_path, FastPath)
+
+
+def test_keys_and_their_limits_hold_on_both_ways(bundle, tmp_path):
+    file = tmp_path / "keys.json"
+    key = create_key(file, {"name": "reader", "scopes": ["predict"], "rate_limit": 40})
+    with serving(app_of(bundle, api_keys_file=file)) as running:
+        header = ("Authorization", f"Bearer {key}")
+        by_rate = [exchange(running, request(rows(1), header))[0][0] for _ in range(100)]
+        time.sleep(0.5)  # brings tokens back
+        wrong = ("Authorization", f"Bearer {key[:-1]}{'a' if key[-1] != 'a' else 'b'}")
+        others = [exchange(running, request(rows(1), *some))[0][0] for some in ([wrong], [], [header])]
+
+    assert set(by_rate) == {200, 429}
+    assert 40 <= by_rate.count(200) < 100
+    assert others == [401, 401, 200]
 
 
 def test_a_client_that_hangs_up_at_once_disturbs_nobody(server):
