@@ -288,15 +288,20 @@ def test_a_forced_variant_is_served_by_default_and_what_was_overruled_is_recorde
     assert "was forced (`--force`)" in (tmp_path / "bundle" / "report.md").read_text()
 
 
-def test_a_bundle_replaces_an_older_one_and_the_report_of_a_failure(run_copy, folder, tmp_path):
-    older = shutil.copytree(folder, tmp_path / "bundle")
-    (tmp_path / "bundle-report.md").write_text("failed")
+@pytest.fixture(scope="module")
+def replaced(trained, folder, tmp_path_factory):
+    """A bundle of float32 and a newer operator set, in the place of an older one and of the report of a failure."""
+    place = tmp_path_factory.mktemp("replaced")
+    older = shutil.copytree(folder, place / "bundle")
+    (place / "bundle-report.md").write_text("failed")
+    overrides = ["conversion.opset=21", *QUICK]
+    return convert(trained[1].output_dir, precision="fp32", output=older, overrides=overrides).bundle
 
-    result = convert(run_copy, precision="fp32", output=older, overrides=QUICK)
 
-    assert open_bundle(older).sha256 == result.bundle.sha256
-    assert not (older / "model.int8.onnx").exists()
-    assert left_in(tmp_path) == ["bundle", "copied-run"]
+def test_a_bundle_replaces_an_older_one_and_the_report_of_a_failure(replaced):
+    assert open_bundle(replaced.folder).sha256 == replaced.sha256
+    assert not (replaced.folder / "model.int8.onnx").exists()
+    assert left_in(replaced.folder.parent) == ["bundle"]
 
 
 # Data.
@@ -401,12 +406,9 @@ def test_a_model_with_weights_that_are_no_numbers_is_refused_before_anything_is_
     assert left_in(tmp_path / "bundles") == []
 
 
-def test_a_newer_operator_set_is_that_of_every_file(run_copy, tmp_path):
-    output = tmp_path / "bundle"
+def test_a_newer_operator_set_is_that_of_every_file(replaced):
+    versions = {path.name: opset_of(onnx.load(path)) for path in replaced.folder.glob("*.onnx")}
 
-    result = convert(run_copy, precision="fp32", output=output, overrides=["conversion.opset=21", *QUICK])
-
-    versions = {path.name: opset_of(onnx.load(path)) for path in output.glob("*.onnx")}
     assert versions == dict.fromkeys(("preprocess.onnx", "model.fp32.onnx", "model.fp16.onnx"), 21)
-    assert result.bundle.manifest.variants["fp32"].recipe["opset"] == 21
-    assert "convert_opset: " in (output / "report.md").read_text(encoding="utf-8")
+    assert replaced.manifest.variants["fp32"].recipe["opset"] == 21
+    assert "convert_opset: " in (replaced.folder / "report.md").read_text(encoding="utf-8")
