@@ -142,7 +142,7 @@ def test_a_model_without_a_name_or_below_its_criteria_is_kept_with_its_run(
 
 
 def test_reading_never_makes_a_store(tmp_path):
-    with pytest.raises(RegistryError, match="found none; train first"):
+    with pytest.raises(RegistryError, match="found none; train first, or name another store with MLFLOW_TRACKING_URI"):
         Registry(f"sqlite:///{tmp_path}/mlflow.db").names()
 
     assert not list(tmp_path.iterdir())

@@ -79,6 +79,8 @@ def _asking(text: str, options: argparse.Namespace) -> Asking:
     url = urlsplit(text if "://" in text else f"http://{text}")
     if url.scheme not in ("http", "https", "grpc") or not url.hostname:
         raise ConfigError(f"URL: expected http://HOST:PORT, received {text!r}.")
+    if url.scheme == "grpc" and options.protocol != "grpc":
+        raise ConfigError(f"URL: expected http://HOST:PORT, received {text!r}. Of gRPC say --protocol grpc.")
     headers = dict(options.header)
     if options.protocol == "grpc":
         # grpc takes long to import.
