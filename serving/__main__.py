@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m serving",
         usage="python -m serving [--SETTING VALUE ...]",
-        description="Serve models over HTTP and gRPC until a signal comes. Each setting is an environment variable, and "
-        "an option that wins over it.",
+        description="Serve models over HTTP and gRPC until a signal comes. Each setting is an environment variable, "
+        "and an option that wins over it.",
         epilog="settings (type; default):\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
