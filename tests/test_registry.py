@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.full_disk import files_of_at_most
 from tests.stores import new_store
 from tfpipe.core.bundle import Manifest, seal
 from tfpipe.core.criteria import missed_criteria
@@ -306,6 +307,22 @@ def test_a_bundle_is_downloaded_once_and_then_comes_from_the_cache(uri, registry
     with pytest.raises(RegistryError, match=r"received a damaged one\. Convert it again: python -m tfpipe\.convert"):
         registry.download_bundle(version, tmp_path / "other")
     assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_disk_without_room_for_a_bundle_is_named(registry, register, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", b"w" * 100_000)
+    registry.attach_bundle(register("roomy"), bundle)
+    version = registry.resolve("models:/roomy")
+
+    with (
+        files_of_at_most(30_000),
+        pytest.raises(
+            RegistryError, match=r"cache: expected room for the 0\.1 MB of models:/roomy/1; File too large\."
+        ),
+    ):
+        registry.download_bundle(version, tmp_path / "cache")
+
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_a_damaged_copy_in_the_cache_is_replaced(registry, register, tmp_path):

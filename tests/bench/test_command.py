@@ -115,7 +115,10 @@ def test_a_limit_that_nothing_holds_has_exit_code_3(capsys):
 
 def test_nothing_that_listens_is_one_sentence(capsys):
     assert main(["http://127.0.0.1:1", *SHORT]) == 2
-    assert "error: http://127.0.0.1:1: expected a service; nothing listens there." in capsys.readouterr().err
+    assert (
+        "error: http://127.0.0.1:1: expected a service, but no connection could be made. [Errno 111]"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_service_that_refuses_is_quoted(capsys):
