@@ -190,8 +190,16 @@ def test_what_is_unknown_is_refused_with_what_there_is(registry, register):
         registry.resolve("models:/flower")
     with pytest.raises(RegistryError, match=r"versions of 'flowers' \(1\), received '7'"):
         registry.resolve("models:/flowers/7")
-    with pytest.raises(RegistryError, match="received 'champion', but there are no aliases of 'flowers'"):
-        registry.resolve("models:/flowers@champion")
+    with pytest.raises(RegistryError, match="received 'best', but there are no aliases of 'flowers'"):
+        registry.resolve("models:/flowers@best")
+
+
+def test_where_there_is_no_champion_the_command_that_makes_one_is_said(registry, register):
+    register("budding")
+
+    expected = r"found none\. The first version that is converted becomes it: .*convert --model models:/budding$"
+    with pytest.raises(RegistryError, match=expected):
+        registry.resolve("models:/budding@champion")
 
 
 def test_the_newest_version_is_the_one_of_the_highest_number(uri, registry):

@@ -347,6 +347,11 @@ def _check_room(incoming: Path, num_bytes: int, *, of: str) -> None:
 def _find(client: MlflowClient, uri: str, name: str, version: str | None, alias: str | None) -> ModelVersion:
     aliases = _aliases(client, uri, name)
     versions = [str(found.version) for found in _versions(client, name)]
+    if alias == CHAMPION and not aliases:
+        raise RegistryError(
+            f"{uri}: expected a version with the alias {CHAMPION!r}, found none. The first version that is converted "
+            f"becomes it: python -m tfpipe.convert --model models:/{name}"
+        )
     if alias is not None and alias not in aliases:
         raise _not_among(uri, alias, sorted(aliases), f"aliases of {name!r}")
     wanted = str(aliases[alias]) if alias is not None else version
