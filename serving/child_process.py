@@ -184,8 +184,8 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def _start(name: str, inherited: tuple[int, int, int]) -> subprocess.Popen[bytes]:
-    # It inherits what is blocked here. A terminal signals every process, and would end one that starts: it ignores these
-    # signals by itself only once its modules are imported.
+    # It inherits what is blocked here. A terminal signals every process, and would end one that starts: by itself it
+    # ignores these signals only once its modules are imported.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         return subprocess.Popen(

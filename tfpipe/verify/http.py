@@ -101,10 +101,8 @@ def describe(url: str, bundle: Bundle | None = None) -> dict[str, Any]:
         raise InferenceError(f"{url}: expected a service that is ready, received status {state.get('status')!r}.")
     wanted = bundle.short_id if bundle is not None else None
 
-    def rank(model: Mapping[str, Any]) -> tuple[bool, bool]:
-        return model.get("bundle") != wanted, "champion" not in model.get("aliases", ())
-
-    return dict(min(state["models"], key=rank))
+    models: list[dict[str, Any]] = state["models"]
+    return min(models, key=lambda one: (one.get("bundle") != wanted, "champion" not in one.get("aliases", ())))
 
 
 def http_hop(url: str, golden: GoldenSamples, *, headers: Mapping[str, str] | None = None) -> Hop:
