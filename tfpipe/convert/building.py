@@ -120,8 +120,9 @@ class Building:
         """The float32 graph after its passes, and float16."""
         with phase("onnx fp32"):
             few = [{"input": self._conversion.batch(self._rows[:1])}, *self._batches()[:1]]
-            written = self._conversion.network(self._metadata)
-            graph, self._findings.passes = run_passes(written, standard_passes(self._config.opset), inputs=few)
+            passes = standard_passes(self._config.opset)
+            # No name for the graph that is written: the passes let it go.
+            graph, self._findings.passes = run_passes(self._conversion.network(self._metadata), passes, inputs=few)
             self._take(Candidate("fp32", "fp32", graph, {"opset": self._config.opset}))
         with phase("onnx fp16"):
             half = to_float16_within(graph, self._batches(), BOUNDS["fp16"])
