@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from tests.convert.onnx_graphs import answers, convolutional, deep, graph_of, rows
 from tests.convert.random_graphs import graphs
@@ -48,6 +48,20 @@ def test_numbers_beyond_one_message_lie_beside_the_graph_which_is_opened_by_its_
     onnx.checker.check_model(str(path), full_check=True)
     # The library puts the numbers back.
     assert {tensor.name for tensor in onnx.load(path).graph.initializer} == {t.name for t in model.graph.initializer}
+
+
+def test_bytes_are_those_of_all_numbers_however_they_are_stored():
+    numbers = np.arange(30)
+    tensors = [
+        numpy_helper.from_array(numbers.astype(np.float32), "raw"),
+        helper.make_tensor("fields", onnx.TensorProto.FLOAT, [5, 6], numbers),
+        numpy_helper.from_array(numbers.astype(np.float16), "half"),
+        helper.make_tensor("bits", onnx.TensorProto.INT4, [3], [1, -2, 3]),
+        numpy_helper.from_array(np.empty((0, 4), np.float32), "none"),
+    ]
+    model = onnx.helper.make_model(helper.make_graph([], "g", [], [], tensors))
+
+    assert stored_bytes(model) == 120 + 120 + 60 + 2
 
 
 def test_a_small_graph_is_one_file(tmp_path):

@@ -62,8 +62,8 @@ def to_float16_within(model: onnx.ModelProto, inputs: Sequence[Inputs], bound: B
     Raises:
         ConversionError: The types of some tensors cannot be inferred.
     """
-    references = answers(model, inputs)
-    islands = find_islands(model, inputs)
+    references, largest = _observed(model, inputs)
+    islands = _islands(model, largest)
     half, kept = to_float16(model, islands)
     failing = _first_beyond(half, inputs, references, bound)
     if failing is not None:
@@ -79,7 +79,10 @@ def find_islands(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> dict[str, 
         model: Float32 model graph.
         inputs: See `to_float16_within`.
     """
-    largest = _magnitudes(model, inputs)
+    return _islands(model, _observed(model, inputs)[1])
+
+
+def _islands(model: onnx.ModelProto, largest: Mapping[str, float]) -> dict[str, str]:
     islands = {}
     for node in model.graph.node:
         problems = [_problem(largest[name]) for name in (*node.input, *node.output) if name in largest]
@@ -98,21 +101,22 @@ def _problem(largest: float) -> str | None:
     return None
 
 
-def _magnitudes(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> dict[str, float]:
-    """The largest absolute value of each float32 tensor that an operator gives, over all inputs."""
+def _observed(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> tuple[list[dict[str, Array]], dict[str, float]]:
+    """What a graph answers, and the largest absolute value of each float32 tensor inside it over all inputs."""
     typed = types_of(model)
     names, graph = _float_tensors(typed), typed.graph
-    del graph.output[:]
+    given = [output.name for output in graph.output]
     for name in names:
         absolute, largest = f"{name}/absolute", f"{name}/largest"
         graph.node.append(helper.make_node("Abs", [name], [absolute]))
         graph.node.append(helper.make_node("ReduceMax", [absolute], [largest], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, ()))
-    totals = dict.fromkeys(names, 0.0)
-    for outputs in answers(typed, inputs, tensors=model.graph.initializer) if names else ():
+    answered, totals = [], dict.fromkeys(names, 0.0)
+    for outputs in answers(typed, inputs, tensors=model.graph.initializer):
+        answered.append({name: outputs[name] for name in given})
         for name in names:
             totals[name] = float(np.maximum(totals[name], outputs[f"{name}/largest"]))
-    return totals
+    return answered, totals
 
 
 def _float_tensors(typed: onnx.ModelProto) -> list[str]:
