@@ -19,9 +19,10 @@ def answers(
     *,
     tensors: Iterable[onnx.TensorProto] = (),
     optimise: bool = True,
+    in_order: bool = False,
 ) -> list[dict[str, Array]]:
     """Outputs by name for each of some inputs, on the CPU; see `open_graph`."""
-    session = open_graph(model, tensors=tensors, optimise=optimise)
+    session = open_graph(model, tensors=tensors, optimise=optimise, in_order=in_order)
     return [session.run(given) for given in inputs]
 
 

@@ -74,6 +74,7 @@ def open_graph(
     threads: int | None = None,
     optimise: bool = True,
     disabled_optimizers: Sequence[str] = (),
+    in_order: bool = False,
     max_message_bytes: int = _OPENED_AS_MESSAGE_BYTES,
 ) -> OnnxModel:
     """Open a graph of any size on the CPU, as the service would its file.
@@ -84,6 +85,7 @@ def open_graph(
         threads: See `open_session`.
         optimise: See `open_session`.
         disabled_optimizers: See `open_session`.
+        in_order: See `open_session`.
         max_message_bytes: From how many bytes of stored tensors on it is opened by a temporary file.
 
     Raises:
@@ -91,7 +93,12 @@ def open_graph(
         OSError: It is large, and there is no room for a temporary file.
     """
     opened = partial(
-        open_session, provider="cpu", threads=threads, optimise=optimise, disabled_optimizers=disabled_optimizers
+        open_session,
+        provider="cpu",
+        threads=threads,
+        optimise=optimise,
+        disabled_optimizers=disabled_optimizers,
+        in_order=in_order,
     )
     graph, stored = without_tensors(model), [*model.graph.initializer, *tensors]
     if sum(map(_bytes, stored)) <= max_message_bytes:
