@@ -33,6 +33,7 @@ def resnet50_bundle() -> Path:
     def build(folder: Path) -> None:
         # TensorFlow, for as long as it is made.
         from benchmarks.conversion import resnet50
+        from tfpipe.convert.passes import preprocessing_passes, run_passes
         from tfpipe.convert.quantize import to_int8
         from tfpipe.convert.recipe import Recipe
         from tfpipe.convert.to_onnx import network_to_onnx, preprocessing_to_onnx
@@ -41,7 +42,10 @@ def resnet50_bundle() -> Path:
         network = network_to_onnx(parts, opset=18, metadata={})
         variants = {"fp32": network, "int8": to_int8(network, [{"input": rows}], Recipe("all", "minmax"))}
         row = TensorSpec("input", "float32", ("batch", *rows.shape[1:]))
-        _write(folder, "resnet50", preprocessing_to_onnx(parts, opset=18, metadata={}), variants, row, classes=1000)
+        preprocess = preprocessing_to_onnx(parts, opset=18, metadata={})
+        pixels = np.zeros((37, 53, 3), np.uint8)
+        preprocess, _ = run_passes(preprocess, preprocessing_passes(18), inputs=[{"image": pixels}])
+        _write(folder, "resnet50", preprocess, variants, row, classes=1000)
 
     return _kept("resnet50", build)
 

@@ -106,7 +106,7 @@ def _serve(settings: ServingSettings, listener: socket.socket) -> int:
     app = create_app(settings, on_load_error=fail, on_loaded=_leave_alone_what_is_loaded)
     config = uvicorn.Config(
         app,
-        http=bounded_http(settings.body_timeout_ms / 1000),
+        http=bounded_http(settings.body_timeout_ms / 1000, app.fast_path),
         ws="none",
         log_config=None,
         access_log=False,

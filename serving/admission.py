@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import NotReadyError, RequestError
 from serving.gate import Gate, scope_of
-from serving.http_protocol import WriteWhole, whole_of
+from serving.http_protocol import FastPath, WriteWhole, whole_of
 from serving.keys import Scope as KeyScope
 from serving.request import Request
 from serving.routes.answers import Answer, refuse
@@ -49,6 +49,7 @@ class Admission:
 
     Attributes:
         service: What it admits to.
+        fast_path: What may answer in its place on connections of our own server; None where every request is to pass.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Admission:
         *,
         gate: Gate,
         tracing: Tracing | None = None,
+        fast_path: FastPath | None = None,
     ) -> None:
         """Wire it.
 
@@ -68,8 +70,9 @@ class Admission:
             inner: Answers every other path.
             gate: Who may pass.
             tracing: Where spans go; None for nowhere.
+            fast_path: See the attribute.
         """
-        self.service = service
+        self.service, self.fast_path = service, fast_path
         self._protocols = protocols
         self._inner = inner
         self._gate, self._tracing = gate, tracing

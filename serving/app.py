@@ -45,6 +45,7 @@ from serving.source import ServedBundle, fetch_bundles, names_several
 from serving.sources import Sources
 from serving.tensor_engine import TensorEngine
 from serving.tracing import open_tracing
+from serving.v2.fast_path import FastPath
 from tfpipe.core.errors import ConfigError
 from tfpipe.tuned import engines_dir, find_choice, this_machine
 
@@ -127,7 +128,9 @@ def create_app(
         "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
         "v2": Protocol("v2", OpenInferenceRoutes(service, rollout).handle, refuse_in_a_sentence),
     }
-    admission = Admission(service, protocols, api, gate=gate, tracing=tracing)
+    # Where each request is traced or logged, none goes another way.
+    fast_path = None if tracing is not None or settings.log_level == "debug" else FastPath(service, gate)
+    admission = Admission(service, protocols, api, gate=gate, tracing=tracing, fast_path=fast_path)
     return admission
 
 

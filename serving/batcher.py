@@ -19,6 +19,8 @@ _Timed = tuple[Sequence[Result], float]
 
 # A batch that takes less costs less than the hop to a thread and back.
 _QUICK_S = 0.0005
+# Of a model of which fewer are so quick, batches are better left to form.
+_QUICK_ROWS = 8
 # A batch that takes so many times what batches take, and longer than the least, gives its slot back early: other models
 # must go on where it hangs.
 _OVERDUE_TIMES, _OVERDUE_LEAST_S = 2.0, 0.5
@@ -109,6 +111,43 @@ class Batcher(Generic[Content, Result]):
             self.queue.discard(block)
             raise
         return done
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether blocks can run at once, in less time than the way to a thread takes, and keep nobody waiting."""
+        pace = self.room.pace
+        return (
+            self._may_run_here
+            and 0.0 < min(pace.batch_s, pace.row_s * _QUICK_ROWS) < _QUICK_S
+            and bool(self._free)
+            and not self.queue.rows
+            and not self._is_closed
+            and self._slots.is_free
+        )
+
+    @property
+    def quick_rows(self) -> int:
+        """Rows of a batch that is quick, where `is_quick`."""
+        return max(min(self.room.limits.max_batch_size, int(_QUICK_S / self.room.pace.row_s)), 1)
+
+    def run_now(self, contents: Sequence[Content], *, rows: int) -> Sequence[Result] | None:
+        """Run a batch at once; None where it is not quick.
+
+        Raises:
+            Exception: What the session raised.
+        """
+        if not self.is_quick or not self._slots.take(self, self._schedule):
+            return None
+        run = self._free.pop()
+        self._observer.batch(rows, "full" if rows >= self.room.limits.max_batch_size else "free")
+        started_s = self._clock()
+        try:
+            results, run_s = _timed(run, contents)
+            self.room.pace.record(rows, run_s)
+            return results
+        finally:
+            self._free.append(run)
+            self._slots.give_back(self, self._clock() - started_s)
 
     async def close(self) -> None:
         """Take no more blocks, and wait for those that are here."""

@@ -221,6 +221,12 @@ class Room:
             QueueFullError: There is no room; says when there should be.
             DeadlineError: What is before it will take longer than its client waits.
         """
+        self.check(rows, size, now_s=now_s, deadline_s=deadline_s)
+        self.rows += rows
+        self.bytes += size
+
+    def check(self, rows: int, size: int, *, now_s: float, deadline_s: float) -> None:
+        """Refuse what `admit` would refuse now."""
         limits = self.limits
         # What comes to an empty room is taken whatever its size: it would be refused for ever.
         if self.rows and (self.rows + rows > limits.max_rows or self.bytes + size > limits.max_bytes):
@@ -236,8 +242,6 @@ class Room:
                 f"before it takes about {wait_s * 1000:.0f} ms.",
                 wait_ms=round(wait_s * 1000),
             )
-        self.rows += rows
-        self.bytes += size
 
     def leave(self, rows: int, size: int) -> None:
         """What was admitted is answered, or given up."""

@@ -168,6 +168,40 @@ class Deployment:
         sessions = self.engine.sessions
         return sessions is None or sessions.is_up
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it can answer at once, and nothing but its answer is wanted of it."""
+        return self.batcher.is_quick and self.shadow is None and self._cache is None and not self.breaker.is_open
+
+    def run_now(self, rows: Sequence[list[Array]]) -> Sequence[list[Row | Exception]] | None:
+        """Answer rows that clients made, in this turn of the event loop.
+
+        Args:
+            rows: Of each request, for the same bucket; in all no more than `Batcher.quick_rows`, or of a single one.
+
+        Returns:
+            For each request what its rows met; None where it cannot run at once.
+
+        Raises:
+            Exception: What the session raised.
+        """
+        contents = [_Rows(some, features=False, are_own=True) for some in rows]
+        return self.batcher.run_now(contents, rows=sum([len(some) for some in rows]))
+
+    def check_room(self, *, deadline_s: float) -> None:
+        """Refuse a request that would be refused whatever it holds.
+
+        Args:
+            deadline_s: See `infer`.
+
+        Raises:
+            QueueFullError: See `infer`.
+            DeadlineError: Likewise.
+        """
+        # What is known already is answered without room.
+        if self._cache is None:
+            self.batcher.room.check(1, 0, now_s=time.monotonic(), deadline_s=deadline_s)
+
     @guarded
     async def infer(self, inputs: Sequence[Input], *, deadline_s: float, features: bool = False) -> Outcome:
         """Answer inputs, each on its own: one that fails leaves the others be.

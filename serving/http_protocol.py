@@ -6,7 +6,7 @@ uvicorn bounds no heads; a body is bounded where it is read.
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -28,6 +28,13 @@ def whole_of(scope: Scope) -> WriteWhole | None:
     return extensions.get(_EXTENSION) if extensions else None
 
 
+class FastPath(Protocol):
+    """Answers some requests without the way through ASGI; see `serving.v2.fast_path`."""
+
+    def take(self, connection: "BoundedHttp", data: bytes) -> bool:
+        """Answer what came alone on a connection at the end of this turn of the event loop, if it can."""
+
+
 class BoundedHttp(HttpToolsProtocol):
     """Closes a connection that has not sent the head of a request in time, or one that is too large.
 
@@ -35,14 +42,21 @@ class BoundedHttp(HttpToolsProtocol):
 
     Attributes:
         head_timeout_s: From the connection, or from a later request's first byte, to the end of its head.
+        fast_path: Asked first; None for the way through ASGI alone.
     """
 
     head_timeout_s: float
+    fast_path: FastPath | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._has_begun = True, 0, False
         self._head_timer: asyncio.TimerHandle | None = None
+        # Whether the parser is inside a request; of those on the fast path it does not know.
+        self._in_request = False
+        # What came while the fast path had a request; None while it has none.
+        self._held: bytes | None = None
+        self._fast_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; from now on it has so long."""
@@ -56,7 +70,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a head."""
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._in_request, self._has_begun = True, 0, True, True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -64,14 +78,74 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        self._in_request = False
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
         """Some bytes."""
+        if self._held is not None:
+            self._held += data
+        elif self.fast_path is not None and self._is_between_requests() and self.fast_path.take(self, data):
+            self._held = b""
+        else:
+            self._feed(data)
+
+    def answer(self, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Write what the fast path answers, and go on with what came meanwhile."""
+        head = _head(200, (*self.server_state.default_headers, *headers), keep_alive=True)
+        if self.transport.is_closing():
+            return
+        self.transport.write(head + body)
+        self.server_state.total_requests += 1
+        self._fast_s = self.loop.time()
+        if self._head_timer is not None:
+            self._stop()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_handler()
+        self._go_on()
+
+    def go_the_long_way(self, data: bytes) -> None:
+        """Take what the fast path did not answer as if it came only now."""
+        if not self.transport.is_closing():
+            self._feed(data)
+            self._go_on()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection, unless the fast path has answered on it of late."""
+        left_s = self._fast_s + self.timeout_keep_alive - self.loop.time()
+        if left_s <= 0.0:
+            super().timeout_keep_alive_handler()
+        else:
+            # One timer for many answers.
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+
+    def shutdown(self) -> None:
+        """Close the connection, or what is asked on it is the last thing that is answered."""
+        if self._held is None:
+            super().shutdown()
+        else:
+            self.loop.call_soon(super().shutdown)
+
+    def _is_between_requests(self) -> bool:
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return not self._in_request and is_answered and not self.pipeline and not self.flow.write_paused
+
+    def _go_on(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            self.data_received(held)
+
+    def _feed(self, data: bytes) -> None:
+        self._has_begun = False
         super().data_received(data)
         if not self._in_head:
             if self._head_timer is not None:
                 self._stop()
             return
-        self._head_bytes += len(data)
+        # What it begins with may have other requests before it.
+        self._head_bytes += 1 if self._has_begun else len(data)
         if self._head_bytes > _MAX_HEAD_BYTES:
             self._refuse(_LARGE)
         elif self._head_timer is None:
@@ -106,16 +180,7 @@ def _write_whole(cycle: RequestResponseCycle, status: int, headers: Sequence[tup
     """
     if cycle.disconnected or cycle.response_started or cycle.flow.write_paused or cycle.scope["method"] == "HEAD":
         return False
-    parts = [STATUS_LINE[status]]
-    for name, value in (*cycle.default_headers, *headers):
-        parts += (name, b": ", value, b"\r\n")
-    if not cycle.keep_alive:
-        parts.append(b"connection: close\r\n")
-    parts.append(b"\r\n")
-    head = b"".join(parts)
-    lines = len(cycle.default_headers) + len(headers) + 2 + (not cycle.keep_alive)
-    if not head.count(b"\n") == head.count(b"\r") == lines:
-        raise ValueError("expected headers of one line each")
+    head = _head(status, (*cycle.default_headers, *headers), keep_alive=cycle.keep_alive)
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
     cycle.transport.writelines([head, body])
@@ -127,6 +192,20 @@ def _write_whole(cycle: RequestResponseCycle, status: int, headers: Sequence[tup
     return True
 
 
-def bounded_http(head_timeout_s: float) -> type[BoundedHttp]:
-    """The protocol with its time, as uvicorn makes its instances itself."""
-    return type("BoundedHttp", (BoundedHttp,), {"head_timeout_s": head_timeout_s})
+def _head(status: int, headers: Sequence[tuple[bytes, bytes]], *, keep_alive: bool) -> bytes:
+    parts = [STATUS_LINE[status]]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    if not keep_alive:
+        parts.append(b"connection: close\r\n")
+    parts.append(b"\r\n")
+    head = b"".join(parts)
+    lines = len(headers) + 2 + (not keep_alive)
+    if not head.count(b"\n") == head.count(b"\r") == lines:
+        raise ValueError("expected headers of one line each")
+    return head
+
+
+def bounded_http(head_timeout_s: float, fast_path: FastPath | None = None) -> type[BoundedHttp]:
+    """The protocol with its time and its fast path, as uvicorn makes its instances itself."""
+    return type("BoundedHttp", (BoundedHttp,), {"head_timeout_s": head_timeout_s, "fast_path": fast_path})

@@ -51,7 +51,7 @@ class Request:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id")
         usable = given is not None and _REQUEST_ID.fullmatch(given) is not None
-        name = given.decode("ascii") if given is not None and usable else next(_ids)
+        name = given.decode("ascii") if given is not None and usable else next_id()
         return cls(name, scope["method"], scope["path"], headers, scope["query_string"])
 
     def check_id(self) -> None:
@@ -77,3 +77,8 @@ def _made() -> Iterator[str]:
 
 
 _ids = _made()
+
+
+def next_id() -> str:
+    """An id for a request whose client gave none."""
+    return next(_ids)

@@ -14,11 +14,11 @@ from serving.batching import Limits
 from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine, Deployment
 from serving.engine import Answered
-from serving.errors import NotReadyError
+from serving.errors import NotReadyError, RequestError
 from serving.feedback import Lately
 from serving.gpu_memory import GPU_PROVIDERS, GpuMemory
 from serving.metrics import Metrics, ModelReading
-from serving.models import Models
+from serving.models import Models, Way
 from serving.patience import Timekeeper
 from serving.request import Request
 from serving.sessions import Isolation
@@ -33,7 +33,8 @@ Status = Literal["loading", "ready", "draining"]
 # After the drain's end: for the answers that say so to leave.
 _LAST_WORDS_S = 1.0
 
-_ROUTED = ("champion", "split", "canary")
+# Ways to a version that chance or a key decides, so that versions may be compared by what came by them.
+ROUTED = ("champion", "split", "canary")
 
 T = TypeVar("T")
 
@@ -190,8 +191,25 @@ class Service:
         if self._gpu_memory is not None and deployment.engine.provider in GPU_PROVIDERS:
             self._gpu_memory.check(deployment.batch_bytes)
         self.metrics.record_routed(**self.labels_of(deployment), arm=arm)
-        request.deployment, request.is_routed = deployment, arm in _ROUTED
+        request.deployment, request.is_routed = deployment, arm in ROUTED
         return deployment
+
+    def find_plain(self, wanted: Wanted) -> tuple[Deployment, Way] | None:
+        """The version that answers a request of which nothing else is known, and how it came to it.
+
+        Nothing is counted. None where it cannot answer at once, or more is to be done than that: `find` is for these.
+
+        Args:
+            wanted: What it names.
+        """
+        if self.status != "ready":
+            return None
+        try:
+            deployment, way = self.models.find(wanted, admits=False)
+        except RequestError:
+            return None
+        # Whether a GPU has room must be asked before each batch.
+        return (deployment, way) if deployment.is_plain and deployment.engine.provider not in GPU_PROVIDERS else None
 
     def look_up(self, wanted: Wanted) -> Deployment:
         """The version that a question about a model means: nothing is asked of it, nor counted.

@@ -30,6 +30,11 @@ class Slots:
         self._waiting: dict[Runs, Callable[[], None]] = {}
         self._clock_s = 0.0
 
+    @property
+    def is_free(self) -> bool:
+        """Whether one is."""
+        return self._free > 0
+
     def take(self, runs: Runs, again: Callable[[], None]) -> bool:
         """Take a slot, if one is free.
 

@@ -51,6 +51,11 @@ class Choice:
         self._is_open = self._key is None and service.models.may_go_by_key(wanted)
         self.deployment = request.deployment = resolve(wanted, service.look_up if self._is_open else self._find)
 
+    def check_room(self, *, deadline_s: float) -> None:
+        """Refuse a request before its body is read, where that is certain; see `Deployment.check_room`."""
+        if not self._is_open:
+            self.deployment.check_room(deadline_s=deadline_s)
+
     def settle(self, given: str | None) -> bool:
         """Choose by the body's key, where that decides.
 

@@ -14,6 +14,7 @@ from serving.parameters import timeout_s
 from serving.patience import Patience
 from serving.request import Request
 from serving.routes.answers import Answer, headers_of
+from serving.routes.choice import Choice
 from serving.service import Service
 
 # What is larger is taken apart, packed or unpacked in a thread, so that other requests go on meanwhile.
@@ -60,12 +61,19 @@ class Asked:
             self.deadline_s = self._request.started_s + limit_s
             self.patience.wait_until(self.deadline_s)
 
-    async def body(self, receive: Receive) -> bytes:
+    async def body(self, receive: Receive, choice: Choice) -> bytes:
         """The whole body, unpacked; from then on the client may hang up.
+
+        Args:
+            receive: ASGI's.
+            choice: What it is read for.
 
         Raises:
             RequestError: See `Body.read` and `decoded`.
+            QueueFullError: Too much waits already. Under overload, reading bodies would cost what the model needs.
+            DeadlineError: The answer cannot be there in time.
         """
+        choice.check_room(deadline_s=self.deadline_s)
         settings, request = self._service.settings, self._request
         reading = self._body = Body()
         self.patience.wait_until(min(self.deadline_s, request.started_s + settings.body_timeout_ms / 1000))

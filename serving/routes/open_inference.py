@@ -76,7 +76,7 @@ class OpenInferenceRoutes:
             return read_infer(request.headers, body, inputs=raw_inputs(choice.deployment.engine))
 
         with asked.patience:
-            body = await asked.body(receive)
+            body = await asked.body(receive, choice)
             inference = await asked.work(body, read)
             if choice.settle(inference.routing_key):
                 inference = await asked.work(body, read)

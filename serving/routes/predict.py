@@ -48,7 +48,7 @@ class PredictRoutes:
         engine, features = _checked(choice, request, parameters)
         asked = Asked(self._service, request, parameters)
         with asked.patience:
-            body = await asked.body(receive)
+            body = await asked.body(receive, choice)
             given = await asked.work(body, lambda: read_posted(engine, request, body))
             if choice.settle(given.routing_key):
                 engine, features = _checked(choice, request, parameters)

@@ -71,7 +71,7 @@ class TensorFlowServingRoutes:
             return read_predict(engine, body) if verb == "predict" else read_classify(engine, body)
 
         with asked.patience:
-            body = await asked.body(receive)
+            body = await asked.body(receive, choice)
             wish = await asked.work(body, read)
             if choice.settle(wish.routing_key):
                 _check_verb(verb, choice.deployment.engine)

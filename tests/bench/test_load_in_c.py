@@ -69,3 +69,13 @@ def test_nothing_answered_is_an_error():
     refusing = Answering(answer=lambda number, second: (500, b"", 0.0))
     with answering(refusing) as server, pytest.raises(RuntimeError, match=r"expected answers, received .*'500'"):
         send_load(urlsplit(server.url).port, requests_to(server.url, b"a"), connections=1, seconds=0.2, warm_up_s=0.0)
+
+
+def test_throughput_counts_answers_whenever_they_were_asked_for():
+    slow = Answering(answer=lambda number, second: (200, b"{}", 0.3))
+    with answering(slow) as server:
+        requests = requests_to(server.url, b"a")
+        loaded = send_load(urlsplit(server.url).port, requests, connections=2, seconds=1.2, warm_up_s=0.5)
+
+    # Answers come at 0.6, 0.9, 1.2 and 1.5 s; those at 0.6 s were asked for before the time that counts.
+    assert loaded.throughput == pytest.approx(2 / 0.3, rel=0.1)

@@ -11,6 +11,7 @@ from tests.convert.onnx_graphs import convolutional, graph_of, rows
 from tests.convert.pass_contract import check_pass
 from tests.convert.random_graphs import ACTIVATIONS, GraphBuilder, graphs
 from tfpipe.convert.passes import PassResult, run_passes, standard_passes
+from tfpipe.convert.rewrites.channels import WidenChannels
 from tfpipe.convert.rewrites.fold import FOLD_BATCH_NORM, FOLD_CONSTANTS, FUSE_LAYER_NORM, SIMPLIFY, RuntimeRewrites
 from tfpipe.convert.rewrites.gelu import FuseGelu
 from tfpipe.convert.rewrites.opset import ConvertOpset, opset_of
@@ -132,6 +133,28 @@ def test_a_shape_that_is_known_but_for_the_batch_is_stored():
     stored = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in model.graph.initializer}
     assert [stored[node.input[1]] for node in model.graph.node if node.op_type == "Reshape"] == [[0, 3, 8, 8]]
     assert not _types(model).keys() & {"Shape", "Gather", "Concat"}
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 1, 3), (1, 1, 1, 3)])
+@pytest.mark.parametrize("op_type", ["Add", "Sub", "Mul", "Div"])
+def test_a_constant_of_a_few_channels_is_stored_once_for_each_pixel_of_a_row(op_type, shape):
+    nodes = [
+        helper.make_node(op_type, ["input", "of channels"], ["left"]),
+        helper.make_node(op_type, ["of channels", "left"], ["both"]),
+        helper.make_node("Add", ["both", "number"], ["shifted"]),
+        helper.make_node("ReduceMean", ["shifted", "axes"], ["probabilities"], keepdims=0),
+    ]
+    weights = {
+        "of channels": np.array([0.3, -0.7, 1.9], np.float32).reshape(shape),
+        "number": np.float32([0.5]),
+        "axes": np.array([1, 2]),
+    }
+
+    once, num_changed = check_pass(WidenChannels(), graph_of(nodes, weights), rows(5))
+
+    widths = {stored.name: list(stored.dims) for stored in once.graph.initializer}
+    assert num_changed
+    assert widths == {"number": [1], "axes": [2], "left/wide": [8, 3], "both/wide": [8, 3]}
 
 
 def test_equal_large_weights_are_stored_once_and_small_ones_keep_their_names():

@@ -39,9 +39,17 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(app: Admission, *, until: str = "ready") -> Iterator[Server]:
+def serving(app: Admission, *, until: str = "ready", timeout_keep_alive: int = 5) -> Iterator[Server]:
     """Run an application on a real socket until the block ends; enter it once /health says `until`."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, http=bounded_http(10.0), ws="none", log_config=None)
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=0,
+        http=bounded_http(10.0, app.fast_path),
+        ws="none",
+        log_config=None,
+        timeout_keep_alive=timeout_keep_alive,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

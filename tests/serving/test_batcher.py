@@ -211,3 +211,69 @@ async def test_closing_answers_what_waits_and_takes_no_more():
     assert [one.result().result for one in waiting] == [2, 4, 6]
     with pytest.raises(NotReadyError, match="unloaded"):
         await submit(batcher, 4)[0]
+
+
+async def quick_batcher(run, slots):
+    batcher = batcher_of(run, slots=slots)
+    assert not batcher.is_quick
+    while not batcher.is_quick:
+        await asyncio.gather(*submit(batcher, *range(4)))
+    return batcher
+
+
+async def test_what_is_quick_runs_at_once_where_it_keeps_nobody_waiting():
+    batches, slots = Batches(), Slots(1)
+    run = Doubling()
+    batcher = batcher_of(run, slots=slots, batches=batches)
+    assert batcher.run_now([1], rows=1) is None  # nobody knows how long it takes
+    while not batcher.is_quick:
+        await asyncio.gather(*submit(batcher, 1))
+
+    assert batcher.run_now([2, 3], rows=2) == [4, 6]
+    assert (batches[-1], run.seen[-1], slots.is_free) == (2, [2, 3], True)
+    waiting = submit(batcher, 4)
+    await asyncio.sleep(0)
+    if batcher.queue.rows:
+        assert batcher.run_now([5], rows=1) is None
+    await asyncio.gather(*waiting)
+    await batcher.close()
+    assert batcher.run_now([6], rows=1) is None
+
+
+async def test_what_is_quick_waits_for_no_slot_and_keeps_none():
+    def fail(contents):
+        raise RuntimeError("no answer")
+
+    slots = Slots(1)
+    quick, other = await quick_batcher(Doubling(), slots), Doubling()
+    other.may_run.clear()
+    slow = batcher_of(other, slots=slots)
+    running = submit(slow, 1)
+    await until(lambda: other.seen)
+
+    assert quick.run_now([1], rows=1) is None
+    other.may_run.set()
+    await asyncio.gather(*running)
+    assert quick.run_now([1], rows=1) == [2]
+    failing = batcher_of(fail, slots=slots)
+    failing.room.pace.record(4, 1e-5)
+    with pytest.raises(RuntimeError, match="no answer"):
+        failing.run_now([1], rows=1)
+    assert slots.is_free
+    assert failing.is_quick
+    assert [done.result for done in await asyncio.gather(*submit(slow, 2))] == [4]
+
+
+@pytest.mark.parametrize(("row_s", "expected"), [(1e-6, 4), (2e-4, 2), (4.9e-4, 1)])
+def test_a_quick_batch_has_as_many_rows_as_are_quick(row_s, expected):
+    batcher = batcher_of(Doubling())
+    batcher.room.pace.record(1, row_s)
+
+    assert (batcher.is_quick, batcher.quick_rows) == (True, expected)
+
+
+def test_a_model_that_is_slow_is_not_quick():
+    batcher = batcher_of(Doubling())
+    batcher.room.pace.record(1, 6e-4)
+
+    assert not batcher.is_quick

@@ -114,7 +114,11 @@ def test_a_full_queue_says_when_there_should_be_room():
         room.admit(1, 10, now_s=0.0, deadline_s=60.0)
 
     assert refused.value.retry_after_s == pytest.approx(2.0)
+    with pytest.raises(QueueFullError):
+        room.check(1, 0, now_s=0.0, deadline_s=60.0)
     room.leave(4, 10)
+    room.check(1, 0, now_s=0.0, deadline_s=60.0)
+    assert room.rows == 0
     room.admit(1, 10, now_s=0.0, deadline_s=60.0)
 
 

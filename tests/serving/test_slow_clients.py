@@ -1,6 +1,7 @@
 """Clients that are slow, silent, endless or many, on real sockets."""
 
 import contextlib
+import math
 import socket
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving.bundles import RED
-from tests.serving.servers import process, wait_for
+from tests.serving.servers import app_of, process, serving, wait_for
 
 _IDLE_CONNECTIONS = 1000
 _TIMEOUT_MS = 1500
@@ -210,3 +211,42 @@ def test_a_client_that_reads_nothing_keeps_nobody_waiting(service):
             for _ in range(200):
                 client.sendall(request() * 10)
         assert is_answered_at_once(service)
+
+
+@pytest.mark.parametrize(
+    "path", ["/predict", "/predict/batch", "/v2/models/colours/infer", "/v1/models/colours:predict"]
+)
+def test_a_full_queue_refuses_before_the_body_and_the_connection_goes_on(bundle, path):
+    size = 500_000
+    form = "content-type: multipart/form-data; boundary=x"
+    head = f"POST {path} HTTP/1.1\r\nhost: a\r\n{form}\r\ncontent-length: {size}\r\n\r\n".encode()
+    with (
+        serving(app_of(bundle, max_queue_rows=1)) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as client,
+    ):
+        client.settimeout(20)
+        (deployment,) = server.app.service.models
+        deployment.batcher.room.admit(1, 0, now_s=0.0, deadline_s=math.inf)
+        client.sendall(head + b"x" * 100_000)
+        refused = received_until(client, b"beside 1 of 0.")
+        deployment.batcher.room.leave(1, 0)
+        client.sendall(b"x" * (size - 100_000) + b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+        next_one = received_until(client, b'"ready"')
+
+    assert refused.startswith(b"HTTP/1.1 429 ")
+    assert b"retry-after: " in refused
+    assert next_one.startswith(b"HTTP/1.1 200 ")
+
+
+def test_many_requests_in_one_piece_that_ends_inside_a_head_are_answered(service):
+    number = 2500
+    sent = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n" * number
+    with connected(service) as client:
+        client.sendall(sent[:-9])
+        time.sleep(0.2)  # lets the server read
+        client.sendall(sent[-9:])
+        content = b""
+        while content.count(b'{"live":true}') < number and (chunk := client.recv(65536)):
+            content += chunk
+
+    assert content.count(b"HTTP/1.1 200 ") == content.count(b'{"live":true}') == number

@@ -11,10 +11,9 @@ from tfpipe.convert import to_onnx
 from tfpipe.convert.features import feature_hops, features_spec
 from tfpipe.convert.hops import ImageComparison
 from tfpipe.convert.onnx_file import save_model
-from tfpipe.convert.passes import run_passes
+from tfpipe.convert.passes import preprocessing_passes, run_passes
 from tfpipe.convert.quantize import Feed
 from tfpipe.convert.recipe import Operators
-from tfpipe.convert.rewrites.opset import ConvertOpset
 from tfpipe.convert.trained import RawSample
 from tfpipe.core.certificate import Hop
 from tfpipe.core.errors import DataError
@@ -66,9 +65,12 @@ class ImageConversion:
 
     def write_preprocessing(self, folder: Path, metadata: Mapping[str, str]) -> None:
         graph = to_onnx.preprocessing_to_onnx(self._parts, opset=self._config.conversion.opset, metadata=metadata)
-        # Of a height and a width that are no multiples of anything.
-        pixels = np.arange(37 * 53 * 3, dtype=np.uint32).astype(np.uint8).reshape(37, 53, 3)
-        graph, _ = run_passes(graph, (ConvertOpset(self._config.conversion.opset),), inputs=[{"image": pixels}])
+        resize = self._parts.preprocessing.resize
+        # Of a height and a width that are no multiples of anything, and those of the rows.
+        sizes = ((37, 53), (resize.height, resize.width))
+        pixels = [np.arange(h * w * 3, dtype=np.uint32).astype(np.uint8).reshape(h, w, 3) for h, w in sizes]
+        passes = preprocessing_passes(self._config.conversion.opset)
+        graph, _ = run_passes(graph, passes, inputs=[{"image": one} for one in pixels])
         save_model(graph, folder / _FILE)
         self._opened = open_session(folder / _FILE, provider="cpu")
 

@@ -13,6 +13,7 @@ import onnx
 
 from tfpipe.convert.answers import Inputs, answers, assert_same_answers
 from tfpipe.convert.onnx_file import domains, light_copy
+from tfpipe.convert.rewrites.channels import WidenChannels
 from tfpipe.convert.rewrites.difference import contents, num_changes
 from tfpipe.convert.rewrites.fold import FOLD_BATCH_NORM, FOLD_CONSTANTS, FUSE_LAYER_NORM, SIMPLIFY
 from tfpipe.convert.rewrites.gelu import FuseGelu
@@ -80,6 +81,15 @@ def standard_passes(opset: int) -> tuple[GraphPass, ...]:
         FuseGelu(),
         MergeWeights(),
     )
+
+
+def preprocessing_passes(opset: int) -> tuple[GraphPass, ...]:
+    """What a preprocessing graph goes through, in order.
+
+    Args:
+        opset: See `standard_passes`.
+    """
+    return ConvertOpset(opset), WidenChannels()
 
 
 def run_passes(

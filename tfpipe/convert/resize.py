@@ -9,7 +9,7 @@ Source: tensorflow/core/kernels/image: image_resizer_state.h, resize_bilinear_op
 scale_and_translate_op.cc; ONNX operators, Resize-18.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,28 @@ def nearest(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
 def bilinear(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
     """ResizeBilinear: the four pixels around (i + 0.5) * in / out - 0.5, first along the width, then the height."""
     size, images = _prepare(node)
+    _replace(graph, node, "Identity", _blended(_Nodes(graph, name), images, size))
+
+
+def bilinear_if_needed(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
+    """Like `bilinear`, which leaves images as they are that have the size already: every weight is 0 then."""
+    size, images = _prepare(node)
     nodes = _Nodes(graph, name)
+    fits = [
+        nodes.add("Equal", nodes.length(images, axis), nodes.constant(length, np.int64))
+        for axis, length in zip((1, 2), size, strict=True)
+    ]
+    as_given, blended = _branch(graph), _branch(graph)
+    unchanged = _Nodes(as_given, f"{name}/unchanged")
+    # The shape says what the condition has found out.
+    shape = unchanged.constant([0, *size, 0], np.int64)
+    _give(as_given, unchanged.add("Reshape", unchanged.as_float(images), shape), node)
+    _give(blended, _blended(_Nodes(blended, f"{name}/blended"), images, size), node)
+    branches = {"then_branch": as_given, "else_branch": blended}
+    _replace(graph, node, "If", nodes.add("And", *fits), branches=branches)
+
+
+def _blended(nodes: _Nodes, images: str, size: Sequence[int]) -> str:
     low, high, weight = {}, {}, {}
     for axis, length in zip((1, 2), size, strict=True):
         total = nodes.length(images, axis)
@@ -90,12 +111,16 @@ def bilinear(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
         high[axis] = nodes.index(nodes.add("Ceil", position), total)
         shape = nodes.constant([1, length, 1, 1] if axis == 1 else [1, 1, length, 1], np.int64)
         weight[axis] = nodes.add("Reshape", nodes.add("Sub", position, below), shape)
+    # A weight for each number, as one for each pixel's few channels takes ten times as long to multiply by.
+    channels = nodes.add("Unsqueeze", nodes.length(images, 3), nodes.constant([0], np.int64))
+    ones = nodes.constant([1, 1, 1], np.int64)
+    weight[2] = nodes.add("Expand", weight[2], nodes.add("Concat", ones, channels, axis=0))
     lines = []
     for rows in (low[1], high[1]):
         line = nodes.add("Gather", images, rows, axis=1)
         left, right = (nodes.as_float(nodes.add("Gather", line, column, axis=2)) for column in (low[2], high[2]))
         lines.append(nodes.blend(left, right, weight[2]))
-    _replace(graph, node, "Identity", nodes.blend(lines[0], lines[1], weight[1]))
+    return nodes.blend(lines[0], lines[1], weight[1])
 
 
 def antialiased(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
@@ -128,12 +153,14 @@ def antialiased(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
     _replace(graph, node, "Transpose", resized, perm=_TO_CHANNELS_LAST)
 
 
-# For the preprocessing graph, whose images come in every size.
+# For graphs whose images come in every size.
 EXACT: dict[str, Handler] = {
     "ResizeNearestNeighbor": nearest,
     "ResizeBilinear": bilinear,
     "ScaleAndTranslate": antialiased,
 }
+# For the preprocessing graph, which runs on a CPU: on a device the condition would be waited for.
+PREPROCESSING: dict[str, Handler] = {**EXACT, "ResizeBilinear": bilinear_if_needed}
 # For networks that resize feature maps by whole factors: there ONNX's own Resize is right, and faster on a device.
 ANTIALIASED: dict[str, Handler] = {"ScaleAndTranslate": antialiased}
 
@@ -151,10 +178,24 @@ def _prepare(node: Any) -> tuple[list[int], str]:
     return size, images
 
 
-def _replace(graph: Any, node: Any, op_type: str, *inputs: str, **attributes: Any) -> None:
+def _branch(graph: Any) -> Any:
+    branch = graph.create_new_graph_with_same_config()
+    branch.parent_graph = graph
+    return branch
+
+
+def _give(branch: Any, output: str, node: Any) -> None:
+    """Let a branch give what stands for a node's output."""
+    branch.add_graph_output(output, node.output_dtypes[0], node.output_shapes[0])
+
+
+def _replace(
+    graph: Any, node: Any, op_type: str, *inputs: str, branches: Mapping[str, Any] | None = None, **attributes: Any
+) -> None:
     """Put a node in place of another, under its name, outputs, shapes and dtypes."""
     shapes, dtypes = node.output_shapes, node.output_dtypes
     graph.remove_node(node.name)
     graph.make_node(
-        op_type, list(inputs), name=node.name, attr=attributes, outputs=node.output, shapes=shapes, dtypes=dtypes
-    )
+        op_type, list(inputs), name=node.name, attr=attributes, outputs=node.output, shapes=shapes, dtypes=dtypes,
+        branches=branches,
+    )  # fmt: skip

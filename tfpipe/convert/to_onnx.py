@@ -70,7 +70,7 @@ def preprocessing_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[st
         inputs=(IMAGE,),
         outputs=(TensorSpec(rows.name, rows.dtype, rows.shape[1:]),),
         opset=opset,
-        handlers=resize.EXACT,
+        handlers=resize.PREPROCESSING,
         metadata={**metadata, "graph": "preprocessing"},
         layers=all_layers(parts.model),
     )

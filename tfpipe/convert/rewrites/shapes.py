@@ -21,7 +21,7 @@ class SettleShapes:
 
     def __call__(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """See `GraphPass`; in place."""
-        index, shapes = GraphIndex(model), _shapes(model)
+        index, shapes = GraphIndex(model), known_shapes(model)
         for node in model.graph.node:
             if node.op_type != "Reshape" or node.domain or index.constant(node.input[1]) is not None:
                 continue
@@ -37,7 +37,8 @@ class SettleShapes:
         return model
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, TensorShapeProto]:
+def known_shapes(model: onnx.ModelProto) -> dict[str, TensorShapeProto]:
+    """What is known of the shape of each tensor of the outer graph."""
     inferred = onnx.shape_inference.infer_shapes(light_copy(model), data_prop=True).graph
     values = (*inferred.input, *inferred.output, *inferred.value_info)
     return {value.name: value.type.tensor_type.shape for value in values if value.type.tensor_type.HasField("shape")}

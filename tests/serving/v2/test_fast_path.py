@@ -1,0 +1,455 @@
+"""The fast path answers as the long way does, whatever is sent, and however it is cut into pieces."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import math
+import re
+import socket
+import time
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
+
+from serving.gate import Gate
+from serving.http_protocol import bounded_http
+from serving.keys import Keys
+from serving.keys_command import create_key
+from serving.limits import KeyLimits
+from serving.v2.fast_path import FastPath
+from tests.serving.bundles import SIDE, make_bundle
+from tests.serving.servers import app_of, serving, wait_for
+
+PATH = "/v2/models/colours/infer"
+KEEP_ALIVE_S = 1
+TIMED = {"binary_data_output": True, "timeout": 1}
+# Changes nothing, but is not known to.
+LONG_WAY = ("X-Other", "a")
+
+
+OPEN = Gate(Keys(None), KeyLimits(None))
+
+
+class Counting(FastPath):
+    """Counts what it takes."""
+
+    def __init__(self, service, gate):
+        super().__init__(service, gate)
+        self.service, self.taken = service, 0
+
+    def take(self, connection, data):
+        is_taken = super().take(connection, data)
+        self.taken += is_taken
+        return is_taken
+
+
+@pytest.fixture(scope="module")
+def server(bundle):
+    app = app_of(bundle, max_batch_size=4)
+    app.fast_path = Counting(app.service, OPEN)
+    with serving(app, timeout_keep_alive=KEEP_ALIVE_S) as running:
+        # How quick the model is, is known once it has run.
+        wait_for(lambda: exchange(running, request(rows(1))) and app.fast_path.taken)
+        yield running
+
+
+def rows(number, value=0.5):
+    return np.full((number, SIDE, SIDE, 3), value, np.float32)
+
+
+def request(array, *headers, path=PATH, **changes):
+    """Head and body of a request of the model's own rows; `changes` of its JSON, or of its only tensor."""
+    tensor = {
+        "name": "input",
+        "datatype": "FP32",
+        "shape": array.shape,
+        "parameters": {"binary_data_size": array.nbytes},
+    }
+    said = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    for key, value in changes.items():
+        (tensor if key in ("name", "datatype", "shape") else said)[key] = value
+    text = json.dumps(said).encode()
+    length = len(text) + array.nbytes
+    lines = [("Host", "a"), ("Inference-Header-Content-Length", len(text)), ("Content-Length", length), *headers]
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + text + array.tobytes()
+
+
+HEALTH = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@contextlib.contextmanager
+def connected(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        yield client
+
+
+def answers(client, number):
+    """Status, headers and body of each answer on a connection."""
+    content, found = b"", []
+    while len(found) < number:
+        head, end, rest = content.partition(b"\r\n\r\n")
+        lines = head.decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:]) if end else {}
+        length = int(headers.get("content-length", 0))
+        if end and len(rest) >= length:
+            found.append((int(lines[0].split()[1]), headers, rest[:length]))
+            content = rest[length:]
+            continue
+        chunk = client.recv(65536)
+        assert chunk, f"expected {number} answers, received {len(found)}"
+        content += chunk
+    return found
+
+
+def exchange(server, *requests):
+    with connected(server) as client:
+        client.sendall(b"".join(requests))
+        return answers(client, len(requests))
+
+
+parameters = st.fixed_dictionaries({}, optional={"binary_data": st.booleans(), "classification": st.integers(0, 3)})
+names = st.sampled_from(["probabilities", "label", "score", "features", "other"])
+outputs = st.lists(st.fixed_dictionaries({"name": names}, optional={"parameters": parameters}), max_size=3)
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["input", "pixels", "image"]),
+        "datatype": st.sampled_from(["FP32", "FP64", "UINT8"]),
+        "shape": st.sampled_from([[1, SIDE, SIDE, 3], [2, SIDE, SIDE, 3], [0, SIDE, SIDE, 3], [SIDE, SIDE, 3], [-1]]),
+        "id": st.text(max_size=5),
+        "outputs": outputs,
+        "parameters": st.sampled_from([{}, {"binary_data_output": False}, TIMED, {**TIMED, "timeout": 10**7}]),
+    },
+)
+values = st.sampled_from([0.0, 0.5, -1e30, 1e38, math.nan, math.inf])
+_SETTINGS = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+
+@settings(max_examples=300, **_SETTINGS)
+@given(number=st.integers(0, 6), value=values, changes=changes)
+def test_both_ways_give_the_same_answer(server, number, value, changes):
+    array = rows(number, value)
+
+    ((status, headers, body),) = exchange(server, request(array, **changes))
+    ((other_status, other_headers, other_body),) = exchange(server, request(array, LONG_WAY, **changes))
+
+    assert (status, body) == (other_status, other_body)
+    assert headers.keys() == other_headers.keys()
+    same = headers.keys() - {"date", "x-request-id", "server-timing"}
+    assert {name: headers[name] for name in same} == {name: other_headers[name] for name in same}
+    stages = [
+        [part.split(";")[0] for part in one.get("server-timing", "").split(", ")] for one in (headers, other_headers)
+    ]
+    assert stages[0] == stages[1]
+
+
+def test_plain_requests_go_the_fast_way_and_others_do_not(server):
+    path = server.app.fast_path
+    before = path.taken
+    exchange(server, request(rows(1), LONG_WAY))
+    exchange(server, request(rows(1), ("X-Request-ID", "mine")))
+    exchange(server, request(rows(1), path=f"{PATH}?a=b"))
+    exchange(server, HEALTH)
+    assert path.taken == before
+
+    wait_for(lambda: exchange(server, request(rows(1), ("Connection", "keep-alive"))) and path.taken > before)
+
+
+def test_a_name_of_the_client_comes_back(server):
+    ((_, _, body),) = exchange(server, request(rows(1), id="seven"))
+
+    assert json.loads(body[: body.rindex(b"}") + 1])["id"] == "seven"
+
+
+kinds = st.sampled_from(["plain", "long", "health", "refused"])
+
+
+@settings(max_examples=100, **_SETTINGS)
+@given(kinds=st.lists(kinds, min_size=1, max_size=6), cuts=st.lists(st.integers(0, 4000), max_size=6))
+def test_requests_in_any_pieces_are_answered_in_their_order(server, kinds, cuts):
+    sent = b"".join(
+        HEALTH if kind == "health"
+        else request(rows(1), *([LONG_WAY] if kind == "long" else []), id=str(place),
+                     **({"name": "other"} if kind == "refused" else {}))
+        for place, kind in enumerate(kinds)
+    )  # fmt: skip
+    with connected(server) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        places = [0, *sorted(cuts), len(sent)]
+        for start, end in itertools.pairwise(places):
+            client.sendall(sent[start:end])
+            time.sleep(0.001)  # lets the server read
+        received = answers(client, len(kinds))
+
+    expected = {"plain": 200, "long": 200, "health": 200, "refused": 400}
+    assert [status for status, _, _ in received] == [expected[kind] for kind in kinds]
+    for place, (kind, (_, _, body)) in enumerate(zip(kinds, received, strict=True)):
+        if kind in ("plain", "long"):
+            assert f'"id":"{place}"'.encode() in body
+
+
+def test_many_at_once_each_get_their_own_answer(server):
+    values = np.linspace(0.0, 1.0, 40)
+    with contextlib.ExitStack() as open_:
+        clients = [open_.enter_context(connected(server)) for _ in values]
+        for _ in range(5):
+            for client, value in zip(clients, values, strict=True):
+                client.sendall(request(rows(1, value), id=str(value)))
+            received = [answers(client, 1)[0] for client in clients]
+
+    expected = [exchange(server, request(rows(1, value), LONG_WAY, id=str(value)))[0] for value in values]
+    for (status, headers, body), (_, _, other) in zip(received, expected, strict=True):
+        assert status == 200
+        length = int(headers["inference-header-content-length"])
+        assert body[:length] == other[:length]
+        # float32 rounding differs with the rows beside it.
+        probabilities = [np.frombuffer(one[length:][:12], "<f4") for one in (body, other)]
+        np.testing.assert_allclose(*probabilities, atol=1e-5)
+
+
+def test_a_client_that_does_not_read_is_waited_for(server):
+    number = 20_000
+    sent = request(rows(1)) * 50
+    with connected(server) as client:
+        client.setblocking(False)
+        left = b""
+        # Until nothing more is taken from it.
+        deadline_s = time.monotonic() + 20
+        count = 0
+        while count < number // 50 and time.monotonic() < deadline_s:
+            try:
+                left = left or sent
+                left = left[client.send(left) :]
+                count += not left
+            except BlockingIOError:
+                break
+        client.settimeout(30)
+        received = answers(client, count * 50)
+
+    assert {status for status, _, _ in received} == {200}
+
+
+def test_every_request_is_counted_once(server):
+    before = counted(server)
+    number = 25
+    for _ in range(number):
+        exchange(server, request(rows(2)))
+
+    after = counted(server)
+    assert [new - old for new, old in zip(after, before, strict=True)] == [number, number, number, 2 * number]
+
+
+def counted(server):
+    lines = server.client.get("/metrics").text.splitlines()
+    names = (
+        'tfpipe_requests_total{code="200",model="colours",protocol="v2",version="3"}',
+        'tfpipe_routed_total{arm="champion",model="colours",version="3"}',
+        'tfpipe_latency_seconds_count{model="colours",stage="total",version="3"}',
+        "tfpipe_batch_rows_sum",
+    )
+    return [float(line.rpartition(" ")[2]) for name in names for line in lines if line.startswith(f"{name} ")]
+
+
+def test_a_connection_is_kept_while_it_is_used_and_closed_after(server):
+    with connected(server) as client:
+        for _ in range(4):
+            client.sendall(request(rows(1)))
+            answers(client, 1)
+            time.sleep(0.4 * KEEP_ALIVE_S)  # less than it is kept
+        client.sendall(request(rows(1)))
+        answers(client, 1)
+        began_s = time.monotonic()
+        assert client.recv(1) == b""
+
+    assert 0.5 * KEEP_ALIVE_S < time.monotonic() - began_s < 10 * KEEP_ALIVE_S
+
+
+def test_a_service_that_drains_refuses_on_connections_that_it_has(bundle):
+    app = app_of(bundle)
+    with serving(app) as running, connected(running) as client:
+        client.sendall(request(rows(1)) * 3)
+        assert [status for status, _, _ in answers(client, 3)] == [200] * 3
+        app.service.status = "draining"
+        client.sendall(request(rows(1)))
+        ((status, _, _),) = answers(client, 1)
+        app.service.status = "ready"
+
+    assert status == 503
+
+
+def test_where_every_request_is_logged_there_is_no_fast_path(bundle):
+    assert app_of(bundle, log_level="debug").fast_path is None
+    assert isinstance(app_of(bundle).fast_path, FastPath)
+
+
+def test_keys_and_their_limits_hold_on_both_ways(bundle, tmp_path):
+    file = tmp_path / "keys.json"
+    key = create_key(file, {"name": "reader", "scopes": ["predict"], "rate_limit": 40})
+    with serving(app_of(bundle, api_keys_file=file)) as running:
+        header = ("Authorization", f"Bearer {key}")
+        by_rate = [exchange(running, request(rows(1), header))[0][0] for _ in range(100)]
+        time.sleep(0.5)  # brings tokens back
+        wrong = ("Authorization", f"Bearer {key[:-1]}{'a' if key[-1] != 'a' else 'b'}")
+        others = [exchange(running, request(rows(1), *some))[0][0] for some in ([wrong], [], [header])]
+
+    assert set(by_rate) == {200, 429}
+    assert 40 <= by_rate.count(200) < 100
+    assert others == [401, 401, 200]
+
+
+def test_what_only_looks_like_a_request_is_a_body(server):
+    inner = request(rows(1))
+    head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: {len(inner)}\r\n\r\n"
+    with connected(server) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(head.encode())
+        time.sleep(0.1)  # lets the server read
+        client.sendall(inner)
+        ((status, _, body),) = answers(client, 1)
+
+    assert (status, json.loads(body)["error"]["code"]) == (400, "undecodable_image")
+
+
+def test_features_are_given_on_both_ways(tmp_path):
+    wanted = [{"name": "features", "parameters": {"binary_data": True}}]
+    app = app_of(make_bundle(tmp_path / "features", features=True))
+    app.fast_path = Counting(app.service, OPEN)
+    with serving(app) as running:
+        wait_for(lambda: exchange(running, request(rows(1))) and app.fast_path.taken)
+        both = [exchange(running, request(rows(1), *some, outputs=wanted))[0] for some in ([], [LONG_WAY])]
+
+    assert [status for status, _, _ in both] == [200, 200]
+    assert both[0][2] == both[1][2]
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self):
+        super().__init__()
+        self.written, self.is_closed = b"", False
+
+    def write(self, data):
+        self.written += data
+
+    def is_closing(self):
+        return self.is_closed
+
+    def close(self):
+        self.is_closed = True
+
+    def pause_reading(self):
+        pass
+
+    resume_reading = pause_reading
+
+
+@contextlib.asynccontextmanager
+async def connection(bundle, head_timeout_s=10.0, **settings):
+    """A connection to a service whose model is known to be quick, without a socket: what comes, comes in one turn."""
+    app = app_of(bundle, **settings)
+    await app.service.load()
+    path = Counting(app.service, Gate(Keys(settings.get("api_keys_file")), KeyLimits(None)))
+    config = uvicorn.Config(app, http=bounded_http(head_timeout_s, path), ws="none", log_config=None)
+    config.load()
+    protocol = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})
+    transport = Transport()
+    protocol.connection_made(transport)
+    next(iter(app.service.models)).batcher.room.pace.record(1, 1e-4)
+    try:
+        yield protocol, transport, path
+    finally:
+        protocol.connection_lost(None)
+        app.service.close()
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)  # polls
+
+
+def ids(transport):
+    return re.findall(rb'"id":"(\w+)"', transport.written)
+
+
+@pytest.mark.parametrize("kinds", itertools.product(["fast", "long"], repeat=3))
+async def test_what_comes_in_one_turn_is_answered_in_its_order(bundle, kinds):
+    async with connection(bundle) as (protocol, transport, path):
+        for place, kind in enumerate(kinds):
+            protocol.data_received(request(rows(1), *([LONG_WAY] if kind == "long" else []), id=f"n{place}"))
+        await until(lambda: len(ids(transport)) == len(kinds))
+
+    assert ids(transport) == [b"n0", b"n1", b"n2"]
+    assert transport.written.count(b"HTTP/1.1 200 OK") == len(kinds)
+    assert path.taken >= (kinds[0] == "fast")
+
+
+async def test_a_head_that_is_answered_is_not_late(bundle):
+    async with connection(bundle, head_timeout_s=0.2) as (protocol, transport, path):
+        protocol.data_received(request(rows(1)))
+        await until(lambda: transport.written)
+        await asyncio.sleep(0.4)  # twice as long as a head may take
+
+        assert path.taken == 1
+        assert not transport.is_closed
+
+
+async def test_a_client_that_does_not_read_goes_the_long_way(bundle):
+    async with connection(bundle) as (protocol, transport, path):
+        protocol.pause_writing()
+        protocol.data_received(request(rows(1)))
+        await asyncio.sleep(0.1)  # nothing may be written
+        assert (path.taken, transport.written) == (0, b"")
+
+        protocol.resume_writing()
+        await until(lambda: transport.written)
+
+
+async def test_a_connection_that_is_shut_down_has_its_answer_first(bundle):
+    async with connection(bundle) as (protocol, transport, path):
+        protocol.data_received(request(rows(1)))
+        protocol.shutdown()
+        assert not transport.is_closed
+        await until(lambda: transport.is_closed)
+
+        assert path.taken == 1
+        assert transport.written.startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_a_drain_that_begins_in_the_same_turn_is_kept(bundle):
+    async with connection(bundle) as (protocol, transport, path):
+        protocol.data_received(request(rows(1)))
+        path.service.status = "draining"
+        await until(lambda: transport.written)
+
+        assert path.taken == 1
+        assert transport.written.startswith(b"HTTP/1.1 503 ")
+
+
+async def test_a_key_may_ask_so_many_at_once_and_no_more(bundle, tmp_path):
+    file = tmp_path / "keys.json"
+    key = create_key(file, {"name": "reader", "scopes": ["predict"], "concurrency": 1})
+    async with connection(bundle, api_keys_file=file) as (protocol, transport, path):
+        for number in range(1, 4):
+            protocol.data_received(request(rows(1), ("X-API-Key", key)))
+            await until(lambda number=number: transport.written.count(b"HTTP/1.1 200 OK") == number)
+
+    assert path.taken == 3
+
+
+def test_a_client_that_hangs_up_at_once_disturbs_nobody(server):
+    for _ in range(30):
+        with connected(server) as client:
+            client.sendall(request(rows(1)))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+    assert httpx.get(f"http://127.0.0.1:{server.port}/v2/health/live").status_code == 200
+    assert exchange(server, request(rows(1)))[0][0] == 200
