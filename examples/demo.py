@@ -11,12 +11,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -107,17 +108,18 @@ def service(bundle: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     environment = {**os.environ, "TFPIPE_SERVING_MODEL": str(bundle), "TFPIPE_SERVING_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, "-m", "serving"], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        wait_until_ready(process, address)
-        yield address
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen([sys.executable, "-m", "serving"], env=environment, stderr=log)
+        try:
+            wait_until_ready(process, address, log)
+            yield address
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
-    """Ask /health until it says ready.
+def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> None:
+    """Ask /health until it says ready; the last line of its log says why it does not.
 
     Raises:
         SystemExit: It ended, or is not ready in time.
@@ -128,7 +130,9 @@ def wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
             if httpx.get(f"{address}/health").status_code == 200:
                 return
         time.sleep(0.2)
-    sys.exit(f"the service did not become ready at {address}")
+    log.seek(0)
+    said = log.read().decode(errors="replace").splitlines() or ["nothing"]
+    sys.exit(f"the service did not become ready at {address}; it said: {said[-1]}")
 
 
 def ask_about_an_image(address: str, bundle: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m serving`: serve one model over HTTP until a signal comes."""
+"""`python -m serving`: serve models over HTTP and gRPC until a signal comes."""
 
 import argparse
 import asyncio
@@ -70,21 +70,22 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _parser() -> argparse.ArgumentParser:
+    options = {name: f"--{name.replace('_', '-')}" for name in ServingSettings.model_fields}
     lines = [
-        f"  {variable} ({kind}; {default})\n      {meaning}"
-        for variable, kind, default, meaning in documented_settings()
+        f"  {option}, {variable} ({kind}; {default})\n      {meaning}"
+        for option, (variable, kind, default, meaning) in zip(options.values(), documented_settings(), strict=True)
     ]
     parser = argparse.ArgumentParser(
         prog="python -m serving",
         usage="python -m serving [--SETTING VALUE ...]",
-        description="Serve one model over HTTP. Each setting is an environment variable, and an option that wins over "
-        "it, e.g. --max-batch-size for TFPIPE_SERVING_MAX_BATCH_SIZE.",
+        description="Serve models over HTTP and gRPC until a signal comes. Each setting is an environment variable, "
+        "and an option that wins over it.",
         epilog="settings (type; default):\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for name in ServingSettings.model_fields:
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, help=argparse.SUPPRESS)
+    for name, option in options.items():
+        parser.add_argument(option, dest=name, help=argparse.SUPPRESS)
     return parser
 
 

@@ -184,14 +184,20 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def _start(name: str, inherited: tuple[int, int, int]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "serving.child_main", *map(str, inherited), str(os.getpid()), name],
-        env=_environ(),
-        pass_fds=inherited,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    # It inherits what is blocked here. A terminal signals every process, and would end one that starts: by itself it
+    # ignores these signals only once its modules are imported.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "serving.child_main", *map(str, inherited), str(os.getpid()), name],
+            env=_environ(),
+            pass_fds=inherited,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _environ() -> dict[str, str]:

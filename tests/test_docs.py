@@ -1,7 +1,11 @@
 """The documentation names what is there."""
 
+import functools
 import importlib
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +46,35 @@ def test_links_and_examples_are_found(found):
 def test_links_lead_somewhere(page):
     for target in links(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_readme_leads_to_every_page():
+    linked = set(links(ROOT / "README.md"))
+
+    assert {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} - linked == set()
+
+
+def test_the_readme_names_every_command_and_extra():
+    text = (ROOT / "README.md").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    (named,) = re.findall(r"`tfpipe ([a-z-]+(?:\|[a-z-]+)+)`", text)
+    assert sorted(named.split("|")) == sorted(commands())
+    assert [extra for extra in extras if not re.search(rf"^\|[^|]*`{extra}`", text, re.MULTILINE)] == []
+
+
+def test_commands_are_there(page):
+    # Indented blocks hold what is typed.
+    typed = re.findall(r"^    (?:\S+=\S+ )*tfpipe ([a-z-]+)", page.read_text(), re.MULTILINE)
+
+    assert set(typed) <= set(commands())
+
+
+@functools.cache
+def commands():
+    """The sub-commands of `tfpipe`, from its help."""
+    shown = subprocess.run([sys.executable, "-m", "tfpipe.cli", "--help"], capture_output=True, text=True, check=True)
+    return re.findall(r"^  ([a-z-]+) ", shown.stdout, re.MULTILINE)
 
 
 def test_configuration_keys_exist(page):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.full_disk import files_of_at_most
 from tests.stores import new_store
 from tfpipe.core.bundle import Manifest, seal
 from tfpipe.core.criteria import missed_criteria
@@ -142,7 +143,7 @@ def test_a_model_without_a_name_or_below_its_criteria_is_kept_with_its_run(
 
 
 def test_reading_never_makes_a_store(tmp_path):
-    with pytest.raises(RegistryError, match="found none; train first"):
+    with pytest.raises(RegistryError, match="found none; train first, or name another store with MLFLOW_TRACKING_URI"):
         Registry(f"sqlite:///{tmp_path}/mlflow.db").names()
 
     assert not list(tmp_path.iterdir())
@@ -189,8 +190,16 @@ def test_what_is_unknown_is_refused_with_what_there_is(registry, register):
         registry.resolve("models:/flower")
     with pytest.raises(RegistryError, match=r"versions of 'flowers' \(1\), received '7'"):
         registry.resolve("models:/flowers/7")
-    with pytest.raises(RegistryError, match="received 'champion', but there are no aliases of 'flowers'"):
-        registry.resolve("models:/flowers@champion")
+    with pytest.raises(RegistryError, match="received 'best', but there are no aliases of 'flowers'"):
+        registry.resolve("models:/flowers@best")
+
+
+def test_where_there_is_no_champion_the_command_that_makes_one_is_said(registry, register):
+    register("budding")
+
+    expected = r"found none\. The first version that is converted becomes it: .*convert --model models:/budding$"
+    with pytest.raises(RegistryError, match=expected):
+        registry.resolve("models:/budding@champion")
 
 
 def test_the_newest_version_is_the_one_of_the_highest_number(uri, registry):
@@ -306,6 +315,22 @@ def test_a_bundle_is_downloaded_once_and_then_comes_from_the_cache(uri, registry
     with pytest.raises(RegistryError, match=r"received a damaged one\. Convert it again: python -m tfpipe\.convert"):
         registry.download_bundle(version, tmp_path / "other")
     assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_disk_without_room_for_a_bundle_is_named(registry, register, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", b"w" * 100_000)
+    registry.attach_bundle(register("roomy"), bundle)
+    version = registry.resolve("models:/roomy")
+
+    with (
+        files_of_at_most(30_000),
+        pytest.raises(
+            RegistryError, match=r"cache: expected room for the 0\.1 MB of models:/roomy/1; File too large\."
+        ),
+    ):
+        registry.download_bundle(version, tmp_path / "cache")
+
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_a_damaged_copy_in_the_cache_is_replaced(registry, register, tmp_path):

@@ -17,6 +17,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+import os
 import re
 import tempfile
 import time
@@ -249,7 +250,12 @@ class Registry:
             def download(client: MlflowClient) -> Path:
                 if not client.list_artifacts(version.run_id, artifact):
                     raise RegistryError(f"{version.uri}: expected the artefact {artifact!r} of its run, found none.")
-                return Path(client.download_artifacts(version.run_id, artifact, temporary))
+                try:
+                    return Path(client.download_artifacts(version.run_id, artifact, temporary))
+                except MlflowException:
+                    # MLflow keeps the cause to itself: a full disk would read as a path that is wrong.
+                    _check_room(Path(temporary), _num_bytes(client, version, artifact), of=version.uri)
+                    raise
 
             yield self._call(download)
 
@@ -322,9 +328,30 @@ def _aliases(client: MlflowClient, uri: str, name: str) -> dict[str, Any]:
         raise _not_among(uri, name, _all_names(client), "registered models") from error
 
 
+def _num_bytes(client: MlflowClient, version: ModelVersion, artifact: str) -> int:
+    found = client.list_artifacts(version.run_id, artifact)
+    return sum(_num_bytes(client, version, one.path) if one.is_dir else one.file_size or 0 for one in found)
+
+
+def _check_room(incoming: Path, num_bytes: int, *, of: str) -> None:
+    missing = num_bytes - sum(file.stat().st_size for file in incoming.rglob("*") if file.is_file())
+    try:
+        with tempfile.TemporaryFile(dir=incoming) as file:
+            os.posix_fallocate(file.fileno(), 0, max(missing, 1))
+    except OSError as error:
+        raise RegistryError(
+            f"{incoming.parent}: expected room for the {num_bytes / 1e6:.1f} MB of {of}; {error.strerror}."
+        ) from error
+
+
 def _find(client: MlflowClient, uri: str, name: str, version: str | None, alias: str | None) -> ModelVersion:
     aliases = _aliases(client, uri, name)
     versions = [str(found.version) for found in _versions(client, name)]
+    if alias == CHAMPION and not aliases:
+        raise RegistryError(
+            f"{uri}: expected a version with the alias {CHAMPION!r}, found none. The first version that is converted "
+            f"becomes it: python -m tfpipe.convert --model models:/{name}"
+        )
     if alias is not None and alias not in aliases:
         raise _not_among(uri, alias, sorted(aliases), f"aliases of {name!r}")
     wanted = str(aliases[alias]) if alias is not None else version

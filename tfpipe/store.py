@@ -90,7 +90,9 @@ def check_store(uri: str) -> None:
     if path is None:
         return
     if not path.is_file():
-        raise RegistryError(f"expected a registry at {uri}, found none; train first, or name another store.")
+        raise RegistryError(
+            f"expected a registry at {uri}, found none; train first, or name another store with MLFLOW_TRACKING_URI."
+        )
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
             tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}

@@ -115,7 +115,10 @@ def test_a_limit_that_nothing_holds_has_exit_code_3(capsys):
 
 def test_nothing_that_listens_is_one_sentence(capsys):
     assert main(["http://127.0.0.1:1", *SHORT]) == 2
-    assert "error: http://127.0.0.1:1: expected a service; nothing listens there." in capsys.readouterr().err
+    assert (
+        "error: http://127.0.0.1:1: expected a service, but no connection could be made. [Errno 111]"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_service_that_refuses_is_quoted(capsys):
@@ -142,6 +145,10 @@ def test_refusals_later_on_are_counted_and_the_first_is_quoted(capsys):
     ("arguments", "expected"),
     [
         (["ftp://127.0.0.1:1"], "URL: expected http://HOST:PORT, received 'ftp://127.0.0.1:1'."),
+        (
+            ["grpc://127.0.0.1:1"],
+            "URL: expected http://HOST:PORT, received 'grpc://127.0.0.1:1'. Of gRPC say --protocol grpc.",
+        ),
         (["http://127.0.0.1:1", "--rate", "0"], "--rate: expected more than 0, received 0."),
         (["http://127.0.0.1:1", "--rate", "5", "--search", "p95<1ms"], "--search: expected it without --rate"),
         (["http://127.0.0.1:1", "--search", "quick"], "--search: expected limits such as 'p95<50ms, errors<1%'"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from tests.full_disk import files_of_at_most
 from tfpipe.convert.__main__ import main
 from tfpipe.convert.to_tensorrt import look_around, missing
 from tfpipe.core.bundle import open_bundle
+from tfpipe.ledger import MlflowLedger
 from tfpipe.registry import Registry
+from tfpipe.rollout.command import main as promote
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -110,7 +113,7 @@ def test_a_conversion_ends_with_its_figures_and_says_nothing_else(run_copy, scra
     assert lines[-3:] == [
         "bundle: bundles/small",
         "report: bundles/small/report.html",
-        "serve it: TFPIPE_SERVING_MODEL=bundles/small python -m serving",
+        "serve it: python -m serving --model bundles/small",
     ]
     assert bundle.manifest.default_variant == "int8"
     # No news of the libraries: each line before the table is a phase with its time, or says what begins and ends.
@@ -222,16 +225,18 @@ def test_a_registered_version_ends_with_the_command_that_promotes_it(run, store,
     assert code == 0
     attached, promotion = stderr.splitlines()[-2:]
     name = later_version.uri
-    assert attached == f"attached to {name}; serve it: TFPIPE_SERVING_MODEL={name} python -m serving"
-    code_of_it = promotion.removeprefix('make it champion, which is served by default: python -c "').removesuffix('"')
-    exec(code_of_it, {})
+    assert attached == f"attached to {name}; serve it: MLFLOW_TRACKING_URI={store} python -m serving --model {name}"
+    typed = shlex.split(promotion.removeprefix("make it champion: tfpipe registry "))
+    assert promote(typed) == 0
     assert registry.resolve("models:/small@champion").version == later_version.version
+    assert MlflowLedger(store).newest("small").shares == {later_version.version: 1.0}
 
 
-def test_the_champion_is_said_to_be_served_by_default(run, store):
+def test_of_a_champion_the_command_that_serves_it_is_said(run, store):
     uri = f"tracking.uri={store}"
 
     code, stderr = run("--model", "models:/small@champion", "--output", "bundle", "--precision", "fp32", uri, *QUICK)
 
     assert code == 0
-    assert stderr.splitlines()[-1] == "models:/small/1 is champion, which is served by default: python -m serving"
+    serve = f"MLFLOW_TRACKING_URI={store} python -m serving --model models:/small@champion"
+    assert stderr.splitlines()[-1] == f"models:/small/1 is champion; serve it: {serve}"

@@ -13,6 +13,9 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
+from serving.app import create_app
+from serving.keys_command import create_key
+from serving.settings import ServingSettings
 from tests.convert.random_models import random_parts
 from tests.serving.servers import app_of, serving
 from tfpipe.config import parse_config
@@ -134,6 +137,35 @@ def test_a_service_that_swaps_channels_is_found_where_no_training_file_has_colou
         hop = http_hop(f"http://127.0.0.1:{server.port}", GoldenSamples(open_bundle(grey_bundle.folder)))
 
     assert "HTTP answer (int8 on cpu), of generated pictures: expected probabilities within" in hop.problem
+
+
+def test_of_several_versions_of_a_service_the_bundles_own_is_asked(grey_bundle, tmp_path, capsys):
+    copy = shutil.copytree(grey_bundle.folder, tmp_path / "grey")
+    edited(copy / "preprocess.onnx", partial(swap_channels, of="image", axis=2))
+    resealed(copy)
+
+    settings = ServingSettings(model=f"swapped={copy},right={grey_bundle.folder}", isolation="inline")
+    with serving(create_app(settings)) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        right = main([url, "--bundle", str(grey_bundle.folder)])
+        shown = capsys.readouterr()
+        wrong = main([url, "--bundle", str(copy)])
+
+    assert (right, shown.err) == (0, "")
+    assert wrong == 3
+
+
+def test_a_service_with_keys_is_verified_with_one(folder, tmp_path, capsys):
+    key = create_key(tmp_path / "keys.yaml", {"name": "auditor", "scopes": ["predict"]})
+
+    with serving(app_of(folder, api_keys_file=tmp_path / "keys.yaml")) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        without = main([url, "--bundle", str(folder)])
+        shown = capsys.readouterr()
+        with_key = main([url, "--bundle", str(folder), "--header", f"X-API-Key: {key}"])
+
+    assert (without, with_key) == (1, 0)
+    assert "received status 401" in shown.err
 
 
 def test_another_resize_is_found_in_preprocessing(copy, trained):

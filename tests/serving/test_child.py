@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from serving.child import ChildModel
-from serving.child_process import ModelFile
+from serving.child_process import ChildProcess, ModelFile
 from serving.errors import ModelCrashedError, ModelDownError, RunTimeoutError
 from tests.serving.bundles import SIDE
 from tests.serving.servers import wait_for
@@ -283,3 +283,20 @@ def test_it_imports_neither_web_server_nor_registry():
     imported = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
 
     assert set(imported).isdisjoint({"fastapi", "starlette", "uvicorn", "pydantic", "mlflow", "asyncio"})
+
+
+def test_a_signal_to_all_processes_of_a_terminal_does_not_end_one_that_starts(fast_file):
+    process = ChildProcess("starting/1", fast_file, log_level="info")
+    try:
+        # Its interpreter has hardly begun.
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            os.kill(process.pid, signum)
+
+        opened = process.open(PATIENT_S)
+        answers = process.run({"input": ROWS}, None, PATIENT_S)
+    finally:
+        process.kill()
+        process.release()
+
+    assert opened["provider"] == "cpu"
+    assert len(answers["probabilities"]) == len(ROWS)

@@ -227,8 +227,8 @@ def test_a_registry_without_models_is_one_sentence_and_exit_code_2(tmp_path):
 def test_help_lists_every_setting():
     result = subprocess.run([sys.executable, "-m", "serving", "--help"], capture_output=True, text=True, check=True)
 
-    assert "TFPIPE_SERVING_MAX_BODY_BYTES (integer; 33554432)" in result.stdout
-    assert "TFPIPE_REGISTERED_MODEL" in result.stdout
+    assert "--max-body-bytes, TFPIPE_SERVING_MAX_BODY_BYTES (integer; 33554432)" in result.stdout
+    assert "--registered-model, TFPIPE_REGISTERED_MODEL (text; unset)" in result.stdout
 
 
 @contextlib.contextmanager

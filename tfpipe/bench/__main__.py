@@ -17,7 +17,7 @@ from tfpipe.bench.session import Plan, Session, Target
 from tfpipe.bench.summary import render_summary
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, GateError, InferenceError, StoppedError
-from tfpipe.startup import run_command
+from tfpipe.startup import header, run_command
 
 _PROTOCOLS = ("predict", "v2", "v2-binary", "grpc", "tfserving")
 _CLOSED_CONNECTIONS, _OPEN_CONNECTIONS = 8, 256
@@ -79,6 +79,8 @@ def _asking(text: str, options: argparse.Namespace) -> Asking:
     url = urlsplit(text if "://" in text else f"http://{text}")
     if url.scheme not in ("http", "https", "grpc") or not url.hostname:
         raise ConfigError(f"URL: expected http://HOST:PORT, received {text!r}.")
+    if url.scheme == "grpc" and options.protocol != "grpc":
+        raise ConfigError(f"URL: expected http://HOST:PORT, received {text!r}. Of gRPC say --protocol grpc.")
     headers = dict(options.header)
     if options.protocol == "grpc":
         # grpc takes long to import.
@@ -130,13 +132,6 @@ def _run(work: Any) -> Any:
     return uvloop.run(work)
 
 
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"expected 'Name: value', received {text!r}")
-    return name.strip(), value.strip()
-
-
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
@@ -165,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--text-words", type=int, default=12, metavar="N", help="of texts made up (12)")
     parser.add_argument(
-        "--header", type=_header, action="append", default=[], metavar="'NAME: VALUE'", help="sent along"
+        "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'", help="sent along"
     )
     load = parser.add_argument_group("load")
     load.add_argument("--rate", type=float, metavar="R", help="open loop: arrivals a second, at random moments")

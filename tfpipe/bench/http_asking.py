@@ -77,7 +77,7 @@ class HttpAsking(ABC):
         finally:
             channel.close()
         if reply.outcome == UNREACHABLE:
-            raise ConfigError(f"{self.where}: expected a service; nothing listens there. {reply.excerpt()}")
+            raise ConfigError(f"{self.where}: expected a service, but no connection could be made. {reply.excerpt()}")
         return reply
 
     async def document(self, path: str, *, method: str = "GET") -> Any:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -91,20 +92,23 @@ def _closing_lines(result: "ConversionResult", *, is_searched: bool) -> str:
 
 
 def _serving_lines(result: "ConversionResult") -> list[str]:
-    version = result.version
+    version, folder, serve = result.version, shlex.quote(str(result.bundle.folder)), "python -m serving --model"
     if result.bundle.manifest.task == TENSOR_TASK:
-        return ["ask it: tfpipe.inference.tensors.open_tensors (see the report)"]
+        return [f"ask it by the names of its inputs, from Python (see the report) or over /v2: {serve} {folder}"]
     if version is None:
-        return [f"serve it: TFPIPE_SERVING_MODEL={result.bundle.folder} python -m serving"]
+        return [f"serve it: {serve} {folder}"]
+    # Loads MLflow, which a registered version has done already.
+    from tfpipe.store import store_uri
+
+    elsewhere = result.tracking_uri != store_uri(None)
+    store = shlex.quote(result.tracking_uri)
+    serve = f"MLFLOW_TRACKING_URI={store} {serve}" if elsewhere else serve
     if result.is_champion:
-        return [f"{version.uri} is champion, which is served by default: python -m serving"]
-    promotion = (
-        f"from mlflow import MlflowClient; MlflowClient({result.tracking_uri!r})"
-        f".set_registered_model_alias({version.name!r}, 'champion', {version.version!r})"
-    )
+        return [f"{version.uri} is champion; serve it: {serve} models:/{version.name}@champion"]
+    option = f" --tracking-uri {store}" if elsewhere else ""
     return [
-        f"attached to {version.uri}; serve it: TFPIPE_SERVING_MODEL={version.uri} python -m serving",
-        f'make it champion, which is served by default: python -c "{promotion}"',
+        f"attached to {version.uri}; serve it: {serve} {version.uri}",
+        f"make it champion: tfpipe registry promote {version.version} --model {version.name}{option}",
     ]
 
 

@@ -163,7 +163,7 @@ def _manifest(trained: TrainedModel, conversion: Conversion, findings: report.Fi
 def _usage(trained: TrainedModel, conversion: Conversion) -> list[str]:
     model = trained.version.uri if trained.version else "THIS_FOLDER"
     return [
-        f"Serve it: `TFPIPE_SERVING_MODEL={model} python -m serving`; another variant with `TFPIPE_SERVING_PRECISION`.",
+        f"Serve it: `python -m serving --model {model}`; another variant with `--precision`.",
         "Measure every hop again, on any machine: `python -m tfpipe.verify THIS_FOLDER`.",
         f"TensorFlow Serving: `saved_model/`. {conversion.saved_model_limits}",
         conversion.files,

@@ -228,5 +228,6 @@ def _usage(function: TensorFunction) -> list[str]:
         f"Takes {told(function.inputs)}.",
         f"Gives {told(function.outputs)}.",
         "Ask it without TensorFlow: `tfpipe.inference.tensors.open_tensors(open_bundle(Path(FOLDER))).run({...})`.",
+        "Serve it: `python -m serving --model FOLDER`, and ask it by these names over the Open Inference Protocol.",
         "TensorFlow Serving: `saved_model/`, signature `serving_default` with the same names.",
     ]

@@ -3,7 +3,7 @@
 import argparse
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from tfpipe.core.errors import ConfigError, InferenceError
 from tfpipe.core.golden_tensors import read_golden_tensors
 from tfpipe.inference.tensors import TENSOR_TASK
 from tfpipe.provenance import library_versions, processor
-from tfpipe.startup import run_command
+from tfpipe.startup import header, run_command
 from tfpipe.verify.golden import GoldenSamples
 from tfpipe.verify.http import describe, http_hop, missing_service, running_service
 from tfpipe.verify.keras import keras_hop
@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace) -> int:
     url = options.target if options.target.startswith(("http://", "https://")) else None
     bundle = _open(options.bundle or (_bundle_of_service(url) if url else options.target))
-    found = verify(bundle, url=url, model=options.model, threads=options.threads)
+    headers = dict(options.header)
+    found = verify(bundle, url=url, headers=headers, model=options.model, threads=options.threads)
     print(_table(found))
     if options.output is not None:
         atomic.write_file(Path(options.output), found.to_json())
@@ -47,13 +48,19 @@ def _command(options: argparse.Namespace) -> int:
 
 
 def verify(
-    bundle: Bundle, *, url: str | None = None, model: str | None = None, threads: int | None = None
+    bundle: Bundle,
+    *,
+    url: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    model: str | None = None,
+    threads: int | None = None,
 ) -> Certificate:
     """Measure every hop that can be measured here on the bundle's golden samples; Keras's answers are those in it.
 
     Args:
         bundle: Checked.
         url: A service that runs the bundle; None: one is started.
+        headers: For that service: an API key.
         model: The trained model, to have Keras itself answer again: see `tfpipe.convert.convert`.
         threads: Of ONNX Runtime; None: one a core.
 
@@ -77,7 +84,7 @@ def verify(
     else:
         hops += _saved_model_hops(golden)
     if url is not None:
-        hops.append(http_hop(url, golden, name=None))
+        hops.append(http_hop(url, golden, headers=headers))
     elif reason := missing_service():
         left_out["http"] = reason
     elif any(hop.problem for hop in hops):
@@ -182,7 +189,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 every hop holds; 2 wrong usage or bundle; 3 a hop is broken; 1 the rest.",
     )
     parser.add_argument("target", metavar="BUNDLE|URL", help="a bundle's folder, models:/NAME/VERSION, or a service")
-    parser.add_argument("--bundle", metavar="FOLDER", help="with a URL: the bundle (default: from the registry)")
+    parser.add_argument(
+        "--bundle", metavar="FOLDER", help="with a URL: the bundle (default: the champion's, from the registry)"
+    )
+    parser.add_argument(
+        "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'", help="with a URL: sent along"
+    )
     parser.add_argument("--model", metavar="MODEL", help="the trained model, to have Keras answer again")
     parser.add_argument("--threads", type=int, metavar="N", help="of ONNX Runtime (default: one a core)")
     parser.add_argument("--output", metavar="FILE", help="write the certificate as JSON")

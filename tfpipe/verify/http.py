@@ -14,6 +14,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,36 +90,37 @@ def http_bound(bundle: Bundle, served: Mapping[str, Any]) -> Bound:
     return bound_of(bundle, Execution(served["variant"], served["provider"], served["arithmetic"]))
 
 
-def describe(url: str, name: str | None = None) -> dict[str, Any]:
-    """A model of a service, as its /health tells: the first of the name, or of all.
+def describe(url: str, bundle: Bundle | None = None) -> dict[str, Any]:
+    """A version that a service has loaded, as its /health tells: the bundle's, else the champion, else the first.
 
     Raises:
-        InferenceError: There is no service, it is not ready, or has no such model.
+        InferenceError: There is no service, or it is not ready.
     """
     state = _get(f"{url}/health")
     if state.get("status") != "ready" or not state.get("models"):
         raise InferenceError(f"{url}: expected a service that is ready, received status {state.get('status')!r}.")
-    for model in state["models"]:
-        if name in (None, model["name"]):
-            return dict(model)
-    raise InferenceError(f"{url}: expected a service with model {name!r}, received {state['models']}.")
+    wanted = bundle.short_id if bundle is not None else None
+
+    models: list[dict[str, Any]] = state["models"]
+    return min(models, key=lambda one: (one.get("bundle") != wanted, "champion" not in one.get("aliases", ())))
 
 
-def http_hop(url: str, golden: GoldenSamples, *, name: str | None = None) -> Hop:
+def http_hop(url: str, golden: GoldenSamples, *, headers: Mapping[str, str] | None = None) -> Hop:
     """Send every golden sample and compare the answers with Keras's.
 
     Args:
         url: Of the service.
-        golden: Of the bundle that it serves.
-        name: Of the model to ask for; None: the service's own choice.
+        golden: Of the bundle that it serves; of several versions the one that is of this bundle is asked.
+        headers: To send along: an API key.
 
     Raises:
         InferenceError: The service does not answer.
     """
     # Of a text that is longer than a row Keras's answer is known of its first row alone.
     asked = [sample for sample in golden.samples if len(sample.prepared.rows) == 1]
-    served = describe(url, name)
-    answers = [_ask(url, sample.content, sample.decoded, name) for sample in asked]
+    served = describe(url, golden.bundle)
+    ask = partial(_ask, _address_of(url, served), headers or {})
+    answers = [ask(sample.content, sample.decoded) for sample in asked]
     bound = http_bound(golden.bundle, served)
     title = f"file -> HTTP answer ({served['precision']} on {served['provider']})"
     references = [sample.golden.probabilities for sample in asked]
@@ -140,7 +142,7 @@ def http_hop(url: str, golden: GoldenSamples, *, name: str | None = None) -> Hop
     if hop.problem or not is_recorded:
         return hop
     wider = golden_bound(served["precision"], golden.differences[served["variant"]])
-    further = [_ask(url, sample.content, sample.decoded, name)["predictions"][0] for sample in golden.generated]
+    further = [ask(sample.content, sample.decoded)["predictions"][0] for sample in golden.generated]
     return replace(hop, problem=golden.generated_problem(title, _in_order(further, labels), wider))
 
 
@@ -191,12 +193,17 @@ def _place(entity: dict[str, Any]) -> tuple[Any, ...]:
     return entity["label"], entity["start"], entity["end"]
 
 
-def _ask(url: str, content: bytes, decoded: Array | str, name: str | None) -> dict[str, Any]:
+def _address_of(url: str, served: Mapping[str, Any]) -> str:
+    """Where that very version answers, however requests are routed."""
+    wanted = {"model_name": served["name"], "model_version": served["version"]}
+    return f"{url}/predict?{urllib.parse.urlencode({name: value for name, value in wanted.items() if value})}"
+
+
+def _ask(address: str, headers: Mapping[str, str], content: bytes, decoded: Array | str) -> dict[str, Any]:
     is_text = isinstance(decoded, str)
     body = json.dumps({"text": decoded}).encode() if is_text else content
     kind = "application/json" if is_text else "application/octet-stream"
-    query = f"?model_name={urllib.parse.quote(name)}" if name else ""
-    return _get(f"{url}/predict{query}", body, {"Content-Type": kind})
+    return _get(address, body, {**headers, "Content-Type": kind})
 
 
 def _get(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> dict[str, Any]:
