@@ -25,7 +25,10 @@ def shades(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, shades):
-    """A complete run of a small convolutional net of 1.1 MB, registered as `small`: (config, result)."""
+    """A complete run of a small convolutional net of 1.1 MB, registered as `small`: (config, result).
+
+    Tests that write to its store take `store`, a copy; those that damage its folder `run_copy`.
+    """
     # Not with the fixtures: tests of graphs alone need no TensorFlow.
     from tfpipe.train import train
 
@@ -68,19 +71,25 @@ def grey_bundle(pruned):
 
 
 @pytest.fixture
-def later_version(trained, converted):
-    """A further version of `small`, without a bundle: the same model, registered by a run of its own."""
+def store(tmp_path_factory, trained, converted) -> str:
+    """The address of a copy of the store, to be written to; it has the first version of `small` with its bundle."""
+    address = trained[0].tracking.uri
+    copied = shutil.copy(address.removeprefix("sqlite:///"), tmp_path_factory.mktemp("store"))
+    return f"sqlite:///{copied}"
+
+
+@pytest.fixture
+def later_version(trained, store):
+    """A further version of `small` in `store`, without a bundle: the same model, registered by a run of its own."""
     from mlflow import MlflowClient
 
     from tfpipe.registry import Registry
 
-    config, result = trained
-    client = MlflowClient(config.tracking.uri)
+    result = trained[1]
+    client = MlflowClient(store)
     run = client.create_run(client.get_run(result.run_id).info.experiment_id)
     card = json.loads((result.output_dir / "model.json").read_text())
-    return Registry(config.tracking.uri).register(
-        "small", run_id=run.info.run_id, folder=result.output_dir, metadata=card
-    )
+    return Registry(store).register("small", run_id=run.info.run_id, folder=result.output_dir, metadata=card)
 
 
 @pytest.fixture

@@ -219,12 +219,11 @@ def test_the_first_bundle_of_a_name_is_attached_and_becomes_champion(trained, co
     assert open_bundle(registry.download_bundle(version, tmp_path)).sha256 == converted.bundle.sha256
 
 
-def test_a_bundle_of_a_later_version_waits_to_be_promoted(trained, later_version, tmp_path):
+def test_a_bundle_of_a_later_version_waits_to_be_promoted(store, later_version, tmp_path):
     # The newest version of the only registered name is what is converted where nothing is said.
-    store = [f"tracking.uri={trained[0].tracking.uri}", *QUICK]
-    later = convert(precision="fp16", output=tmp_path / "later", overrides=store)
+    later = convert(precision="fp16", output=tmp_path / "later", overrides=[f"tracking.uri={store}", *QUICK])
 
-    registry, number = Registry(trained[0].tracking.uri), later_version.version
+    registry, number = Registry(store), later_version.version
     assert (later.version.version, later.is_champion) == (number, False)
     assert later.bundle.manifest.default_variant == "fp16"
     assert later.bundle.manifest.variants.keys() == {"fp32", "fp16"}

@@ -45,7 +45,7 @@ def _converted(graph, recipe):
 
 # Feature: deep-learning-pipeline, Property 9: Quantization format
 @pytest.mark.slow
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(graph=graphs(max_blocks=2), recipe=st.none() | st.sampled_from(RECIPES))
 def test_every_weight_is_stored_in_the_format_it_is_listed_with_and_every_other_is_listed_with_a_reason(graph, recipe):
     precision, converted, reasons = _converted(_float32(graph), recipe)

@@ -77,7 +77,7 @@ def test_golden_answers_of_another_length_are_refused(tokenizer, tags_bundle):
         engine.replay_golden()
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)  # of each of three bundles
 @given(texts=st.lists(any_text() | st.just(LONG), min_size=1, max_size=9))
 def test_a_texts_answer_is_independent_of_the_texts_beside_it(engine, texts):
     together = answers(engine, texts)
@@ -103,10 +103,10 @@ def assert_same(answer, other) -> None:
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(text=any_text() | st.just(LONG))
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_probabilities_are_those_of_numpy(tokenizer, text_bundle, multi_label_bundle, multi_label, text):
-    engine = open_engine(multi_label_bundle if multi_label else text_bundle)
-
+@pytest.mark.parametrize(
+    ("engine", "multi_label"), [("text_bundle", False), ("multi_label_bundle", True)], indirect=["engine"]
+)
+def test_probabilities_are_those_of_numpy(tokenizer, engine, multi_label, text):
     answer = answers(engine, [text])[0]
 
     received = np.array([answer["probabilities"][label] for label in CLASSES], np.float32)

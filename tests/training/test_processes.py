@@ -22,6 +22,8 @@ HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
 TRAIN = [sys.executable, "-m", "tfpipe.train"]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 WAIT_S = 300.0
+# Of a run that is killed at its step 8: six steps each, a checkpoint every two.
+EPOCHS = 16
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def assert_same_run(found, expected):
 
 
 def test_a_killed_run_resumed_in_mid_epoch_equals_the_uninterrupted_one_bit_for_bit(tmp_path, data):
-    settings = {"deterministic": True, "checkpoint_steps": 2, "epochs": 30, "optimizer": "adamw"}
+    settings = {"deterministic": True, "checkpoint_steps": 2, "epochs": EPOCHS, "optimizer": "adamw"}
     (tmp_path / "killed").mkdir()
     (tmp_path / "whole").mkdir()
     killed = write_config(tmp_path / "killed", data, **settings)
@@ -91,7 +93,7 @@ def test_a_killed_run_resumed_in_mid_epoch_equals_the_uninterrupted_one_bit_for_
     wait_for(lambda: (checkpoints / "step-00000008").exists(), process)
     process.kill()
     process.communicate()
-    assert len(newest(tmp_path / "killed" / "run")[1].history) < 30
+    assert len(newest(tmp_path / "killed" / "run")[1].history) < EPOCHS
     resumed = run([*TRAIN, "--config", str(killed), "--resume"])
     uninterrupted = run([*TRAIN, "--config", str(whole)])
 
@@ -103,7 +105,7 @@ def test_a_killed_run_resumed_in_mid_epoch_equals_the_uninterrupted_one_bit_for_
     for metrics, other_metrics in zip(state.history, other_state.history, strict=True):
         for name in ("loss", "accuracy", "val_loss", "val_accuracy", "corrupt_samples"):
             assert metrics[name] == other_metrics[name]
-    assert state.samples_seen == other_state.samples_seen == 30 * 32
+    assert state.samples_seen == other_state.samples_seen == EPOCHS * 32
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,13 @@ def watched(loop):
     return [DesyncSentinel(loop.synchronized_variables, loop.world, every_steps=1)]
 
 
+def by_the_chief_alone(world, agreed, train_on):
+    """What training on one worker gives, on every worker; the same on each, so that one does it for all."""
+    found = []
+    agreed(lambda: found.append(train_on(World()) if world.is_chief else None))
+    return world.broadcast_object(found[0])
+
+
 def callbacks(loop, state, *given):
     return KerasCallbacks(
         given, loop.config.training, loop.parts, loop.optimizer, loop.world, state, loop.steps_per_epoch
@@ -44,13 +51,14 @@ def callbacks(loop, state, *given):
     ids=["smoothed", "own loss"],
 )
 def test_all_features_at_once_give_on_several_workers_what_they_give_on_one(world, agreed, tmp_path, options):
-    histories, weights = [], []
-    for group in (World(), world):
+    def train_on(group):
         loop = small_loop(group, **options)
         # 26 samples, 8 a step: shares of a batch differ, and the validation data do not divide either.
-        histories.append(trained(loop, tmp_path / str(group.size), observers=watched(loop)).history)
+        history = trained(loop, tmp_path / str(group.size), observers=watched(loop)).history
         adopt_average(loop.optimizer)
-        weights.append(weights_of(loop))
+        return history, weights_of(loop)
+
+    histories, weights = zip(by_the_chief_alone(world, agreed, train_on), train_on(world), strict=True)
     everyone = world.gather_objects([weight.tobytes() for weight in weights[1]])
 
     def assertions():
@@ -67,11 +75,13 @@ def test_all_features_at_once_give_on_several_workers_what_they_give_on_one(worl
 
 def test_several_workers_prune_the_weights_that_one_prunes(world, agreed, tmp_path):
     pruning = {"sparsity": 0.8, "start": 0.1, "end": 0.67, "every_steps": 2}
-    weights = []
-    for group in (World(), world):
+
+    def train_on(group):
         loop = small_loop(group, pruning=pruning, momentum=0.9, sentinel_steps=1)
         trained(loop, tmp_path / str(group.size), observers=watched(loop))
-        weights.append(weights_of(loop))
+        return weights_of(loop)
+
+    weights = by_the_chief_alone(world, agreed, train_on), train_on(world)
 
     def assertions():
         for alone, together in zip(*weights, strict=True):

@@ -1,28 +1,34 @@
 """The fast path answers as the long way does, whatever is sent, and however it is cut into pieces."""
 
+import asyncio
 import contextlib
 import itertools
 import json
 import math
+import re
 import socket
 import time
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from uvicorn.server import ServerState
 
 from serving.gate import Gate
+from serving.http_protocol import bounded_http
 from serving.keys import Keys
 from serving.keys_command import create_key
 from serving.limits import KeyLimits
 from serving.v2.fast_path import FastPath
-from tests.serving.bundles import SIDE
+from tests.serving.bundles import SIDE, make_bundle
 from tests.serving.servers import app_of, serving, wait_for
 
 PATH = "/v2/models/colours/infer"
 KEEP_ALIVE_S = 1
+TIMED = {"binary_data_output": True, "timeout": 1}
 # Changes nothing, but is not known to.
 LONG_WAY = ("X-Other", "a")
 
@@ -33,7 +39,9 @@ OPEN = Gate(Keys(None), KeyLimits(None))
 class Counting(FastPath):
     """Counts what it takes."""
 
-    taken = 0
+    def __init__(self, service, gate):
+        super().__init__(service, gate)
+        self.service, self.taken = service, 0
 
     def take(self, connection, data):
         is_taken = super().take(connection, data)
@@ -117,7 +125,7 @@ changes = st.fixed_dictionaries(
         "shape": st.sampled_from([[1, SIDE, SIDE, 3], [2, SIDE, SIDE, 3], [0, SIDE, SIDE, 3], [SIDE, SIDE, 3], [-1]]),
         "id": st.text(max_size=5),
         "outputs": outputs,
-        "parameters": st.sampled_from([{}, {"binary_data_output": False}, {"timeout": 1}, {"timeout": 10**7}]),
+        "parameters": st.sampled_from([{}, {"binary_data_output": False}, TIMED, {**TIMED, "timeout": 10**7}]),
     },
 )
 values = st.sampled_from([0.0, 0.5, -1e30, 1e38, math.nan, math.inf])
@@ -294,6 +302,147 @@ def test_keys_and_their_limits_hold_on_both_ways(bundle, tmp_path):
     assert set(by_rate) == {200, 429}
     assert 40 <= by_rate.count(200) < 100
     assert others == [401, 401, 200]
+
+
+def test_what_only_looks_like_a_request_is_a_body(server):
+    inner = request(rows(1))
+    head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: {len(inner)}\r\n\r\n"
+    with connected(server) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(head.encode())
+        time.sleep(0.1)  # lets the server read
+        client.sendall(inner)
+        ((status, _, body),) = answers(client, 1)
+
+    assert (status, json.loads(body)["error"]["code"]) == (400, "undecodable_image")
+
+
+def test_features_are_given_on_both_ways(tmp_path):
+    wanted = [{"name": "features", "parameters": {"binary_data": True}}]
+    app = app_of(make_bundle(tmp_path / "features", features=True))
+    app.fast_path = Counting(app.service, OPEN)
+    with serving(app) as running:
+        wait_for(lambda: exchange(running, request(rows(1))) and app.fast_path.taken)
+        both = [exchange(running, request(rows(1), *some, outputs=wanted))[0] for some in ([], [LONG_WAY])]
+
+    assert [status for status, _, _ in both] == [200, 200]
+    assert both[0][2] == both[1][2]
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self):
+        super().__init__()
+        self.written, self.is_closed = b"", False
+
+    def write(self, data):
+        self.written += data
+
+    def is_closing(self):
+        return self.is_closed
+
+    def close(self):
+        self.is_closed = True
+
+    def pause_reading(self):
+        pass
+
+    resume_reading = pause_reading
+
+
+@contextlib.asynccontextmanager
+async def connection(bundle, head_timeout_s=10.0, **settings):
+    """A connection to a service whose model is known to be quick, without a socket: what comes, comes in one turn."""
+    app = app_of(bundle, **settings)
+    await app.service.load()
+    path = Counting(app.service, Gate(Keys(settings.get("api_keys_file")), KeyLimits(None)))
+    config = uvicorn.Config(app, http=bounded_http(head_timeout_s, path), ws="none", log_config=None)
+    config.load()
+    protocol = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})
+    transport = Transport()
+    protocol.connection_made(transport)
+    next(iter(app.service.models)).batcher.room.pace.record(1, 1e-4)
+    try:
+        yield protocol, transport, path
+    finally:
+        protocol.connection_lost(None)
+        app.service.close()
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)  # polls
+
+
+def ids(transport):
+    return re.findall(rb'"id":"(\w+)"', transport.written)
+
+
+@pytest.mark.parametrize("kinds", itertools.product(["fast", "long"], repeat=3))
+async def test_what_comes_in_one_turn_is_answered_in_its_order(bundle, kinds):
+    async with connection(bundle) as (protocol, transport, path):
+        for place, kind in enumerate(kinds):
+            protocol.data_received(request(rows(1), *([LONG_WAY] if kind == "long" else []), id=f"n{place}"))
+        await until(lambda: len(ids(transport)) == len(kinds))
+
+    assert ids(transport) == [b"n0", b"n1", b"n2"]
+    assert transport.written.count(b"HTTP/1.1 200 OK") == len(kinds)
+    assert path.taken >= (kinds[0] == "fast")
+
+
+async def test_a_head_that_is_answered_is_not_late(bundle):
+    async with connection(bundle, head_timeout_s=0.2) as (protocol, transport, path):
+        protocol.data_received(request(rows(1)))
+        await until(lambda: transport.written)
+        await asyncio.sleep(0.4)  # twice as long as a head may take
+
+        assert path.taken == 1
+        assert not transport.is_closed
+
+
+async def test_a_client_that_does_not_read_goes_the_long_way(bundle):
+    async with connection(bundle) as (protocol, transport, path):
+        protocol.pause_writing()
+        protocol.data_received(request(rows(1)))
+        await asyncio.sleep(0.1)  # nothing may be written
+        assert (path.taken, transport.written) == (0, b"")
+
+        protocol.resume_writing()
+        await until(lambda: transport.written)
+
+
+async def test_a_connection_that_is_shut_down_has_its_answer_first(bundle):
+    async with connection(bundle) as (protocol, transport, path):
+        protocol.data_received(request(rows(1)))
+        protocol.shutdown()
+        assert not transport.is_closed
+        await until(lambda: transport.is_closed)
+
+        assert path.taken == 1
+        assert transport.written.startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_a_drain_that_begins_in_the_same_turn_is_kept(bundle):
+    async with connection(bundle) as (protocol, transport, path):
+        protocol.data_received(request(rows(1)))
+        path.service.status = "draining"
+        await until(lambda: transport.written)
+
+        assert path.taken == 1
+        assert transport.written.startswith(b"HTTP/1.1 503 ")
+
+
+async def test_a_key_may_ask_so_many_at_once_and_no_more(bundle, tmp_path):
+    file = tmp_path / "keys.json"
+    key = create_key(file, {"name": "reader", "scopes": ["predict"], "concurrency": 1})
+    async with connection(bundle, api_keys_file=file) as (protocol, transport, path):
+        for number in range(1, 4):
+            protocol.data_received(request(rows(1), ("X-API-Key", key)))
+            await until(lambda number=number: transport.written.count(b"HTTP/1.1 200 OK") == number)
+
+    assert path.taken == 3
 
 
 def test_a_client_that_hangs_up_at_once_disturbs_nobody(server):
