@@ -19,7 +19,7 @@ def content() -> bytes:
     return model.SerializeToString()
 
 
-@pytest.mark.parametrize("options", [{}, {"threads": 1}, {"optimise": False}, {"provider": "cpu"}])
+@pytest.mark.parametrize("options", [{}, {"threads": 1}, {"optimise": False}, {"provider": "cpu"}, {"in_order": True}])
 def test_a_model_runs(content, options):
     session = open_session(content, **options)
 

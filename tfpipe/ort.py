@@ -84,6 +84,7 @@ def open_session(
     optimise: bool = True,
     disabled_optimizers: Sequence[str] = (),
     engines_dir: Path | None = None,
+    in_order: bool = False,
 ) -> OnnxModel:
     """Open an ONNX model.
 
@@ -95,6 +96,8 @@ def open_session(
         optimise: Whether ONNX Runtime rewrites the graph for speed.
         disabled_optimizers: Rewrites that it leaves out, by ONNX Runtime's names; a variant's recipe says which.
         engines_dir: Where TensorRT keeps the engines that it builds; None: nowhere.
+        in_order: Whether operators run in the order of the graph, and memory is given back as soon as it is read. Left
+            alone, ONNX Runtime runs what few read last, and keeps all memory that it ever took.
 
     Raises:
         ConfigError: An unknown provider, or one that this ONNX Runtime lacks or silently left out.
@@ -110,6 +113,9 @@ def open_session(
         options.intra_op_num_threads = threads
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if in_order:
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     providers = ort_providers.configure(
         options,
         way,

@@ -1,6 +1,7 @@
 """Small ONNX graphs written by hand, for tests of passes over them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -48,6 +49,19 @@ def convolutional() -> onnx.ModelProto:
         "dense/kernel": random.normal(0, 3, (16, 3)).astype(np.float32),
         "dense/bias": np.zeros(3, np.float32),
     }
+    return graph_of(nodes, weights)
+
+
+def deep(layers: int, width: int) -> onnx.ModelProto:
+    """Dense layers of layers x width x width numbers in all, each with its own."""
+    random = np.random.default_rng(4)
+    weights: dict[str, np.ndarray] = {"axes": np.array([1, 2])}
+    nodes = [helper.make_node("ReduceMean", ["input", "axes"], ["t0"], keepdims=0)]
+    sizes = [3, *[width] * (layers + 1), 3]
+    for number, shape in enumerate(pairwise(sizes)):
+        weights[f"kernel{number}"] = random.normal(0, shape[0] ** -0.5, shape).astype(np.float32)
+        nodes.append(helper.make_node("MatMul", [f"t{number}", f"kernel{number}"], [f"t{number + 1}"]))
+    nodes.append(helper.make_node("Softmax", [nodes[-1].output[0]], ["probabilities"], axis=-1))
     return graph_of(nodes, weights)
 
 

@@ -171,6 +171,7 @@ def test_what_trials_found_is_known_under_the_names_of_the_bundle(examiner):
     assert known.scores.metrics("int8_mixed").items() <= int8.metrics.items()
     assert known.tried.speed.latency_ms == int8.latency_ms
     assert known.tried.peak_memory_bytes == int8.peak_memory_bytes
+    assert known.neighbours == int8.figures.neighbours
     assert examiner.known(Contender("fp32"), "fp32") == Known()
 
 

@@ -2,8 +2,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from tests.convert.onnx_graphs import answers, convolutional, graph_of, rows, stored_types
+from tests.convert.onnx_graphs import answers, convolutional, deep, graph_of, rows, stored_types
+from tests.memory import peak_of_memory
 from tfpipe.convert.half import to_float16
+from tfpipe.convert.onnx_file import stored_bytes
 from tfpipe.convert.weights import list_weights
 from tfpipe.core.parity import BOUNDS, assert_parity
 
@@ -29,6 +31,17 @@ def test_every_weight_is_stored_in_half_precision_and_the_answers_stay():
     assert len(floats) == 5
     assert kept == {}
     assert_parity(answers(half, rows()), answers(model, rows()), BOUNDS["fp16"], where="half")
+
+
+def test_half_precision_takes_half_the_weights_of_memory():
+    model = deep(layers=16, width=1024)
+
+    with peak_of_memory() as grown:
+        half, _ = to_float16(model)
+
+    assert stored_bytes(half) < 0.51 * stored_bytes(model)
+    # And a layer at a time; with a copy of the whole 1.5.
+    assert grown[0] < 0.9 * stored_bytes(model)
 
 
 def test_inputs_outputs_and_softmax_stay_in_float32():

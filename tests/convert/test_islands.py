@@ -8,6 +8,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.convert.onnx_graphs import answers, convolutional, graph_of, rows, stored_types
 from tests.convert.random_graphs import graphs
+from tests.memory import peak_of_memory
 from tfpipe.convert.half import to_float16
 from tfpipe.convert.islands import find_islands, to_float16_within
 from tfpipe.convert.weights import list_weights, weight_bytes
@@ -81,6 +82,22 @@ def _inner(model, names):
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = open_session(copy.SerializeToString(), provider="cpu", optimise=False)
     return list(session.run({"input": ROWS}, names).values())
+
+
+def test_of_what_a_graph_holds_inside_little_is_held_at_once():
+    wide, layers = 4096, 24
+    nodes = [helper.make_node("MatMul", ["input", "kernel"], ["t0"])]
+    nodes += [helper.make_node("Sigmoid", [f"t{number}"], [f"t{number + 1}"]) for number in range(layers)]
+    nodes.append(helper.make_node("ReduceMean", [f"t{layers}", "axes"], ["m"], keepdims=0))
+    nodes.append(helper.make_node("MatMul", ["m", "last"], ["probabilities"]))
+    weights = {"kernel": np.ones((3, wide)), "last": np.ones((wide, 3))}
+    model = graph_of(nodes, {"axes": np.array([1, 2])} | {name: np.float32(array) for name, array in weights.items()})
+
+    with peak_of_memory() as grown:
+        assert find_islands(model, [{"input": ROWS}]) == {}
+
+    inside = 4 * len(ROWS) * 8 * 8 * wide
+    assert grown[0] < layers / 2 * inside
 
 
 def test_values_too_small_for_half_precision_are_computed_in_float32():

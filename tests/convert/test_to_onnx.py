@@ -1,14 +1,12 @@
-import contextlib
 import json
-import threading
 
 import keras
 import numpy as np
 import onnx
-import psutil
 import pytest
 
 from tests.convert.random_models import LABELS, config_of, random_parts
+from tests.memory import peak_of_memory
 from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.to_onnx import network_to_onnx, preprocessing_to_onnx
 from tfpipe.core.errors import ConversionError
@@ -197,25 +195,6 @@ def test_an_operation_without_an_onnx_form_is_refused_by_name():
 
     with pytest.raises(ConversionError, match=r"(?s)input -> probabilities: .*FFT|ONNX has, received .*FFT"):
         network_to_onnx(_network(build), opset=18, metadata=METADATA)
-
-
-@contextlib.contextmanager
-def peak_of_memory():
-    """Bytes by which this process grew at most, as the one entry of a list."""
-    process, grown, is_over = psutil.Process(), [0], threading.Event()
-    before = process.memory_info().rss
-
-    def watch():
-        while not is_over.wait(0.02):
-            grown[0] = max(grown[0], process.memory_info().rss - before)
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
-        yield grown
-    finally:
-        is_over.set()
-        watching.join()
 
 
 def test_converting_takes_a_few_times_the_weights_of_memory():

@@ -1,6 +1,6 @@
 """What a graph answers, and how far that is from what another one does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -13,9 +13,16 @@ from tfpipe.core.signature import Array
 Inputs = Mapping[str, Array]
 
 
-def answers(model: onnx.ModelProto, inputs: Sequence[Inputs], *, optimise: bool = True) -> list[dict[str, Array]]:
-    """Outputs by name for each of some inputs, on the CPU."""
-    session = open_graph(model, optimise=optimise)
+def answers(
+    model: onnx.ModelProto,
+    inputs: Sequence[Inputs],
+    *,
+    tensors: Iterable[onnx.TensorProto] = (),
+    optimise: bool = True,
+    in_order: bool = False,
+) -> list[dict[str, Array]]:
+    """Outputs by name for each of some inputs, on the CPU; see `open_graph`."""
+    session = open_graph(model, tensors=tensors, optimise=optimise, in_order=in_order)
     return [session.run(given) for given in inputs]
 
 

@@ -8,7 +8,7 @@ from tfpipe.convert import backends, measure, report, sealing, sparsity
 from tfpipe.convert.asked import Asked
 from tfpipe.convert.candidate import Candidate, measure_candidate, write_candidate
 from tfpipe.convert.conversion import open_conversion
-from tfpipe.convert.examine import RememberedExamples, Yardstick
+from tfpipe.convert.examine import Known, RememberedExamples, Yardstick
 from tfpipe.convert.islands import to_float16_within
 from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.phases import phase
@@ -21,7 +21,6 @@ from tfpipe.core.errors import DataError, GateError
 from tfpipe.core.parity import BOUNDS, max_abs_diff
 from tfpipe.core.signature import Array
 from tfpipe.data.sources import Source
-from tfpipe.latency import Trial
 from tfpipe.verify.saved_model import load_saved_model
 
 logger = logging.getLogger(__name__)
@@ -120,8 +119,9 @@ class Building:
         """The float32 graph after its passes, and float16."""
         with phase("onnx fp32"):
             few = [{"input": self._conversion.batch(self._rows[:1])}, *self._batches()[:1]]
-            written = self._conversion.network(self._metadata)
-            graph, self._findings.passes = run_passes(written, standard_passes(self._config.opset), inputs=few)
+            passes = standard_passes(self._config.opset)
+            # No name for the graph that is written: the passes let it go.
+            graph, self._findings.passes = run_passes(self._conversion.network(self._metadata), passes, inputs=few)
             self._take(Candidate("fp32", "fp32", graph, {"opset": self._config.opset}))
         with phase("onnx fp16"):
             half = to_float16_within(graph, self._batches(), BOUNDS["fp16"])
@@ -203,7 +203,7 @@ class Building:
                 findings.add(
                     measure_candidate(
                         candidate, self._conversion, self._rows, self._folder, self._config, self._scores, farthest,
-                        self._tried(name),
+                        self._known(name),
                     )
                 )  # fmt: skip
         if self._asked.backend == "tensorrt":
@@ -212,11 +212,11 @@ class Building:
         if self._scores is not None:
             findings.num_validation, findings.num_corrupt = self._scores.num_samples, self._scores.num_corrupt
 
-    def _tried(self, name: str) -> Trial | None:
+    def _known(self, name: str) -> Known | None:
         """How a variant was timed where that is what the report says: on one core, which is not what a search asks."""
-        if self._found is None or self._asked.search is not None or name not in self._found.known:
+        if self._found is None or self._asked.search is not None:
             return None
-        return self._found.known[name].tried
+        return self._found.known.get(name)
 
     def _add_engine(self) -> None:
         """What was asked for, run by ONNX Runtime's TensorRT provider."""

@@ -10,6 +10,7 @@ import onnx
 from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.convert import measure
 from tfpipe.convert.conversion import Conversion
+from tfpipe.convert.examine import Known
 from tfpipe.convert.gate import Figures
 from tfpipe.convert.onnx_file import file_bytes, open_graph, save_model
 from tfpipe.convert.recipe import DYNAMIC
@@ -167,7 +168,7 @@ def measure_candidate(
     config: ConversionConfig,
     scores: measure.Scores | None,
     golden_max_abs_diff: float,
-    tried: Trial | None = None,
+    known: Known | None = None,
 ) -> Measured:
     """Measure a candidate, alone on the machine.
 
@@ -179,10 +180,12 @@ def measure_candidate(
         config: How often to measure.
         scores: Which include the candidate's; None where there are no validation data.
         golden_max_abs_diff: Largest difference from Keras's golden answers.
-        tried: As it was timed already in the way that is reported; None where it was not.
+        known: As it was measured already in the way that is reported; None where it was not.
     """
-    session = candidate.session(threads=measure.LATENCY_THREADS)
-    neighbours = measure.neighbours_difference(session, conversion, rows[:_INVARIANCE_ROWS])
+    tried, neighbours = (None, None) if known is None else (known.tried, known.neighbours)
+    if neighbours is None:
+        session = candidate.session(threads=measure.LATENCY_THREADS)
+        neighbours = measure.neighbours_difference(session, conversion, rows[:_INVARIANCE_ROWS])
     if tried is None:
         tried = time_alone(candidate, folder, measure.timed_batches(conversion, rows), config.latency_runs)
     return measured(

@@ -59,10 +59,12 @@ class Known:
     Attributes:
         scores: Under the name of the variant; None where there are no validation data.
         tried: As it was timed; None where only others ran it.
+        neighbours: By how much a row's answer differs beside others; None where it was not timed.
     """
 
     scores: measure.Scores | None = None
     tried: latency.Trial | None = None
+    neighbours: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Examiner:
         self._reference: Array | None = None
         self._scores: dict[Contender, measure.Scores] = {}
         self._tried: dict[Contender, latency.Trial] = {}
+        self._neighbours: dict[Contender, float] = {}
         if yardstick.scores is not None:
             for precision in yardstick.scores.tallies.keys() & {"fp32", "fp16"}:
                 self._scores[Contender(precision)] = yardstick.scores.under(_NAME, precision)
@@ -135,6 +138,7 @@ class Examiner:
         problem, difference, neighbours = self._compare(contender, answers)
         if problem:
             return Trial(contender, problem=problem)
+        self._neighbours[contender] = neighbours
         scores = self._score(contender, file)
         figures = Figures(
             precision=contender.precision,
@@ -167,7 +171,11 @@ class Examiner:
         """
         plain = Contender(*contender.file_key)
         scores = self._scores.get(plain)
-        return Known(None if scores is None else scores.under(variant, _NAME), self._tried.get(plain))
+        return Known(
+            None if scores is None else scores.under(variant, _NAME),
+            self._tried.get(plain),
+            self._neighbours.get(plain),
+        )
 
     def clocked(self, contender: Contender) -> latency.Speed:
         """Time a contender that was examined once more.

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tfpipe.convert.onnx_file import with_types
+from tfpipe.convert.onnx_file import types_of
 from tfpipe.convert.rewrites.opset import opset_of
 from tfpipe.core.errors import ConversionError
 
@@ -46,10 +46,11 @@ def to_float16(
 
 class _HalfPass:
     def __init__(self, model: onnx.ModelProto, islands: Mapping[str, str]) -> None:
-        self._model = with_types(model)
+        # It gets the weights once they are cast: protocol buffers give no memory back.
+        self._model, self._tensors = types_of(model), model.graph.initializer
         self._islands, self._opset = islands, opset_of(model)
         graph = self._model.graph
-        self._weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+        self._weights = {tensor.name: tensor for tensor in self._tensors if tensor.data_type == TensorProto.FLOAT}
         self._floats = {value.name for value in _values(graph) if value.type.tensor_type.elem_type == TensorProto.FLOAT}
         self._floats |= set(self._weights)
         problems = {name: _problem(tensor) for name, tensor in self._weights.items()}
@@ -99,25 +100,30 @@ class _HalfPass:
         return all("tensor(float16)" in allowed.get(kind, [kind]) for kind, name in formal if name in self._floats)
 
     def _check_types(self, graph: GraphProto) -> None:
-        known = {value.name for value in _values(graph)} | {tensor.name for tensor in graph.initializer}
+        known = {value.name for value in _values(graph)} | {tensor.name for tensor in self._tensors}
         unknown = [name for node in graph.node for name in node.output if name and name not in known]
         if unknown:
             raise ConversionError(f"fp16: expected a type for every tensor, but that of {unknown[0]!r} is unknown.")
 
     def _store_weights(self, graph: GraphProto) -> dict[str, str]:
-        """Cast weights that some float16 node takes; returns the reasons of the others."""
+        """Store all tensors, cast where some float16 node takes them; returns the reasons of other float32 ones."""
         kept: dict[str, str] = {}
         users: dict[str, list[str | None]] = {name: [] for name in self._weights}
         for node, reason in zip(graph.node, self._reasons, strict=True):
             for name in users.keys() & set(_all_inputs(node)):
                 users[name].append(reason)
-        for name, reasons in users.items():
-            tensor = self._weights[name]
+        for tensor in self._tensors:
+            name, reasons = tensor.name, users.get(tensor.name)
+            if reasons is None:
+                graph.initializer.append(tensor)
+                continue
             is_large = np.prod(tensor.dims) >= _LEAST_NUMBERS and reasons and name not in self._unfit
             if None in reasons or is_large:
-                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), name))
+                half = numpy_helper.to_array(tensor).astype(np.float16)
+                graph.initializer.append(numpy_helper.from_array(half, name))
                 self._stored[name] = TensorProto.FLOAT16
             else:
+                graph.initializer.append(tensor)
                 self._stored[name] = TensorProto.FLOAT
                 reason = self._unfit.get(name) or next((reason for reason in reasons if reason), None)
                 kept[name] = reason or "no operator uses it"

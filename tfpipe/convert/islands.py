@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from tfpipe.convert.answers import Inputs, answers, assert_same_answers
 from tfpipe.convert.half import to_float16
-from tfpipe.convert.onnx_file import open_graph, with_types
+from tfpipe.convert.onnx_file import open_graph, types_of, without_tensors
 from tfpipe.core.errors import BundleError, GateError
 from tfpipe.core.parity import Bound
 from tfpipe.core.signature import Array
@@ -62,8 +62,8 @@ def to_float16_within(model: onnx.ModelProto, inputs: Sequence[Inputs], bound: B
     Raises:
         ConversionError: The types of some tensors cannot be inferred.
     """
-    references = answers(model, inputs)
-    islands = find_islands(model, inputs)
+    references, largest = _observed(model, inputs)
+    islands = _islands(model, largest)
     half, kept = to_float16(model, islands)
     failing = _first_beyond(half, inputs, references, bound)
     if failing is not None:
@@ -79,7 +79,10 @@ def find_islands(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> dict[str, 
         model: Float32 model graph.
         inputs: See `to_float16_within`.
     """
-    largest = _magnitudes(with_types(model), inputs)
+    return _islands(model, _observed(model, inputs)[1])
+
+
+def _islands(model: onnx.ModelProto, largest: Mapping[str, float]) -> dict[str, str]:
     islands = {}
     for node in model.graph.node:
         problems = [_problem(largest[name]) for name in (*node.input, *node.output) if name in largest]
@@ -98,24 +101,27 @@ def _problem(largest: float) -> str | None:
     return None
 
 
-def _magnitudes(typed: onnx.ModelProto, inputs: Sequence[Inputs]) -> dict[str, float]:
-    """The largest absolute value of each float32 tensor that an operator gives, over all inputs.
-
-    The graph is changed to give them: another copy of its weights may be a tenth of all memory.
-    """
-    names = _float_tensors(typed)
-    graph = typed.graph
-    del graph.output[:]
-    for name in names:
-        absolute, largest = f"{name}/absolute", f"{name}/largest"
-        graph.node.append(helper.make_node("Abs", [name], [absolute]))
-        graph.node.append(helper.make_node("ReduceMax", [absolute], [largest], keepdims=0))
-        graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, ()))
-    totals = dict.fromkeys(names, 0.0)
-    for outputs in answers(typed, inputs) if names else ():
+def _observed(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> tuple[list[dict[str, Array]], dict[str, float]]:
+    """What a graph answers, and the largest absolute value of each float32 tensor inside it over all inputs."""
+    typed = types_of(model)
+    names, graph = _float_tensors(typed), typed.graph
+    given, totals = [output.name for output in graph.output], dict.fromkeys(names, 0.0)
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        graph.node.append(node)
+        # Right behind it: else ONNX Runtime holds all tensors to the end, 2.4 GB for four rows of a BERT-base.
+        for name in (name for name in node.output if name in totals):
+            absolute, largest = f"{name}/absolute", f"{name}/largest"
+            graph.node.append(helper.make_node("Abs", [name], [absolute]))
+            graph.node.append(helper.make_node("ReduceMax", [absolute], [largest], keepdims=0))
+            graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, ()))
+    answered = []
+    for outputs in answers(typed, inputs, tensors=model.graph.initializer, in_order=True):
+        answered.append({name: outputs[name] for name in given})
         for name in names:
             totals[name] = float(np.maximum(totals[name], outputs[f"{name}/largest"]))
-    return totals
+    return answered, totals
 
 
 def _float_tensors(typed: onnx.ModelProto) -> list[str]:
@@ -146,7 +152,7 @@ def _by_growth(model: onnx.ModelProto, half: onnx.ModelProto, given: Inputs) -> 
 
     Distances are largest differences, relative to the largest value of the tensor.
     """
-    typed = with_types(model)
+    typed = types_of(model)
     inner = {name for node in half.graph.node for name in node.output}
     names = [name for name in _float_tensors(typed) if name in inner]
     exact, rounded = (_tensors(graph, names, given) for graph in (model, half))
@@ -162,11 +168,10 @@ def _by_growth(model: onnx.ModelProto, half: onnx.ModelProto, given: Inputs) -> 
 
 def _tensors(model: onnx.ModelProto, names: Sequence[str], given: Inputs) -> dict[str, Array]:
     """Tensors inside a graph, in float64."""
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
+    opened = without_tensors(model)
     known = {value.name for value in opened.graph.output}
     opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    (outputs,) = answers(opened, [given], optimise=False)
+    (outputs,) = answers(opened, [given], tensors=model.graph.initializer, optimise=False)
     return {name: outputs[name].astype(np.float64) for name in names}
 
 

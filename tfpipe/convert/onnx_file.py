@@ -3,16 +3,17 @@
 ONNX calls that external data: `model.fp32.onnx` then names places in `model.fp32.onnx.data`, and is opened by its path.
 """
 
+import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from tfpipe.core.errors import ConversionError
+from tfpipe.core.errors import BundleError, ConversionError
 from tfpipe.core.signature import TensorSpec
 from tfpipe.ort import OnnxModel, open_session
 
@@ -20,6 +21,11 @@ from tfpipe.ort import OnnxModel, open_session
 MAX_MESSAGE_BYTES = (1 << 31) - (1 << 26)
 # Shapes, axes and scalars are read by what checks a graph and infers types; larger tensors are not.
 _LIGHT_BYTES = 1024
+# NumPy has no smaller ones than of 8 bits.
+_BITS = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT4E2M1: 4}
+# Of a message ONNX Runtime holds each weight three times while it opens it, and Python the message as long as the
+# session lives; numbers in a file of their own it maps: 1.2 GB and 0.9 GB against 0.3 GB of a BERT-base.
+_OPENED_AS_MESSAGE_BYTES = 1 << 25
 
 
 def stored_bytes(model: onnx.ModelProto) -> int:
@@ -38,18 +44,21 @@ def save_model(model: onnx.ModelProto, path: Path, *, max_message_bytes: int = M
     Raises:
         OSError: There is no room.
     """
-    data = _data_path(path)
-    # The library appends to what is there.
-    data.unlink(missing_ok=True)
     if stored_bytes(model) <= max_message_bytes:
+        # What is there may be beside it.
+        _data_path(path).unlink(missing_ok=True)
         path.write_bytes(model.SerializeToString())
-        return
-    # The library's own function for a whole model empties the one that it is given.
-    light = _without_tensors(model)
-    for tensor in model.graph.initializer:
-        is_light = _bytes(tensor) <= _LIGHT_BYTES
-        light.graph.initializer.append(tensor if is_light else _external(tensor, data))
-    path.write_bytes(light.SerializeToString())
+    else:
+        _save_beside(without_tensors(model), model.graph.initializer, path)
+
+
+def _save_beside(graph: onnx.ModelProto, tensors: Iterable[TensorProto], path: Path) -> None:
+    """Write a graph, to which tensors are added, with the numbers of large ones beside it."""
+    data = _data_path(path)
+    data.unlink(missing_ok=True)
+    for tensor in tensors:
+        graph.graph.initializer.append(tensor if _bytes(tensor) <= _LIGHT_BYTES else _external(tensor, data))
+    path.write_bytes(graph.SerializeToString())
 
 
 def file_bytes(path: Path) -> int:
@@ -61,33 +70,48 @@ def file_bytes(path: Path) -> int:
 def open_graph(
     model: onnx.ModelProto,
     *,
+    tensors: Iterable[TensorProto] = (),
     threads: int | None = None,
     optimise: bool = True,
     disabled_optimizers: Sequence[str] = (),
-    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    in_order: bool = False,
+    max_message_bytes: int = _OPENED_AS_MESSAGE_BYTES,
 ) -> OnnxModel:
     """Open a graph of any size on the CPU, as the service would its file.
 
     Args:
         model: The graph.
+        tensors: What it stores beside its own.
         threads: See `open_session`.
         optimise: See `open_session`.
         disabled_optimizers: See `open_session`.
-        max_message_bytes: See `save_model`.
+        in_order: See `open_session`.
+        max_message_bytes: From how many bytes of stored tensors on it is opened by a temporary file.
 
     Raises:
         BundleError: ONNX Runtime cannot load it.
         OSError: It is large, and there is no room for a temporary file.
     """
     opened = partial(
-        open_session, provider="cpu", threads=threads, optimise=optimise, disabled_optimizers=disabled_optimizers
+        open_session,
+        provider="cpu",
+        threads=threads,
+        optimise=optimise,
+        disabled_optimizers=disabled_optimizers,
+        in_order=in_order,
     )
-    if stored_bytes(model) <= max_message_bytes:
-        return opened(model.SerializeToString())
+    graph, stored = without_tensors(model), [*model.graph.initializer, *tensors]
+    if sum(map(_bytes, stored)) <= max_message_bytes:
+        graph.graph.initializer.extend(stored)
+        return opened(graph.SerializeToString())
     with tempfile.TemporaryDirectory(prefix="tfpipe-graph-") as folder:
         path = Path(folder) / "model.onnx"
-        save_model(model, path, max_message_bytes=max_message_bytes)
-        return opened(path)
+        _save_beside(graph, stored, path)
+        try:
+            return opened(path)
+        except BundleError as error:
+            # Nobody can look at the file.
+            raise BundleError(str(error).replace(str(path), "the model")) from error
 
 
 def light_copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -95,7 +119,7 @@ def light_copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
     What checks a graph, infers types or changes its operator set reads axes and shapes, and no larger numbers.
     """
-    light = _without_tensors(model)
+    light = without_tensors(model)
     given = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
         if _bytes(tensor) <= _LIGHT_BYTES:
@@ -107,15 +131,19 @@ def light_copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def restore_tensors(light: onnx.ModelProto, model: onnx.ModelProto) -> None:
     """Put the tensors that `light_copy` left out of a model back into the copy, or what was made of it; in place."""
+    _restore_inputs(light, model)
+    light.graph.initializer.extend(tensor for tensor in model.graph.initializer if _bytes(tensor) > _LIGHT_BYTES)
+
+
+def _restore_inputs(light: onnx.ModelProto, model: onnx.ModelProto) -> None:
     given = {value.name for value in model.graph.input}
     inputs = [value for value in light.graph.input if value.name in given]
     del light.graph.input[:]
     light.graph.input.extend(inputs)
-    light.graph.initializer.extend(tensor for tensor in model.graph.initializer if _bytes(tensor) > _LIGHT_BYTES)
 
 
-def with_types(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a graph of any size that says type and shape of each tensor, as far as they can be inferred.
+def types_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a graph of any size, without its tensors, that says type and shape of all, as far as is inferred.
 
     Raises:
         ConversionError: Types contradict each other.
@@ -124,16 +152,26 @@ def with_types(model: onnx.ModelProto) -> onnx.ModelProto:
         inferred = onnx.shape_inference.infer_shapes(light_copy(model), strict_mode=True)
     except onnx.shape_inference.InferenceError as error:
         raise ConversionError(f"model: expected tensors whose types go together; {error}") from error
-    restore_tensors(inferred, model)
-    return inferred
+    _restore_inputs(inferred, model)
+    return without_tensors(inferred)
 
 
-def _without_tensors(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that never held the numbers, which may be most of the memory."""
+def without_tensors(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without what the outer graph stores, which may be most of the memory."""
     light = onnx.ModelProto()
     _copy_fields(model, light, leaving_out="graph")
     _copy_fields(model.graph, light.graph, leaving_out="initializer")
     return light
+
+
+def keep_tensors(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Take all but these out of the stored tensors of a graph; in place.
+
+    One by one from the end: another list of those that stay would be another copy of their numbers.
+    """
+    for position in reversed(range(len(graph.initializer))):
+        if graph.initializer[position].name not in names:
+            del graph.initializer[position]
 
 
 def _copy_fields(source: Any, target: Any, *, leaving_out: str) -> None:
@@ -149,16 +187,25 @@ def _copy_fields(source: Any, target: Any, *, leaving_out: str) -> None:
 
 
 def _external(tensor: TensorProto, data: Path) -> TensorProto:
-    """Append the numbers to a file; what is left of the tensor says where."""
-    moved = numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)
-    external_data_helper.set_external_data(moved, location=data.name)
-    external_data_helper.save_external_data(moved, str(data.parent))
-    moved.ClearField("raw_data")
+    """Append the numbers to a file; what is returned says where. Texts stay in the graph."""
+    if tensor.data_type == TensorProto.STRING:
+        return tensor
+    numbers = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
+    with open(data, "ab") as file:
+        place = {"location": data.name, "offset": str(file.tell()), "length": str(len(numbers))}
+        file.write(numbers)
+    moved = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    moved.data_location = TensorProto.EXTERNAL
+    moved.external_data.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in place.items())
     return moved
 
 
 def _bytes(tensor: TensorProto) -> int:
-    return len(tensor.raw_data) or tensor.ByteSize()
+    """Of the numbers, by their count: to ask the message for them would be to copy them."""
+    if tensor.data_type == TensorProto.STRING:
+        return int(tensor.ByteSize())
+    bits = _BITS.get(tensor.data_type) or 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return (math.prod(map(int, tensor.dims)) * bits + 7) // 8
 
 
 def _data_path(path: Path) -> Path:

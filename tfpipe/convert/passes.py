@@ -107,10 +107,12 @@ def run_passes(
     """
     received = _answers(model, inputs)
     results = []
+    before = contents(model)
     for graph_pass in passes:
-        before, known = contents(model), domains(model)
+        known = domains(model)
         model = graph_pass(model)
-        num_changed = num_changes(before, contents(model))
+        after = contents(model)
+        num_changed, before = num_changes(before, after), after
         difference = 0.0
         if num_changed:
             _check(graph_pass.name, model, known)

@@ -1,7 +1,6 @@
 """Where a bundle is made: beside its place, and renamed into it once it is whole."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,12 +41,8 @@ def held(target: Path) -> Iterator[None]:
     path = target.with_name(f".{target.name}.lock")
     while True:
         with open(path, "w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"--output: another conversion writes {str(target)!r}. Wait for it, or choose another folder."
-                ) from None
+            busy = f"--output: another conversion writes {str(target)!r}. Wait for it, or choose another folder."
+            atomic.hold(lock, otherwise=busy)
             # Its holder may have removed it since it was opened: then it keeps nobody out.
             if not _is_file_of(path, lock.fileno()):
                 continue

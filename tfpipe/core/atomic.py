@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from tfpipe.core.errors import ConfigError
 
@@ -133,6 +134,22 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def hold(lock: TextIO, *, otherwise: str) -> None:
+    """Hold a file's lock until it is closed.
+
+    Args:
+        lock: Open.
+        otherwise: The error where another process holds it.
+
+    Raises:
+        ConfigError: Another process does.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(otherwise) from None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The output folder of a run: who may write into it, and what a resumed run may change."""
 
-import fcntl
 import json
 import re
 import shutil
@@ -72,12 +71,8 @@ def opened(config: Config, *, resume: bool, overwrite: bool) -> Iterator[Path]:
         raise ConfigError(f"--resume: expected an unfinished run in {str(folder)!r}, found no such folder.")
     atomic.writable_folder(folder, where="output_dir")
     with open(folder / _LOCK, "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"output_dir: another process is training into {str(folder)!r}. Wait for it, or choose another folder."
-            ) from None
+        busy = f"output_dir: another process is training into {str(folder)!r}. Wait for it, or choose another folder."
+        atomic.hold(lock, otherwise=busy)
         _prepare(folder, config, resume=resume, overwrite=overwrite)
         save_config(config, folder / CONFIG)
         try:

@@ -2,7 +2,7 @@
 
 import onnx
 
-from tfpipe.convert.onnx_file import all_nodes
+from tfpipe.convert.onnx_file import all_nodes, keep_tensors
 
 
 def remove_dead(graph: onnx.GraphProto) -> None:
@@ -22,6 +22,4 @@ def remove_dead(graph: onnx.GraphProto) -> None:
         nodes = kept[::-1]
         del graph.node[:]
         graph.node.extend(nodes)
-    unused = [tensor for tensor in graph.initializer if tensor.name not in wanted]
-    for tensor in unused:
-        graph.initializer.remove(tensor)
+    keep_tensors(graph, wanted)

@@ -35,5 +35,6 @@ def _node(node: onnx.NodeProto) -> bytes:
 
 
 def _tensor(tensor: onnx.TensorProto) -> bytes:
-    checksum = zlib.crc32(numpy_helper.to_array(tensor).tobytes())
+    # What is stored raw, as all large tensors are, need not be copied once more.
+    checksum = zlib.crc32(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
     return f"{tensor.name} {tensor.data_type} {list(tensor.dims)} {checksum}".encode()

@@ -5,7 +5,7 @@ import hashlib
 import onnx
 from onnx import numpy_helper
 
-from tfpipe.convert.onnx_file import all_nodes
+from tfpipe.convert.onnx_file import all_nodes, keep_tensors
 
 # Smaller ones save nothing, and lose the name of their layer.
 _LEAST_BYTES = 1024
@@ -33,10 +33,7 @@ class MergeWeights:
         for node in graph.node:
             for position, name in enumerate(node.input):
                 node.input[position] = renamed.get(name, name)
-        stored = [tensor for tensor in graph.initializer if tensor.name not in renamed]
-        if renamed:
-            del graph.initializer[:]
-            graph.initializer.extend(stored)
+        keep_tensors(graph, {tensor.name for tensor in graph.initializer} - renamed.keys())
         return model
 
 
