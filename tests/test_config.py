@@ -83,6 +83,7 @@ def test_every_problem_is_told_at_once_with_what_was_expected():
             ["preprocessing.normalization=fixed", "preprocessing.mean=[0.5, 0.5]", "preprocessing.std=[0.2, 0]"],
             "1 or 3 numbers each, std above 0",
         ),
+        (["preprocessing.image_size=64"], "image_size: expected a list in brackets, received 64\\."),
         (["preprocessing.image_size=[0, 4]"], "both at least 1"),
         (["preprocessing.image_size=[4, 5]", "preprocessing.augmentation.quarter_turns=true"], "square image_size"),
         (["training.batch_size=2", "training.accumulation_steps=3"], "accumulation_steps is at most batch_size"),

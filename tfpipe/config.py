@@ -225,6 +225,7 @@ def _describe(entry: Any, section: type[BaseModel]) -> str:
         return f"{key}: expected {length} values, received {entry['input']!r}."
     expected = entry["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     expected = expected.replace("a valid dictionary or instance of", "the keys of section")
+    expected = expected.replace("a valid tuple", "a list in brackets")
     return f"{key}: expected {expected}, received {entry['input']!r}."
 
 

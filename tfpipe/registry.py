@@ -111,7 +111,7 @@ class Registry:
             return names[0]
         known = f"there are {', '.join(names)}" if names else "none is registered; train first"
         raise RegistryError(
-            f"registry at {self.uri}: expected the name of a model (tracking.registered_model or "
+            f"registry at {self.uri}: expected the name of a model (--model, tracking.registered_model or "
             f"TFPIPE_REGISTERED_MODEL), received none; {known}."
         )
 
