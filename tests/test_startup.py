@@ -68,6 +68,19 @@ def test_news_of_libraries_without_a_name_is_not_told():
     assert done.stderr == "trouble\nours\n"
 
 
+def test_garbage_is_not_looked_for_all_the_while_that_libraries_are_imported():
+    source = (
+        "import gc; looks = lambda: gc.get_stats()[0]['collections']; before = looks(); "
+        "objects = [[] for _ in range(10_000)]; print(looks() - before)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(source=source)], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert int(done.stdout) <= 1
+
+
 def test_a_stop_is_told_as_such(capsys):
     code = run_command(raising(errors.StoppedError("the state is saved.")))
 

@@ -24,7 +24,7 @@ from serving.keys import Keys
 from serving.keys_command import create_key
 from serving.limits import KeyLimits
 from serving.v2.fast_path import FastPath
-from tests.serving.bundles import SIDE, make_bundle
+from tests.serving.bundles import RED, SIDE, make_bundle
 from tests.serving.servers import app_of, serving
 
 PATH = "/v2/models/colours/infer"
@@ -90,6 +90,8 @@ def request(array, *headers, path=PATH, **changes):
     return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + text + array.tobytes()
 
 
+# Decoded in a thread, so that others come meanwhile.
+IMAGE = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(RED) + RED
 HEALTH = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -402,20 +404,23 @@ async def until(condition):
             await asyncio.sleep(0.001)  # polls
 
 
-def ids(transport):
-    return re.findall(rb'"id":"(\w+)"', transport.written)
-
-
-@pytest.mark.parametrize("kinds", itertools.product(["fast", "long"], repeat=3))
+@pytest.mark.parametrize("kinds", itertools.product(["fast", "long", "image"], repeat=3))
 async def test_what_comes_in_one_turn_is_answered_in_its_order(bundle, kinds):
     async with connection(bundle) as (protocol, transport, path):
         for place, kind in enumerate(kinds):
-            protocol.data_received(request(rows(1), *([LONG_WAY] if kind == "long" else []), id=f"n{place}"))
-        await until(lambda: len(ids(transport)) == len(kinds))
+            some = [LONG_WAY] if kind == "long" else []
+            protocol.data_received(IMAGE if kind == "image" else request(rows(1), *some, id=f"n{place}"))
+        await until(lambda: len(heard(transport)) == len(kinds))
 
-    assert ids(transport) == [b"n0", b"n1", b"n2"]
-    assert transport.written.count(b"HTTP/1.1 200 OK") == len(kinds)
+    assert heard(transport) == [
+        b'"latency_ms"' if kind == "image" else f"n{place}".encode() for place, kind in enumerate(kinds)
+    ]
     assert path.taken >= (kinds[0] == "fast")
+
+
+def heard(transport):
+    assert transport.written.count(b"HTTP/1.1 ") == transport.written.count(b"HTTP/1.1 200 OK")
+    return re.findall(rb'"latency_ms"|(?<="id":")n\d', transport.written)
 
 
 async def test_a_head_that_is_answered_is_not_late(bundle):
