@@ -112,6 +112,11 @@ class Models:
             return fallback, "fallback"
         raise _open(chosen)
 
+    def aliases_of(self, deployment: Deployment) -> list[str]:
+        """What the version is called now, by the routing that requests go by."""
+        aliases = self._routings[deployment.name].aliases
+        return [alias for alias, version in aliases.items() if version == _documented(deployment)]
+
     def may_go_by_key(self, wanted: Wanted) -> bool:
         """Whether the version that answers hangs on a routing key."""
         if wanted.version is not None or wanted.alias is not None:

@@ -153,7 +153,7 @@ class Service:
 
     def describe(self) -> list[dict[str, Any]]:
         """The models served, for people and probes."""
-        return [_described(deployment.engine) for deployment in self.models]
+        return [_described(one.engine) | {"aliases": self.models.aliases_of(one)} for one in self.models]
 
     @property
     def is_idle(self) -> bool:
@@ -363,7 +363,6 @@ def _described(engine: AnyEngine) -> dict[str, Any]:
     return {
         "name": engine.name,
         "version": engine.version,
-        "aliases": list(engine.aliases),
         "variant": engine.variant,
         "precision": engine.precision,
         "provider": engine.provider,

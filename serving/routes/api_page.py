@@ -62,9 +62,15 @@ def _section(tag: str, rows: list[str]) -> str:
 
 
 def _row(method: str, path: str, operation: Mapping[str, Any]) -> str:
-    says = " ".join(operation[key] for key in ("summary", "description") if operation.get(key))
     query = [f"?{one['name']}" for one in operation.get("parameters", ()) if one["in"] == "query"]
     takes = ", ".join([*query, *operation.get("requestBody", {}).get("content", {})])
-    return (
-        f"\n<tr><td><code>{escape(f'{method} {path}')}</code></td><td>{escape(says)}</td><td>{escape(takes)}</td></tr>"
-    )
+    cells = (f"<code>{escape(f'{method} {path}')}</code>", escape(_says(operation)), escape(takes))
+    return f"\n<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _says(operation: Mapping[str, Any]) -> str:
+    summary, description = operation.get("summary", ""), operation.get("description", "")
+    if not description:
+        return str(summary)
+    # In title case it is FastAPI's own, made of a function's name.
+    return str(description) if summary.istitle() else f"{summary}. {description}"

@@ -80,6 +80,14 @@ def test_the_page_of_the_api_has_every_operation(client):
         assert f"<code>{method.upper()} {path}</code>" in text
 
 
+def test_the_page_of_the_api_says_in_sentences_what_each_does(client):
+    text = client.get("/docs").text
+
+    assert "<td>Answer one image or text. A model of images takes" in text
+    assert "<td>Whether requests are taken.</td>" in text
+    assert "<td>Say what the right label" in text
+
+
 @pytest.mark.parametrize("name", ["", "index.html", "missing.js", "..%2Fapp.py", "../routes/page.py"])
 def test_no_other_file_is_answered(client, name):
     assert client.get(f"/static/{name}").status_code == 404

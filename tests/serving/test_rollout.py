@@ -267,6 +267,15 @@ def test_a_rollback_is_one_command_after_which_no_request_reaches_the_version(
     assert (newest.why, newest.withdrawn[-1]) == ("it fails", "2")
 
 
+def test_one_version_alone_is_called_champion_whatever_was_promoted(client):
+    for version in ("1", "2", "1", "3"):
+        put(client, {"promote": version})
+
+        models = client.get("/health").json()["models"]
+
+        assert [one["version"] for one in models if "champion" in one["aliases"]] == [version]
+
+
 def test_a_rollback_is_pushed_to_every_other_replica(server, client, store, capsys, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     monkeypatch.setenv("TFPIPE_ADMIN_KEY", store.admin_key)
