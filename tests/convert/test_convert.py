@@ -181,7 +181,7 @@ def test_the_report_has_the_figures_of_the_manifest(converted, folder):
         "image_bytes -> SavedModel serving_default",
     ):
         assert f"| {hop} |" in page
-    assert "`TFPIPE_SERVING_MODEL=models:/small/1 python -m serving`" in page
+    assert "`python -m serving --model models:/small/1`" in page
 
 
 def test_every_variant_is_scored_and_timed_once(converted, folder):
