@@ -56,6 +56,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_request = False
         # What came while the fast path had a request; None while it has none.
         self._held: bytes | None = None
+        # When it had one last.
         self._fast_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -88,7 +89,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._held is not None:
             self._held += data
         elif self.fast_path is not None and self._is_between_requests() and self.fast_path.take(self, data):
-            self._held = b""
+            self._held, self._fast_s = b"", self.loop.time()
         else:
             self._feed(data)
 
@@ -99,7 +100,6 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self.transport.write(head + body)
         self.server_state.total_requests += 1
-        self._fast_s = self.loop.time()
         if self._head_timer is not None:
             self._stop()
         if self.timeout_keep_alive_task is None:
@@ -113,7 +113,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._go_on()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection, unless the fast path has answered on it of late."""
+        """Close the connection, unless the fast path has had a request of late."""
         left_s = self._fast_s + self.timeout_keep_alive - self.loop.time()
         if left_s <= 0.0:
             super().timeout_keep_alive_handler()

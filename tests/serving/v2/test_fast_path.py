@@ -433,6 +433,17 @@ async def test_a_head_that_is_answered_is_not_late(bundle):
         assert not transport.is_closed
 
 
+async def test_a_connection_that_is_asked_again_at_the_last_moment_is_not_idle(bundle):
+    async with connection(bundle) as (protocol, transport, path):
+        protocol.data_received(request(rows(1)))
+        # Its timer may come between a request and the end of the turn.
+        protocol.timeout_keep_alive_handler()
+        assert not transport.is_closed
+        await until(lambda: transport.written)
+
+    assert path.taken == 1
+
+
 async def test_a_client_that_does_not_read_goes_the_long_way(bundle):
     async with connection(bundle) as (protocol, transport, path):
         protocol.pause_writing()
