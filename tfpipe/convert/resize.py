@@ -111,7 +111,7 @@ def _blended(nodes: _Nodes, images: str, size: Sequence[int]) -> str:
         high[axis] = nodes.index(nodes.add("Ceil", position), total)
         shape = nodes.constant([1, length, 1, 1] if axis == 1 else [1, 1, length, 1], np.int64)
         weight[axis] = nodes.add("Reshape", nodes.add("Sub", position, below), shape)
-    # A weight for each number, as one for each pixel's few channels takes ten times as long to multiply by.
+    # A weight for each number, as one for each pixel's few channels takes much longer to multiply by.
     channels = nodes.add("Unsqueeze", nodes.length(images, 3), nodes.constant([0], np.int64))
     ones = nodes.constant([1, 1, 1], np.int64)
     weight[2] = nodes.add("Expand", weight[2], nodes.add("Concat", ones, channels, axis=0))

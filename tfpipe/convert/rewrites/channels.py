@@ -17,8 +17,8 @@ _MOST_CHANNELS = 16
 class WidenChannels:
     """Stores a constant of a few channels once for each pixel of a row, where it meets images.
 
-    ONNX Runtime goes through images in runs as long as what the two have in common: three numbers at a time take ten
-    times as long as a row.
+    ONNX Runtime goes through images in runs as long as what the two have in common: three numbers at a time take much
+    longer than a row.
     """
 
     name = "widen_channels"
