@@ -218,10 +218,10 @@ class Engine:
         if isinstance(given, RequestError):
             raise given
         if isinstance(given, np.ndarray):
-            images = self._of_images()
+            prepared_row = self.own_row(given)
             if given.dtype != np.uint8:
                 self._check_row(given)
-                return Prepared((given,), images.answer_row)
+                return prepared_row
             self._check_pixels(given)
         started_s = time.perf_counter()
         try:
@@ -242,6 +242,14 @@ class Engine:
         except SignatureError as error:
             raise InferenceError(f"preprocessing: {error}") from error
         return prepared
+
+    def own_row(self, row: Array) -> Prepared:
+        """A row that its client made, which is not looked at here.
+
+        Raises:
+            InvalidRequestError: The model takes texts.
+        """
+        return Prepared((row,), self._of_images().answer_row)
 
     def bucket_of(self, row: Array) -> int:
         """Rows of one bucket are run together with little or no padding."""

@@ -40,7 +40,6 @@ from serving.v2.outputs import check_outputs, given_names, outputs_of, wants_fea
 from serving.wanted import Wanted
 from tfpipe.core.errors import TfpipeError
 from tfpipe.core.signature import Array
-from tfpipe.inference.interface import Prepared
 
 _END_OF_HEAD = b"\r\n\r\n"
 # Those that change nothing of an answer. What accepts a compressed one may be given one.
@@ -88,6 +87,7 @@ class _Head:
 class _Waiting:
     connection: Connection
     data: bytes
+    engine: Engine
     request: InferRequest
     rows: list[Array]
     way: Way
@@ -178,7 +178,7 @@ class FastPath:
             self._gate.leave(one.caller)
             if results is not None:
                 with contextlib.suppress(Exception):
-                    self._answer(deployment, one, _answered(results[place]), began_s, run_s)
+                    self._answer(deployment, one, _answered(one, results[place]), began_s, run_s)
                     is_answered = True
             if not is_answered:
                 one.connection.go_the_long_way(one.data)
@@ -186,7 +186,7 @@ class FastPath:
     def _answer(
         self, deployment: Deployment, one: _Waiting, answered: Sequence[Answered], began_s: float, run_s: float
     ) -> None:
-        engine = deployment.engine
+        engine = one.engine
         done_s = time.monotonic()
         outputs = outputs_of(engine, one.request, answered)
         body, length = write_infer(
@@ -264,7 +264,9 @@ def _wanted(url: bytes) -> Wanted | None:
     return Wanted(name.decode(), None if version is None else version.decode())
 
 
-def _read(deployment: Deployment, data: bytes, start: int, json_end: int) -> tuple[InferRequest, list[Array]] | None:
+def _read(
+    deployment: Deployment, data: bytes, start: int, json_end: int
+) -> tuple[Engine, InferRequest, list[Array]] | None:
     """What is asked, and its rows; None where it is not one tensor of the model's rows, to be answered as bytes."""
     engine = deployment.engine
     if not isinstance(engine, Engine) or engine.takes != "image":
@@ -283,7 +285,7 @@ def _read(deployment: Deployment, data: bytes, start: int, json_end: int) -> tup
     if not isinstance(entry, Promised) or entry.tensor.name != ROWS or header.num_bytes != len(data) - json_end:
         return None
     rows = _rows(engine, entry.tensor, data, json_end)
-    return None if rows is None else (asked, rows)
+    return None if rows is None else (engine, asked, rows)
 
 
 def _rows(engine: Engine, tensor: Tensor, data: bytes, start: int) -> list[Array] | None:
@@ -298,17 +300,10 @@ def _rows(engine: Engine, tensor: Tensor, data: bytes, start: int) -> list[Array
     return list(flat.reshape(shape)) if math.isfinite(np.vdot(flat, flat)) else None
 
 
-def _answered(rows: Sequence[Row | Exception]) -> list[Answered]:
+def _answered(one: _Waiting, results: Sequence[Row | Exception]) -> list[Answered]:
     answered = []
-    for row in rows:
-        if isinstance(row, Exception):
-            raise row
-        answered.append(Answered(_UNUSED, (row,)))
+    for row, result in zip(one.rows, results, strict=True):
+        if isinstance(result, Exception):
+            raise result
+        answered.append(Answered(one.engine.own_row(row), (result,)))
     return answered
-
-
-def _no_answer(_: Sequence[Array]) -> Mapping[str, object]:
-    raise NotImplementedError("expected answers as tensors alone")
-
-
-_UNUSED = Prepared((), _no_answer)  # type: ignore[arg-type]  # answers for people are not given here
