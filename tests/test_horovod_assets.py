@@ -162,6 +162,7 @@ def test_the_names_that_tests_give_this_machine_are_several_and_mean_it():
     assert {socket.gethostbyname(name) for name in names} == {"127.0.0.1"}
 
 
+@pytest.mark.system
 def test_the_script_has_no_finding():
     shellcheck = shutil.which("shellcheck")
     if shellcheck is None:

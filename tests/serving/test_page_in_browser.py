@@ -15,7 +15,7 @@ from tests.serving.bundles import BLUE, GREEN, RED, make_bundle
 from tests.serving.servers import Server, app_of, serving
 from tests.serving.tensor_bundles import make_tensor_bundle
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.system]
 
 # 👍🏽 is two code points and four UTF-16 units: places after it are told right only by counting the former.
 TEXT = "👍🏽 The quick brown fox meets Ada in São Paulo."
