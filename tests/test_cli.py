@@ -22,7 +22,7 @@ def test_help_lists_every_command(monkeypatch, capsys, arguments):
     output = capsys.readouterr().out
     assert code == 0
     names = (
-        "train", "convert", "verify", "tune", "predict", "export", "data", "bench", "serve", "registry",
+        "train", "convert", "verify", "tune", "predict", "export", "data", "bench", "monitor", "serve", "registry",
         "keys", "doctor",
     )  # fmt: skip
     for command in names:
