@@ -28,7 +28,8 @@ def figure_of(feature: Mapping[str, Any]) -> Figure:
     names = [name.replace("$", r"\$") for name in feature["bins"]]
     axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor")
     unit = f", {feature['unit']}" if feature["unit"] else ""
-    style(axes, f"{feature['name']}{unit}: % of rows")
+    style(axes, f"{feature['name']}{unit}: %")
     axes.tick_params(axis="x", labelsize=7.5)
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    # Above the bars, whose height is not known.
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return figure
