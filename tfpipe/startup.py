@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from tfpipe.core.errors import StoppedError, TfpipeError
+from tfpipe.interruption import INTERRUPTED
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +38,14 @@ def run_command(command: Callable[[], int]) -> int:
     # It warns of functions that are compiled anew; a run that goes on with other workers does so on purpose.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
-        with _interrupted_by_sigterm():
+        with _interrupted_by_signals():
             return command()
     except TfpipeError as error:
         prefix = "stopped" if isinstance(error, StoppedError) else "error"
         sys.stderr.write(f"{prefix}: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("stopped: interrupted before it was done; start it again.\n")
+        sys.stderr.write(f"{INTERRUPTED}\n")
         return StoppedError.exit_code
     except BrokenPipeError:
         # The reader of our output is gone; nobody is left to tell.
@@ -75,13 +76,15 @@ def _is_no_news(record: logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def _interrupted_by_signals() -> Iterator[None]:
     """Let a scheduler's SIGTERM end a command as Ctrl-C does, so that it cleans up behind itself."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def quiet_libraries() -> None:

@@ -1,5 +1,10 @@
 """`tfpipe bench URL ...`: how fast a service answers, and how much it holds; without TensorFlow."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import asyncio
 import json

@@ -1,5 +1,10 @@
 """`python -m tfpipe.verify BUNDLE|URL`: every hop of a bundle measured anew on this machine."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import importlib.util
 import sys
