@@ -1,6 +1,5 @@
 """What every command does first and last: quiet libraries, logging, and errors as one sentence with an exit code."""
 
-import argparse
 import contextlib
 import gc
 import logging
@@ -56,18 +55,6 @@ def run_command(command: Callable[[], int]) -> int:
         sys.stderr.write(f"error: {where}{error.strerror or error}.\n")
         logger.debug("traceback", exc_info=True)
         return TfpipeError.exit_code
-
-
-def header(text: str) -> tuple[str, str]:
-    """The name and value of an option `--header 'Name: value'`.
-
-    Raises:
-        argparse.ArgumentTypeError: It is none.
-    """
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"expected 'Name: value', received {text!r}")
-    return name.strip(), value.strip()
 
 
 def _is_no_news(record: logging.LogRecord) -> bool:

@@ -22,7 +22,8 @@ from tfpipe.bench.session import Plan, Session, Target
 from tfpipe.bench.summary import render_summary
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, GateError, InferenceError, StoppedError
-from tfpipe.startup import header, run_command
+from tfpipe.header_option import header
+from tfpipe.startup import run_command
 
 _PROTOCOLS = ("predict", "v2", "v2-binary", "grpc", "tfserving")
 _CLOSED_CONNECTIONS, _OPEN_CONNECTIONS = 8, 256
