@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -109,6 +109,26 @@ def create_app(
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
+    api = _api(service, rollout, lifespan, with_keys=settings.api_keys_file is not None)
+    protocols = {
+        "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
+        "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
+        "v2": Protocol("v2", OpenInferenceRoutes(service, rollout).handle, refuse_in_a_sentence),
+    }
+    # Where each request is traced or logged, none goes another way.
+    fast_path = None if tracing is not None or settings.log_level == "debug" else FastPath(service, gate)
+    admission = Admission(service, protocols, api, gate=gate, tracing=tracing, fast_path=fast_path)
+    return admission
+
+
+def _api(
+    service: Service,
+    rollout: Rollout,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    *,
+    with_keys: bool,
+) -> FastAPI:
+    """What is not inference, and the description of all."""
     api = FastAPI(
         title="tfpipe",
         version=tfpipe.__version__,
@@ -124,16 +144,8 @@ def create_app(
     api.include_router(feedback(service))
     api.include_router(documentation(api))
     _answer_errors_in_one_form(api, service)
-    _document_inference(api, with_keys=settings.api_keys_file is not None)
-    protocols = {
-        "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
-        "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
-        "v2": Protocol("v2", OpenInferenceRoutes(service, rollout).handle, refuse_in_a_sentence),
-    }
-    # Where each request is traced or logged, none goes another way.
-    fast_path = None if tracing is not None or settings.log_level == "debug" else FastPath(service, gate)
-    admission = Admission(service, protocols, api, gate=gate, tracing=tracing, fast_path=fast_path)
-    return admission
+    _document_inference(api, with_keys=with_keys)
+    return api
 
 
 def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
