@@ -33,9 +33,7 @@ def test_https_is_asked_whatever_the_certificates_name_is(bundle, tmp_path):
     cert, key = make_pair(tmp_path)
     with process("--model", str(bundle), tls_cert_file=str(cert), tls_key_file=str(key)) as started:
         wait_for(lambda: httpx.get(f"{started.url}/health", verify=False).status_code == 200)
-        code = main(
-            {"TFPIPE_SERVING_PORT": started.url.rpartition(":")[2], "TFPIPE_SERVING_TLS_CERT_FILE": str(cert)}
-        )
+        code = main({"TFPIPE_SERVING_PORT": started.url.rpartition(":")[2], "TFPIPE_SERVING_TLS_CERT_FILE": str(cert)})
 
     assert code == 0
 
