@@ -156,7 +156,10 @@ def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
     """
     isolation = isolation_of(settings)
     for served in fetch_bundles(
-        settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir
+        settings.model,
+        registered_model=settings.registered_model,
+        cache_dir=settings.cache_dir,
+        registry_wait_s=settings.registry_wait_ms / 1000,
     ):
         yield open_engine(served, settings, isolation)
 
