@@ -16,6 +16,7 @@ import tfpipe
 from serving.admission import Admission, Protocol
 from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine
+from serving.drift import open_drift
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
 from serving.foreign_schemas import foreign_components, foreign_paths
@@ -31,6 +32,7 @@ from serving.rollout import Origins, Rollout
 from serving.routes.admin import administration
 from serving.routes.answers import refuse, refuse_in_a_sentence
 from serving.routes.api_page import documentation
+from serving.routes.drift import drift
 from serving.routes.feedback import feedback
 from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
@@ -142,6 +144,7 @@ def _api(
     api.include_router(operations(service))
     api.include_router(administration(service, rollout))
     api.include_router(feedback(service))
+    api.include_router(drift(service))
     api.include_router(documentation(api))
     _answer_errors_in_one_form(api, service)
     _document_inference(api, with_keys=with_keys)
@@ -209,7 +212,9 @@ def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isol
 
     if served.bundle.manifest.task == TensorEngine.task:
         return open_first(listed, open_tensors)
-    return open_first(listed, open_one)
+    engine = open_first(listed, open_one)
+    engine.drift = open_drift(served.bundle, rows=settings.drift_window_rows)
+    return engine
 
 
 async def _grpc_server(admission: Admission, rollout: Rollout, on_error: Callable[[Exception], None] | None) -> Any:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "export": ("tfpipe.targets.command", "write a bundle for TensorFlow Serving, Triton, MLflow or plain ONNX"),
     "data": ("tfpipe.data.__main__", "validate or pack a data set, make a tokenizer"),
     "bench": ("tfpipe.bench.__main__", "send a load to a service: throughput, latencies, the highest rate it holds"),
+    "monitor": ("tfpipe.monitor.__main__", "compare what a service is asked with what its models were trained on"),
     "serve": ("serving.__main__", "answer over HTTP"),
     "registry": ("tfpipe.rollout.command", "say which version of a model answers: promote, split, canary, rollback"),
     "keys": ("serving.keys_command", "make API keys for the service"),
