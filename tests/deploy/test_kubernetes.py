@@ -9,13 +9,17 @@ import sys
 import pytest
 import yaml
 
+from serving.keys_command import create_key
 from serving.metric_table import METRICS
 from tests.deploy.manifests import KUBERNETES, OVERLAYS, VARIABLES, only, rendered, resources, settings_of, state_paths
 from tests.deploy.tools import ROOT, run_tool
 from tfpipe.rollout.command import parser
 
 FOLDERS = (*(f"overlays/{name}" for name in OVERLAYS), "canary")
+PAGE = ROOT / "docs" / "deployment.md"
 TRAINING = ("horovod/kubernetes.yaml", "horovod/mpijob.yaml")
+# What docs/deployment.md promises.
+OLDEST = "1.30"
 CLIENT = {"tfpipe-client": "true"}
 
 
@@ -51,7 +55,7 @@ def test_everything_is_valid_by_kubernetes_schemas_and_what_is_not_is_seen(tmp_p
     wrong["spec"]["minAvailabel"] = 1
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(wrong))
 
-    done = run_tool("kubernetes-validate", "--strict", *files, tmp_path / "wrong.yaml")
+    done = run_tool("kubernetes-validate", "-k", OLDEST, "--strict", *files, tmp_path / "wrong.yaml")
 
     said = (done.stdout + done.stderr).splitlines()
     findings = [line for line in said if not line.startswith("INFO")]
@@ -198,6 +202,38 @@ def test_the_canary_asks_each_replica_by_its_address(tmp_path):
     asked = parser().parse_args([command, *arguments])
     assert (program, asked.version) == ("registry", "4")
     assert asked.replicas == "http://127.0.0.1:8000"
+
+
+def test_the_canary_is_told_its_version_as_the_docs_say():
+    command = "kubectl set env --local -f - VERSION=4 -o yaml"
+    assert f"kubectl kustomize deploy/kubernetes/canary | {command} | kubectl apply -f -" in PAGE.read_text()
+
+    done = run_tool(*command.split(), input=rendered("canary"))
+
+    [container] = yaml.safe_load(done.stdout)["spec"]["template"]["spec"]["containers"]
+    assert {"name": "VERSION", "value": "4"} in container["env"]
+
+
+def test_the_secret_of_the_keys_is_made_as_the_docs_say(tmp_path):
+    command = "tfpipe create secret generic tfpipe-keys --from-file=keys.yaml"
+    assert f"kubectl -n {command}" in PAGE.read_text()
+    create_key(tmp_path / "keys.yaml", {"name": "mobile-app", "scopes": ["predict"]})
+
+    done = run_tool("kubectl", "-n", *command.split(), "--dry-run=client", "-o", "yaml", cwd=tmp_path)
+
+    secret = yaml.safe_load(done.stdout)
+    assert (secret["kind"], secret["metadata"]["name"]) == ("Secret", "tfpipe-keys")
+    _, pod, _ = service_pod("overlays/cpu")
+    path = settings_of(only("overlays/cpu", "ConfigMap")["data"]).api_keys_file
+    assert list(secret["data"]) == [path.name]
+    assert {"name": "keys", "secret": {"secretName": "tfpipe-keys", "defaultMode": 0o440}} in pod["volumes"]
+
+
+def test_the_page_names_every_folder():
+    text = PAGE.read_text()
+
+    assert f"version {OLDEST}" in text
+    assert [folder for folder in FOLDERS if folder.removeprefix("overlays/") not in text] == []
 
 
 @pytest.mark.system
