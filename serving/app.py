@@ -104,6 +104,8 @@ def create_app(
                 await task
         await rollout.close()
         service.close()
+        if admission.fast_path is not None:
+            admission.fast_path.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
