@@ -209,14 +209,36 @@ class Service:
         Args:
             wanted: What it names.
         """
+        found = self._only(wanted)
+        return found if found is not None and found[0].is_plain else None
+
+    def find_full(self, wanted: Wanted, *, deadline_s: float) -> tuple[Deployment, Way, RequestError] | None:
+        """The version that will not answer a request whatever else it holds, how it came to it, and why.
+
+        Nothing is counted. None where it may answer.
+
+        Args:
+            wanted: What it names.
+            deadline_s: `time.monotonic()` after which nobody waits for the answer.
+        """
+        found = self._only(wanted)
+        if found is None or found[0].breaker.is_open:
+            return None
+        try:
+            found[0].check_room(deadline_s=deadline_s)
+        except RequestError as error:
+            return *found, error
+        return None
+
+    def _only(self, wanted: Wanted) -> tuple[Deployment, Way] | None:
         if self.status != "ready":
             return None
         try:
-            deployment, way = self.models.find(wanted, admits=False)
+            found = self.models.only(wanted)
         except RequestError:
             return None
         # Whether a GPU has room must be asked before each batch.
-        return (deployment, way) if deployment.is_plain and deployment.engine.provider not in GPU_PROVIDERS else None
+        return None if found is None or found[0].engine.provider in GPU_PROVIDERS else found
 
     def look_up(self, wanted: Wanted) -> Deployment:
         """The version that a question about a model means: nothing is asked of it, nor counted.

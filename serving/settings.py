@@ -102,6 +102,11 @@ class ServingSettings(BaseSettings):
     )
     body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
     drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")
+    registry_wait_ms: Milliseconds = Field(
+        30_000,
+        description="Longest time for which a registry that is away is asked again; after it, a service that starts "
+        "takes the bundle that it served last, if CACHE_DIR has it.",
+    )
     registry_poll_ms: Milliseconds = Field(
         500,
         description="Time between two looks at the registry for another routing; of a model that is served as its "

@@ -4,6 +4,8 @@ import difflib
 import importlib
 import sys
 
+from tfpipe.interruption import SERVICE_STOPPED, end_at_signals
+
 _COMMANDS = {
     "train": ("tfpipe.train", "train a model, on one process or under horovodrun"),
     "lr-find": ("tfpipe.lr_find", "suggest training.learning_rate by a short test over many"),
@@ -39,6 +41,10 @@ def main() -> int:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         print(f"tfpipe: expected a command of {', '.join(_COMMANDS)}; received {name!r}.{hint}", file=sys.stderr)
         return 2
+    if name == "serve":
+        end_at_signals(SERVICE_STOPPED, exit_code=0)
+    else:
+        end_at_signals()
     module = importlib.import_module(_COMMANDS[name][0])
     return int(module.main(sys.argv[2:]))
 
