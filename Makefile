@@ -1,5 +1,5 @@
 # `make help` lists the targets. Everything runs in .venv, which `make setup` makes.
-.PHONY: help setup demo test test-fast format lint check serve bench audit wheel hooks clean
+.PHONY: help setup demo test test-fast format lint check serve bench audit wheel hooks dvc clean
 .DEFAULT_GOAL := help
 
 # The launcher itself starts TensorFlow, whose news nobody needs.
@@ -20,6 +20,7 @@ test: setup  ## every test
 	@scripts/triton_env.sh || echo "[triton] no environment for it: tests that ask Triton are left out"
 	@scripts/weight_only_env.sh || echo "[weight-only] no environment for it: tests of 4-bit and 8-bit weights are left out"
 	@scripts/deploy_env.sh || echo "[deploy] no environment for it: some checks of manifests, workflows and pins are left out"
+	@scripts/dvc_env.sh || echo "[dvc] no environment for it: tests of data versions are left out"
 	@$(VENV)/python -m compileall -q tfpipe serving tests  # for the many processes that tests start
 	@$(VENV)/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 
@@ -51,6 +52,9 @@ wheel: setup  ## dist/tfpipe-VERSION-py3-none-any.whl
 hooks: setup  ## what `git commit` runs first, from .pre-commit-config.yaml
 	@scripts/deploy_env.sh
 	@.venvs/deploy/bin/pre-commit install
+
+dvc:  ## make .venvs/dvc, for the stages of dvc.yaml
+	@scripts/dvc_env.sh
 
 clean:  ## remove caches; environments, runs and the tracking store stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
