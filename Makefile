@@ -1,5 +1,5 @@
 # `make help` lists the targets. Everything runs in .venv, which `make setup` makes.
-.PHONY: help setup demo test test-fast format lint check serve bench clean
+.PHONY: help setup demo test test-fast format lint check serve bench docs clean
 .DEFAULT_GOAL := help
 
 # The launcher itself starts TensorFlow, whose news nobody needs.
@@ -39,6 +39,10 @@ serve: setup  ## serve the champion on http://127.0.0.1:8000
 bench: setup  ## one benchmark: make bench NAME=conversion; the last line is its result as JSON
 	@test -n "$(NAME)" || { echo "expected NAME=, one of: $$(grep -l "make bench NAME=" benchmarks/*.py | xargs -n 1 basename -s .py | xargs)"; exit 2; }
 	@$(VENV)/python -m benchmarks.$(NAME)
+
+docs: setup  ## the documentation as a site: build/site; fails where a link is dead
+	@$(VENV)/python -m sphinx --quiet -W --keep-going -b html -c docs -d build/site-cache . build/site
+	@echo "build/site/index.html"
 
 clean:  ## remove caches; environments, runs and the tracking store stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
