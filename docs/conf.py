@@ -50,6 +50,7 @@ autosummary_generate = False
 napoleon_use_ivar = True
 default_role = "literal"
 add_module_names = False
+python_use_unqualified_type_names = True
 
 html_theme = "furo"
 html_title = "tfpipe"
@@ -73,6 +74,15 @@ def _leave_out_what_is_to_come(app: Any, page: str, source: list[str]) -> None:
         source[0] = "\n".join(line for line in source[0].split("\n") if line not in missing)
 
 
+def _show_examples_as_code(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    for number, line in enumerate(lines):
+        if line.strip() == "Example:":
+            # Google's style has no mark for code; a blank line has to follow that of reStructuredText.
+            lines[number : number + 1] = [line.replace("Example:", "Example::"), ""]
+            return
+
+
 def setup(app: Any) -> None:
     """Sphinx calls this."""
     app.connect("source-read", _leave_out_what_is_to_come)
+    app.connect("autodoc-process-docstring", _show_examples_as_code, priority=100)

@@ -46,8 +46,7 @@ def validate(
 ) -> ValidationReport:
     """Read every sample of a data set, and write what is wrong to validation.json and validation.html.
 
-    Example::
-
+    Example:
         report = validate("photos", output_dir="photos-report")
         for finding in report.findings:
             print(finding.severity, finding.message)
