@@ -1,5 +1,5 @@
 # `make help` lists the targets. Everything runs in .venv, which `make setup` makes.
-.PHONY: help setup demo test test-fast format lint check serve bench audit wheel hooks dvc clean
+.PHONY: help setup demo test test-fast format lint check serve bench audit wheel hooks dvc docs clean
 .DEFAULT_GOAL := help
 
 # The launcher itself starts TensorFlow, whose news nobody needs.
@@ -55,6 +55,10 @@ hooks: setup  ## what `git commit` runs first, from .pre-commit-config.yaml
 
 dvc:  ## make .venvs/dvc, for the stages of dvc.yaml
 	@scripts/dvc_env.sh
+
+docs: setup  ## the documentation as a site: build/site; fails where a link is dead
+	@$(VENV)/python -m sphinx --quiet -W --keep-going -b html -c docs -d build/site-cache . build/site
+	@echo "build/site/index.html"
 
 clean:  ## remove caches; environments, runs and the tracking store stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
