@@ -154,6 +154,7 @@ def _validate_parser() -> argparse.ArgumentParser:
 
 def _pack_parser() -> argparse.ArgumentParser:
     parser = _command_parser("pack", "Write TFRecord shards and manifest.json, which holds the hash of the content.")
+    parser.add_argument("--config", metavar="FILE", help="take task, data and training.seed from a run's YAML")
     parser.add_argument("--shards", type=int, metavar="N", help="number of files; default: about 128 MiB each")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out samples that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier pack")
