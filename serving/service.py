@@ -13,6 +13,7 @@ from serving.answer_cache import AnswerCache
 from serving.batching import Limits
 from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine, Deployment
+from serving.drift import DriftWatch
 from serving.engine import Answered
 from serving.errors import NotReadyError, RequestError
 from serving.feedback import Lately
@@ -102,6 +103,7 @@ class Service:
             "process": WatchedThreads("run", timeout_s=None),
         }
         metrics.watch_processes(self._processes)
+        metrics.watch_drift(self.drifts)
         metrics.watch_in_flight(lambda: len(self._active))
         metrics.set_ready(False)
 
@@ -154,6 +156,11 @@ class Service:
     def describe(self) -> list[dict[str, Any]]:
         """The models served, for people and probes."""
         return [_described(one.engine) | {"aliases": self.models.aliases_of(one)} for one in self.models]
+
+    def drifts(self) -> list[tuple[tuple[str, str], DriftWatch]]:
+        """What watches each version that has something to be compared with, by model and version."""
+        watched = ((one.name, one.version or "", one.engine.drift) for one in list(self.models))
+        return [((name, version), drift) for name, version, drift in watched if drift is not None]
 
     @property
     def is_idle(self) -> bool:
