@@ -1,5 +1,10 @@
 """`python -m serving`: serve models over HTTP and gRPC until a signal comes."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import SERVICE_STOPPED, end_at_signals
+
+    end_at_signals(SERVICE_STOPPED, exit_code=0)
+
 import argparse
 import asyncio
 import contextlib

@@ -115,6 +115,11 @@ class ServingSettings(BaseSettings):
     feedback_ttl_s: Count = Field(
         3600, description="Time for which `/feedback` on an answer is taken, for the newest 16,384 answers."
     )
+    drift_window_rows: int = Field(
+        1000,
+        ge=0,
+        description="Rows of late of each version that are compared with its training data; 0 compares none.",
+    )
     cache_bytes: int = Field(
         0, ge=0, description="Most bytes of answers to keep for inputs that come again; 0 keeps none."
     )
