@@ -159,6 +159,15 @@ def _sitting(
     except TfpipeError as error:
         _note_status(world, folder, error)
         raise
+    except KeyboardInterrupt as error:
+        if fast_dev_run or not (folder / workspace.CONFIG).exists():
+            raise
+        stopped = StoppedError(
+            "a second signal ended it at once; what came after the newest checkpoint is lost. "
+            f"Go on with: python -m tfpipe.train --config {folder}/config.yaml --resume"
+        )
+        _note_status(world, folder, stopped)
+        raise stopped from error
     except (tf.errors.OpError, RuntimeError) as error:
         if is_lost_worker(error):
             lost = describe_lost(peers)

@@ -1,0 +1,51 @@
+"""Commands as the documentation has them."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+    ROOT / "horovod" / "README.md",
+    ROOT / "benchmarks" / "README.md",
+]
+
+# What a shell reads as something else than the command's words.
+_ENDS = re.compile(r"\s(?:#|\||&&|2?>|<<|;).*|\s&$", re.DOTALL)
+
+
+def blocks(text: str, language: str) -> Iterator[str]:
+    """The fenced blocks of one language, in order."""
+    yield from re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def script(page: Path) -> str:
+    """All `bash` blocks of a page as one program."""
+    return "\n".join(blocks(page.read_text(encoding="utf-8"), "bash"))
+
+
+def own_commands(page: Path) -> Iterator[list[str]]:
+    """The words of every command of ours that a page has, from `tfpipe`, or from the module after `python -m`, on.
+
+    Typed is what stands in `bash` blocks, and what is indented by four spaces.
+    """
+    text = page.read_text(encoding="utf-8")
+    unfenced = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines = re.findall(r"^    (?! )((?:.*\\\n)*.*)", unfenced, re.MULTILINE)
+    for block in blocks(text, "bash"):
+        lines += re.findall(r"^((?:.*\\\n)*.+)", block, re.MULTILINE)
+    for line in lines:
+        found = re.search(
+            r"(?:^|[ /(])(?:python3? -m ((?:tfpipe|serving)\b.*)|(tfpipe [a-z].*))", line.replace("\\\n", " ")
+        )
+        if found:
+            yield words(found[1] or found[2])
+
+
+def words(typed: str) -> list[str]:
+    """A command's words, without comments, pipes and the closing bracket of `$(...)`."""
+    return shlex.split(_ENDS.sub("", typed).removesuffix(")"))
