@@ -134,10 +134,10 @@ def process(*arguments: str, **settings: str) -> Iterator[Process]:
         started.stop()
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
-    """Poll until a condition holds; TimeoutError after PATIENCE_S."""
-    deadline_s = time.monotonic() + PATIENCE_S
+def wait_for(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
+    """Poll until a condition holds; TimeoutError after `patience_s`."""
+    deadline_s = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > deadline_s:
-            raise TimeoutError(f"expected {condition} to hold within {PATIENCE_S} s")
+            raise TimeoutError(f"expected {condition} to hold within {patience_s} s")
         time.sleep(0.01)  # polls
