@@ -133,7 +133,7 @@ COPY README.md ./
 COPY tfpipe tfpipe
 # The service comes along as a package, without what it runs on: its image is another.
 COPY serving serving
-RUN uv pip install --no-deps . && python -m compileall -qq -j 0 "$VIRTUAL_ENV" || true
+RUN uv pip install --no-deps . && { python -m compileall -qq -j 0 "$VIRTUAL_ENV" || true; }
 
 FROM ${TRAIN_IMAGE} AS train
 # Workers on other machines are started over ssh.

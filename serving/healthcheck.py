@@ -26,9 +26,9 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     try:
         connection.request("GET", "/health")
         response = connection.getresponse()
-        print(response.read(1000).decode(errors="replace"))
+        sys.stdout.write(response.read(1000).decode(errors="replace") + "\n")
     except (OSError, http.client.HTTPException) as error:
-        print(f"healthcheck: {connection.host}:{connection.port}: {error}", file=sys.stderr)
+        sys.stderr.write(f"healthcheck: {connection.host}:{connection.port}: {error}\n")
         return 1
     return 0 if response.status == 200 else 1
 

@@ -40,7 +40,7 @@ def remember(cache_dir: Path, asked: str, resolved: Resolved) -> None:
     """
     path = _path(cache_dir, asked)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_file(path, json.dumps({"asked": asked, **asdict(resolved)}, indent=2) + "\n")
+    atomic.write_file(path, json.dumps(asdict(resolved), indent=2) + "\n")
 
 
 def recall(cache_dir: Path, asked: str) -> Resolved | None:
@@ -53,4 +53,5 @@ def recall(cache_dir: Path, asked: str) -> Resolved | None:
 
 
 def _path(cache_dir: Path, asked: str) -> Path:
+    # Hashed: the registry's address may hold a password.
     return cache_dir / _FOLDER / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"

@@ -123,7 +123,7 @@ def test_a_bundle_of_the_cache_is_checked(bundle, tmp_path):
     served = fetch(FakeRegistry(bundle), tmp_path)
     (served.bundle.folder / "model.fp32.onnx").write_bytes(b"other")
 
-    with pytest.raises(BundleError, match="expected sha256|expected .* bytes"):
+    with pytest.raises(BundleError, match=r"expected sha256|expected .* bytes"):
         fetch(FakeRegistry(bundle, away=True), tmp_path)
 
 
@@ -143,7 +143,7 @@ def test_how_long_to_wait_is_passed_on(bundle, tmp_path):
 def test_a_cache_that_cannot_be_written_is_refused_before_the_registry_is_asked(tmp_path, models):
     (tmp_path / "file").touch()
 
-    with pytest.raises(ConfigError, match="TFPIPE_SERVING_CACHE_DIR: expected a folder that can be written, but '.*'"):
+    with pytest.raises(ConfigError, match=r"TFPIPE_SERVING_CACHE_DIR: expected a folder that can be written, but '.*'"):
         check_models(models, tmp_path / "file" / "cache")
 
 

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, GateError
+from tfpipe.header_option import header
 from tfpipe.monitor.asking import ask
 from tfpipe.monitor.findings import find
-from tfpipe.startup import header, run_command
+from tfpipe.startup import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
