@@ -20,7 +20,9 @@ PAGES = [
 ]
 
 # What a shell reads as something else than the command's words.
-_ENDS = re.compile(r"\s(?:#|\||&&|2?>|<<|;).*|\s&$", re.DOTALL)
+_ENDS = re.compile(r";.*|\s(?:#|\||&&|2?>|<<).*|\s&$", re.DOTALL)
+# Behind variables, a launcher or a path; not where `tfpipe` is an argument of something else.
+_OURS = re.compile(r"\bpython3? -m ((?:tfpipe|serving)\b.*)|(?:^(?:\w+=\S+ )*|/|\$\()(tfpipe [a-z].*)")
 
 
 def blocks(text: str, language: str) -> Iterator[str]:
@@ -44,9 +46,7 @@ def own_commands(page: Path) -> Iterator[list[str]]:
     for block in blocks(text, "bash"):
         lines += re.findall(r"^((?:.*\\\n)*.+)", block, re.MULTILINE)
     for line in lines:
-        found = re.search(
-            r"(?:^|[ /(])(?:python3? -m ((?:tfpipe|serving)\b.*)|(tfpipe [a-z].*))", line.replace("\\\n", " ")
-        )
+        found = _OURS.search(line.replace("\\\n", " "))
         if found:
             yield words(found[1] or found[2])
 
