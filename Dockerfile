@@ -3,6 +3,7 @@
 #   docker build --target serve -t tfpipe-serve .            the service, on CPUs; no TensorFlow, no compiler
 #   docker build --target serve-gpu -t tfpipe-serve-gpu .    ... on NVIDIA GPUs
 #   docker build --target train -t tfpipe-train .            training and conversion, Horovod with Gloo
+#   docker build --target mlflow -t tfpipe-mlflow .          a tracking server that keeps its data in PostgreSQL and S3
 #
 # Bases are named by version here alone. Everything else comes from PyPI and the base's own package index, by the pins of constraints/.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
@@ -157,6 +158,35 @@ ARG VERSION=0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="tfpipe-train" \
       org.opencontainers.image.description="Training and conversion of tfpipe: TensorFlow, Keras, Horovod, MLflow, ONNX." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+# ---- the tracking server ----
+
+FROM ${PYTHON_IMAGE} AS mlflow-build
+COPY --from=uv /usr/local/bin/uv /usr/local/bin/uv
+ENV UV_SYSTEM_CERTS=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV=/opt/mlflow
+RUN uv venv --python python3 "$VIRTUAL_ENV"
+COPY constraints/mlflow.txt ./
+RUN uv pip install --constraint mlflow.txt mlflow psycopg2-binary boto3
+
+FROM ${PYTHON_IMAGE} AS mlflow
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin mlflow
+COPY --from=mlflow-build /opt/mlflow /opt/mlflow
+ENV PATH=/opt/mlflow/bin:$PATH LANG=C.UTF-8 HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet \
+    MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+WORKDIR /tmp
+USER 10001:10001
+EXPOSE 5000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5000/health', timeout=4)"]
+ENTRYPOINT ["mlflow"]
+CMD ["server", "--host", "0.0.0.0"]
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="tfpipe-mlflow" \
+      org.opencontainers.image.description="MLflow's tracking server with the clients of PostgreSQL and S3." \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

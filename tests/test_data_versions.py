@@ -19,7 +19,13 @@ STAGES = ["validate", "pack", "train", "convert", "verify"]
 SMALL = {
     "training": {"epochs": 6, "batch_size": 16},
     "tracking": {"min_metrics": {}},
-    "conversion": {"max_metric_drop": 1.0, "max_class_drop": 1.0, "latency_runs": 1},
+    "conversion": {
+        "max_metric_drop": 1.0,
+        "max_class_drop": 1.0,
+        "latency_runs": 1,
+        "calibration_method": "minmax",
+        "http_hop": False,
+    },
 }
 
 
