@@ -3,13 +3,14 @@
 #
 #   discover_hosts.sh list HOST:SLOTS,...       a fixed list
 #   discover_hosts.sh file HOSTFILE             lines `host slots=N`, `host:N` or `host`; read again each time
-#   discover_hosts.sh kubernetes SELECTOR       pods that are ready, by label, such as app=tfpipe-worker
+#   discover_hosts.sh dns NAME                  the IPv4 addresses that a name has: the ready pods of a headless Service
+#   discover_hosts.sh kubernetes SELECTOR       pods that are ready, by label, such as app=tfpipe-worker, by kubectl
 #   discover_hosts.sh local [COUNT]             this machine, under COUNT names with one slot each; default: twice its
 #                                               cores, as names beyond --max-np replace those of workers that died
 #
 # Without arguments the first of these variables that is set decides, and `local` where none is:
 #
-#   TFPIPE_HOSTS=HOST:SLOTS,...   TFPIPE_HOSTFILE=HOSTFILE   TFPIPE_KUBERNETES_SELECTOR=SELECTOR
+#   TFPIPE_HOSTS=HOST:SLOTS,...   TFPIPE_HOSTFILE=HOSTFILE   TFPIPE_HOSTS_DNS=NAME   TFPIPE_KUBERNETES_SELECTOR=SELECTOR
 #
 # TFPIPE_SLOTS                  slots of a host that names none; default 1
 # TFPIPE_KUBERNETES_NAMESPACE   default: the pod's own, as kubectl finds it
@@ -55,6 +56,12 @@ from_file() {
   normalized "$name" <"$1"
 }
 
+from_dns() {
+  # One line for each kind of socket.
+  addresses=$(getent ahostsv4 "$1") || die "expected a name that has addresses, received '$1'; no pod may be ready yet."
+  printf '%s\n' "$addresses" | awk '{ print $1 }' | sort -u | normalized "addresses of '$1'"
+}
+
 from_kubernetes() {
   kubectl=${KUBECTL:-kubectl}
   command -v "$kubectl" >/dev/null || die "expected '$kubectl' on the PATH, found none. Install it in the launcher's image."
@@ -79,6 +86,8 @@ if [ $# -eq 0 ]; then
     set -- list "$TFPIPE_HOSTS"
   elif [ -n "${TFPIPE_HOSTFILE:-}" ]; then
     set -- file "$TFPIPE_HOSTFILE"
+  elif [ -n "${TFPIPE_HOSTS_DNS:-}" ]; then
+    set -- dns "$TFPIPE_HOSTS_DNS"
   elif [ -n "${TFPIPE_KUBERNETES_SELECTOR:-}" ]; then
     set -- kubernetes "$TFPIPE_KUBERNETES_SELECTOR"
   else
@@ -89,9 +98,10 @@ fi
 case $1:$# in
   list:2) hosts=$(from_list "$2") ;;
   file:2) hosts=$(from_file "$2") ;;
+  dns:2) hosts=$(from_dns "$2") ;;
   kubernetes:2) hosts=$(from_kubernetes "$2") ;;
   local:1) hosts=$(from_this_machine $((2 * $(nproc)))) ;;
   local:2) hosts=$(from_this_machine "$2") ;;
-  *) die "expected 'list HOSTS', 'file HOSTFILE', 'kubernetes SELECTOR' or 'local [COUNT]', received '$*'." ;;
+  *) die "expected 'list HOSTS', 'file HOSTFILE', 'dns NAME', 'kubernetes SELECTOR' or 'local [COUNT]', received '$*'." ;;
 esac
 [ -z "$hosts" ] || printf '%s\n' "$hosts"

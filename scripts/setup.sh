@@ -49,7 +49,7 @@ fi
 say "making .venv with $("$python" --version)"
 [ -x .venv/bin/python ] && .venv/bin/python -c pass 2>/dev/null || "$uv" venv --quiet --clear --python "$python" .venv
 say "installing tfpipe; compiling Horovod with Gloo (the first time about 4 minutes on 2 cores; again, seconds)"
-"$uv" pip install --python .venv/bin/python --constraint constraints/train.txt --editable '.[train,horovod,convert,serve,dev]'
+"$uv" pip install --python .venv/bin/python --constraint constraints/train.txt --editable '.[train,horovod,convert,serve,dev,docs]'
 .venv/bin/python -c 'import horovod.tensorflow as hvd; hvd.gloo_built() or exit("Horovod was built without Gloo")'
 say "compiling what was installed"
 # Where sources cannot or may not be compiled as they are imported, each start of a process would do it again: importing

@@ -1,5 +1,10 @@
 """`python -m serving`: serve models over HTTP and gRPC until a signal comes."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import SERVICE_STOPPED, end_at_signals
+
+    end_at_signals(SERVICE_STOPPED, exit_code=0)
+
 import argparse
 import asyncio
 import contextlib
@@ -18,6 +23,7 @@ from serving.http_protocol import bounded_http
 from serving.logs import configure_logging
 from serving.service import Service
 from serving.settings import ServingSettings, documented_settings, read_settings, variable_of
+from serving.source import check_models
 from serving.tls import server_context, tls_files
 from tfpipe.core.errors import ConfigError, TfpipeError
 
@@ -42,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings({name: value for name, value in arguments.items() if value is not None})
         configure_logging(settings.log_level)
-        with listen(settings.host, settings.port) as listener:
-            return _serve(settings, listener)
+        return _serve(settings)
     except KeyboardInterrupt:
         return 0
     # The outermost edge.
@@ -96,13 +101,15 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _serve(settings: ServingSettings, listener: socket.socket) -> int:
+def _serve(settings: ServingSettings) -> int:
     failures: list[Exception] = []
 
     def fail(error: Exception) -> None:
         failures.append(error)
         server.should_exit = True
 
+    # What can be known to be wrong is said before the port opens.
+    check_models(settings.model, settings.cache_dir)
     tls = tls_files(settings.tls_cert_file, settings.tls_key_file)
     app = create_app(settings, on_load_error=fail, on_loaded=_leave_alone_what_is_loaded)
     config = uvicorn.Config(
@@ -118,7 +125,10 @@ def _serve(settings: ServingSettings, listener: socket.socket) -> int:
         ssl_context_factory=None if tls is None else lambda *_: server_context(tls),
     )
     server = _Server(config)
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+    with (
+        listen(settings.host, settings.port) as listener,
+        asyncio.Runner(loop_factory=config.get_loop_factory()) as runner,
+    ):
         runner.run(_run(server, app.service, listener, "http" if tls is None else "https"))
     code = _tell(failures[0]) if failures else 0
     if app.service.is_busy:

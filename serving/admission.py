@@ -24,8 +24,6 @@ from serving.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
-_OK = 200
-
 Handler = Callable[[Request, Receive], Awaitable[Answer]]
 
 
@@ -203,8 +201,7 @@ async def _send(answer: Answer, request: Request, send: Send, whole: WriteWhole 
         (b"x-request-id", request.id.encode()),
         *answer.headers,
     ]
-    # An error's headers may ask for the connection's end.
-    if whole is not None and answer.status == _OK and whole(answer.status, headers, answer.body):
+    if whole is not None and not answer.ends_connection and whole(answer.status, headers, answer.body):
         return
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

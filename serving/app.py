@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -16,6 +16,7 @@ import tfpipe
 from serving.admission import Admission, Protocol
 from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine
+from serving.drift import open_drift
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
 from serving.foreign_schemas import foreign_components, foreign_paths
@@ -31,6 +32,7 @@ from serving.rollout import Origins, Rollout
 from serving.routes.admin import administration
 from serving.routes.answers import refuse, refuse_in_a_sentence
 from serving.routes.api_page import documentation
+from serving.routes.drift import drift
 from serving.routes.feedback import feedback
 from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
@@ -104,9 +106,31 @@ def create_app(
                 await task
         await rollout.close()
         service.close()
+        if admission.fast_path is not None:
+            admission.fast_path.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
+    api = _api(service, rollout, lifespan, with_keys=settings.api_keys_file is not None)
+    protocols = {
+        "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
+        "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
+        "v2": Protocol("v2", OpenInferenceRoutes(service, rollout).handle, refuse_in_a_sentence),
+    }
+    # Where each request is traced or logged, none goes another way.
+    fast_path = None if tracing is not None or settings.log_level == "debug" else FastPath(service, gate)
+    admission = Admission(service, protocols, api, gate=gate, tracing=tracing, fast_path=fast_path)
+    return admission
+
+
+def _api(
+    service: Service,
+    rollout: Rollout,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    *,
+    with_keys: bool,
+) -> FastAPI:
+    """What is not inference, and the description of all."""
     api = FastAPI(
         title="tfpipe",
         version=tfpipe.__version__,
@@ -120,18 +144,11 @@ def create_app(
     api.include_router(operations(service))
     api.include_router(administration(service, rollout))
     api.include_router(feedback(service))
+    api.include_router(drift(service))
     api.include_router(documentation(api))
     _answer_errors_in_one_form(api, service)
-    _document_inference(api, with_keys=settings.api_keys_file is not None)
-    protocols = {
-        "predict": Protocol("rest", PredictRoutes(service).predict, refuse),
-        "v1": Protocol("tfserving", TensorFlowServingRoutes(service).handle, refuse_in_a_sentence),
-        "v2": Protocol("v2", OpenInferenceRoutes(service, rollout).handle, refuse_in_a_sentence),
-    }
-    # Where each request is traced or logged, none goes another way.
-    fast_path = None if tracing is not None or settings.log_level == "debug" else FastPath(service, gate)
-    admission = Admission(service, protocols, api, gate=gate, tracing=tracing, fast_path=fast_path)
-    return admission
+    _document_inference(api, with_keys=with_keys)
+    return api
 
 
 def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
@@ -142,7 +159,10 @@ def engines_of_settings(settings: ServingSettings) -> Iterator[AnyEngine]:
     """
     isolation = isolation_of(settings)
     for served in fetch_bundles(
-        settings.model, registered_model=settings.registered_model, cache_dir=settings.cache_dir
+        settings.model,
+        registered_model=settings.registered_model,
+        cache_dir=settings.cache_dir,
+        registry_wait_s=settings.registry_wait_ms / 1000,
     ):
         yield open_engine(served, settings, isolation)
 
@@ -192,7 +212,9 @@ def open_engine(served: ServedBundle, settings: ServingSettings, isolation: Isol
 
     if served.bundle.manifest.task == TensorEngine.task:
         return open_first(listed, open_tensors)
-    return open_first(listed, open_one)
+    engine = open_first(listed, open_one)
+    engine.drift = open_drift(served.bundle, rows=settings.drift_window_rows)
+    return engine
 
 
 async def _grpc_server(admission: Admission, rollout: Rollout, on_error: Callable[[Exception], None] | None) -> Any:

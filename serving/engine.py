@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from serving.drift import DriftWatch
 from serving.errors import InvalidRequestError, RequestError, TooLargeError, UndecodableTextError
 from serving.sessions import OpenModel, Sessions
 from serving.source import ServedBundle
@@ -116,6 +117,7 @@ class Engine:
         outputs: What it gives.
         lengths: Of rows whose length is open, those that batches are padded to.
         gives_features: Whether the bundle was converted with conversion.features.
+        drift: Looks at what is asked and answered; None: nobody does.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Engine:
     ) -> None:
         self.name, self.version, self.aliases = served.name, served.version, served.aliases
         self.precision, self.provider, self.arithmetic = variant.precision, model.provider, model.arithmetic
+        self.drift: DriftWatch | None = None
         self.why = ""
         self.passed_over: tuple[str, ...] = ()
         self.golden_max_abs_diff = math.nan
@@ -236,6 +239,8 @@ class Engine:
             raise
         stage_s["decode"] = stage_s.get("decode", 0.0) + decoded_s - started_s
         stage_s["preprocess"] = stage_s.get("preprocess", 0.0) + time.perf_counter() - decoded_s
+        if self.drift is not None:
+            self.drift.received(sample, prepared.rows)
         try:
             for row in prepared.rows:
                 self._spec.check(row[None])
@@ -272,6 +277,8 @@ class Engine:
         if not all(math.isfinite(np.vdot(array, array)) for array in outputs.values()):
             for row in answered:
                 row.check()
+        if self.drift is not None:
+            self.drift.answered(answered)
         return answered
 
     def is_well(self) -> bool:

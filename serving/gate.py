@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from serving.keys import Caller, Keys, Scope
 from serving.limits import KeyLimits
 
-_PREDICT = ("predict", "feedback", "v1", "v2")
+_PREDICT = ("predict", "feedback", "drift", "v1", "v2")
 
 
 class Gate:

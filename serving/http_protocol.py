@@ -32,7 +32,10 @@ class FastPath(Protocol):
     """Answers some requests without the way through ASGI; see `serving.v2.fast_path`."""
 
     def take(self, connection: "BoundedHttp", data: bytes) -> bool:
-        """Answer what came alone on a connection at the end of this turn of the event loop, if it can."""
+        """Answer what came alone on a connection until the end of this turn of the event loop, if it can."""
+
+    def close(self) -> None:
+        """No more will come."""
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -58,6 +61,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._held: bytes | None = None
         # When it had one last.
         self._fast_s = 0.0
+        # Bytes of a request that it has refused.
+        self._unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; from now on it has so long."""
@@ -86,16 +91,32 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes."""
+        if self._unread:
+            data = self._without_refused(data)
+            if not data:
+                return
         if self._held is not None:
             self._held += data
-        elif self.fast_path is not None and self._is_between_requests() and self.fast_path.take(self, data):
-            self._held, self._fast_s = b"", self.loop.time()
-        else:
-            self._feed(data)
+            return
+        if self.fast_path is not None and self._is_between_requests():
+            self._held, before_s = b"", self._fast_s
+            self._fast_s = self.loop.time()
+            if self.fast_path.take(self, data):
+                return
+            self._held, self._fast_s = None, before_s
+        self._feed(data)
 
-    def answer(self, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-        """Write what the fast path answers, and go on with what came meanwhile."""
-        head = _head(200, (*self.server_state.default_headers, *headers), keep_alive=True)
+    def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, unread: int = 0) -> None:
+        """Write what the fast path answers, and go on with what came meanwhile.
+
+        Args:
+            status: Of HTTP.
+            headers: Content-Length among them.
+            body: Of the answer.
+            unread: Bytes of the request that are still to come, and are passed over.
+        """
+        self._unread = unread
+        head = _head(status, (*self.server_state.default_headers, *headers), keep_alive=True)
         if self.transport.is_closing():
             return
         self.transport.write(head + body)
@@ -127,6 +148,12 @@ class BoundedHttp(HttpToolsProtocol):
             super().shutdown()
         else:
             self.loop.call_soon(super().shutdown)
+
+    def _without_refused(self, data: bytes) -> bytes:
+        self._fast_s = self.loop.time()
+        passed = min(self._unread, len(data))
+        self._unread -= passed
+        return data[passed:]
 
     def _is_between_requests(self) -> bool:
         is_answered = self.cycle is None or self.cycle.response_complete

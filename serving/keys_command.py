@@ -12,7 +12,8 @@ import yaml
 from serving.keys import SCOPES, ApiKey, check_entries, new_key, read_keys
 from serving.settings import read_settings, variable_of
 from tfpipe.core.atomic import write_file
-from tfpipe.core.errors import ConfigError, TfpipeError
+from tfpipe.core.errors import ConfigError
+from tfpipe.startup import run_command
 
 _OWNER_ONLY = 0o600
 
@@ -27,17 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, or that of the error, which is on standard error in one sentence.
     """
     arguments = _parser().parse_args(argv)
+    return run_command(lambda: _command(arguments))
+
+
+def _command(arguments: argparse.Namespace) -> int:
     limits = {"rate_limit": arguments.rate_limit, "concurrency": arguments.concurrency}
     entry = {
         "name": arguments.name,
         "scopes": sorted(set(arguments.scope)),
         **{name: value for name, value in limits.items() if value is not None},
     }
+    path = _file_of(arguments.file)
     try:
-        key = create_key(_file_of(arguments.file), entry)
-    except (TfpipeError, OSError) as error:
-        sys.stderr.write(f"tfpipe keys: {error}\n")
-        return error.exit_code if isinstance(error, TfpipeError) else 1
+        key = create_key(path, entry)
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a file of API keys that can be written; {error.strerror}.") from error
     sys.stdout.write(f"{key}\n")
     sys.stderr.write("This is the only time that the key is shown.\n")
     return 0
@@ -55,6 +60,7 @@ def create_key(path: Path, entry: dict[str, Any]) -> str:
 
     Raises:
         ConfigError: The file cannot be read, the name is taken, or the entry says what it must not.
+        OSError: The file cannot be written.
     """
     key, digest = new_key()
     exists = path.exists()

@@ -6,6 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, `extra={"fields": {...}}`, traceback."""
@@ -21,7 +23,11 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except orjson.JSONEncodeError:
+            # Halves of characters, as clients may send, and integers of any size.
+            return json.dumps(line, default=str)
 
 
 def configure_logging(level: str) -> None:

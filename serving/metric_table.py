@@ -69,6 +69,28 @@ METRICS = (
         _WHO,
         "Largest difference from training's answers to the golden samples, when they were last replayed.",
     ),
+    Described(
+        "tfpipe_drift_psi",
+        "gauge",
+        (*_WHO, "feature"),
+        "Population stability index of the newest rows against training, by feature; of 100 rows or more.",
+    ),
+    Described(
+        "tfpipe_drift_psi_limit",
+        "gauge",
+        (*_WHO, "feature"),
+        "From which index on the feature has drifted: 0.25, or what chance does with so few rows.",
+    ),
+    Described(
+        "tfpipe_drift_ks", "gauge", (*_WHO, "feature"), "Kolmogorov-Smirnov statistic of the same rows; of numbers."
+    ),
+    Described("tfpipe_drift_window_rows", "gauge", _WHO, "Newest rows that are compared with training."),
+    Described(
+        "tfpipe_odd_inputs_total",
+        "counter",
+        (*_WHO, "kind"),
+        "Inputs out of the ordinary: empty_text, unknown_text, small_image or stretched_image.",
+    ),
     Described("tfpipe_ready", "gauge", (), "Whether requests are taken: 1 or 0."),
     Described("tfpipe_cache_lookups_total", "counter", ("result",), "Inputs looked up in the cache of answers."),
     Described("tfpipe_cache_bytes", "gauge", (), "Bytes that the cache of answers takes."),

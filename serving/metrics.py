@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from serving.answer_cache import AnswerCache
 from serving.batching import Reason
 from serving.child_process import resident_bytes
+from serving.drift import DriftWatch, has_enough
 from serving.gpu import ReadGpus
 from serving.metric_table import METRICS, Described, Labels
 from serving.recent import Clock, Recent
@@ -121,6 +122,7 @@ class Metrics(Collector):
         self._routed: dict[Labels, Histogram] = defaultdict(lambda: Histogram(_LATENCY_BUCKETS_S))
         self._batch_rows = Histogram(_BATCH_BUCKETS)
         self._processes: Callable[[], Iterable[ModelReading]] = tuple
+        self._drifts: Callable[[], Iterable[tuple[Labels, DriftWatch]]] = tuple
         self._queue: Callable[[], tuple[int, float]] | None = None
         self._in_flight: Callable[[], int] | None = None
         self._cache: AnswerCache[Any] | None = None
@@ -214,6 +216,10 @@ class Metrics(Collector):
         """Ask for the processes of each version whenever somebody wants metrics."""
         self._processes = read
 
+    def watch_drift(self, read: Callable[[], Iterable[tuple[Labels, DriftWatch]]]) -> None:
+        """Ask for what each version was asked of late, by model and version, whenever somebody wants metrics."""
+        self._drifts = read
+
     def stage_totals(self, *, model: str, version: str) -> dict[str, tuple[int, float]]:
         """How many requests to a model version had each stage, and their seconds in it."""
         who = self._versions.get((model, version))
@@ -231,6 +237,7 @@ class Metrics(Collector):
             **self._queue_values(),
             **self._cache_values(),
             **self._memory_values(),
+            **self._drift_values(),
         }
         histograms: dict[str, Mapping[Labels, Histogram]] = {
             "tfpipe_latency_seconds": {
@@ -301,6 +308,22 @@ class Metrics(Collector):
             "tfpipe_model_restarts_total": {who: one.restarts for who, one in read.items()},
             "tfpipe_model_processes": {who: one.ready for who, one in read.items()},
         }
+
+    def _drift_values(self) -> dict[str, dict[Labels, float]]:
+        values: dict[str, dict[Labels, float]] = defaultdict(dict)
+        for who, watch in self._drifts():
+            readings = watch.readings()
+            for kind, count in watch.odd().items():
+                values["tfpipe_odd_inputs_total"][*who, kind] = count
+            if readings:
+                values["tfpipe_drift_window_rows"][who] = max(reading.rows for reading in readings)
+            for reading in filter(has_enough, readings):
+                name = (*who, reading.feature.name)
+                values["tfpipe_drift_psi"][name] = reading.psi
+                values["tfpipe_drift_psi_limit"][name] = reading.limit
+                if reading.ks is not None:
+                    values["tfpipe_drift_ks"][name] = reading.ks
+        return values
 
 
 def _family(one: Described, values: Iterable[tuple[Labels, float]]) -> Metric:

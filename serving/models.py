@@ -117,15 +117,30 @@ class Models:
         aliases = self._routings[deployment.name].aliases
         return [alias for alias, version in aliases.items() if version == _documented(deployment)]
 
+    def only(self, wanted: Wanted) -> tuple[Deployment, Way] | None:
+        """The version that answers all requests that name this, and how they come to it.
+
+        None where chance or a key decides: it is asked once a request, or the shares would not be kept.
+
+        Raises:
+            UnknownModelError: See `find`.
+        """
+        return self.find(wanted, admits=False) if self._split(wanted) is None else None
+
     def may_go_by_key(self, wanted: Wanted) -> bool:
         """Whether the version that answers hangs on a routing key."""
+        routing = self._split(wanted)
+        return routing is not None and routing.sticky == "key"
+
+    def _split(self, wanted: Wanted) -> Routing | None:
+        """The routing between the versions that may answer; None where there is one at most."""
         if wanted.version is not None or wanted.alias is not None:
-            return False
+            return None
         name = wanted.name
         if name is None and len(self._routings) == 1:
             (name,) = self._routings
         routing = self._routings.get(name) if name is not None else None
-        return routing is not None and routing.sticky == "key" and len(routing.slices) > 1
+        return routing if routing is not None and len(routing.slices) > 1 else None
 
     def _begin(self, name: str) -> None:
         """Until a document is given, the champion among the versions answers, else the first."""

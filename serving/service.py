@@ -13,6 +13,7 @@ from serving.answer_cache import AnswerCache
 from serving.batching import Limits
 from serving.cpus import threads_of_sessions, usable_cores
 from serving.deployment import AnyEngine, Deployment
+from serving.drift import DriftWatch
 from serving.engine import Answered
 from serving.errors import NotReadyError, RequestError
 from serving.feedback import Lately
@@ -102,6 +103,7 @@ class Service:
             "process": WatchedThreads("run", timeout_s=None),
         }
         metrics.watch_processes(self._processes)
+        metrics.watch_drift(self.drifts)
         metrics.watch_in_flight(lambda: len(self._active))
         metrics.set_ready(False)
 
@@ -155,6 +157,11 @@ class Service:
         """The models served, for people and probes."""
         return [_described(one.engine) | {"aliases": self.models.aliases_of(one)} for one in self.models]
 
+    def drifts(self) -> list[tuple[tuple[str, str], DriftWatch]]:
+        """What watches each version that has something to be compared with, by model and version."""
+        watched = ((one.name, one.version or "", one.engine.drift) for one in list(self.models))
+        return [((name, version), drift) for name, version, drift in watched if drift is not None]
+
     @property
     def is_idle(self) -> bool:
         """Whether the service is ready, and no request is in flight."""
@@ -202,14 +209,36 @@ class Service:
         Args:
             wanted: What it names.
         """
+        found = self._only(wanted)
+        return found if found is not None and found[0].is_plain else None
+
+    def find_full(self, wanted: Wanted, *, deadline_s: float) -> tuple[Deployment, Way, RequestError] | None:
+        """The version that will not answer a request whatever else it holds, how it came to it, and why.
+
+        Nothing is counted. None where it may answer.
+
+        Args:
+            wanted: What it names.
+            deadline_s: `time.monotonic()` after which nobody waits for the answer.
+        """
+        found = self._only(wanted)
+        if found is None or found[0].breaker.is_open:
+            return None
+        try:
+            found[0].check_room(deadline_s=deadline_s)
+        except RequestError as error:
+            return *found, error
+        return None
+
+    def _only(self, wanted: Wanted) -> tuple[Deployment, Way] | None:
         if self.status != "ready":
             return None
         try:
-            deployment, way = self.models.find(wanted, admits=False)
+            found = self.models.only(wanted)
         except RequestError:
             return None
         # Whether a GPU has room must be asked before each batch.
-        return (deployment, way) if deployment.is_plain and deployment.engine.provider not in GPU_PROVIDERS else None
+        return None if found is None or found[0].engine.provider in GPU_PROVIDERS else found
 
     def look_up(self, wanted: Wanted) -> Deployment:
         """The version that a question about a model means: nothing is asked of it, nor counted.

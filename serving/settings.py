@@ -102,6 +102,11 @@ class ServingSettings(BaseSettings):
     )
     body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
     drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")
+    registry_wait_ms: Milliseconds = Field(
+        30_000,
+        description="Longest time for which a registry that is away is asked again; after it, a service that starts "
+        "takes the bundle that it served last, if CACHE_DIR has it.",
+    )
     registry_poll_ms: Milliseconds = Field(
         500,
         description="Time between two looks at the registry for another routing; of a model that is served as its "
@@ -109,6 +114,13 @@ class ServingSettings(BaseSettings):
     )
     feedback_ttl_s: Count = Field(
         3600, description="Time for which `/feedback` on an answer is taken, for the newest 16,384 answers."
+    )
+    drift_window_rows: int = Field(
+        1000,
+        ge=0,
+        le=100_000,
+        description="Newest rows of each version that are compared with its training data; fewer than 100 say nothing, "
+        "0 compares none.",
     )
     cache_bytes: int = Field(
         0, ge=0, description="Most bytes of answers to keep for inputs that come again; 0 keeps none."

@@ -39,7 +39,7 @@ class Sources:
         settings: ServingSettings,
         open_engine: Callable[[ServedBundle], AnyEngine],
         *,
-        open_registry: "Callable[[], Registry]" = open_default_registry,
+        open_registry: "Callable[[float], Registry]" = open_default_registry,
     ) -> None:
         self._settings, self._open_engine, self._open_registry = settings, open_engine, open_registry
         self._own = FolderLedger(settings.cache_dir.expanduser())
@@ -102,6 +102,12 @@ class Sources:
     def _registered(self, name: str, version: str, cache_dir: Path) -> ServedBundle:
         uri = f"{SCHEME}{name}/{version}"
         try:
-            return fetch_bundle(uri, registered_model=None, cache_dir=cache_dir, open_registry=self._open_registry)
+            return fetch_bundle(
+                uri,
+                registered_model=None,
+                cache_dir=cache_dir,
+                registry_wait_s=self._settings.registry_wait_ms / 1000,
+                open_registry=self._open_registry,
+            )
         except RegistryError as error:
             raise UnknownModelError(str(error), model_name=name, model_version=version) from error

@@ -29,6 +29,8 @@ class TensorEngine:
     takes = "tensors"
     gives_features = False
     labels: tuple[str, ...] = ()
+    # What strangers' arrays mean is not known here.
+    drift = None
 
     def __init__(self, served: ServedBundle, model: TensorModel, sessions: Sessions | None = None) -> None:
         self.sessions = sessions

@@ -22,7 +22,7 @@ def test_help_lists_every_command(monkeypatch, capsys, arguments):
     output = capsys.readouterr().out
     assert code == 0
     names = (
-        "train", "convert", "verify", "tune", "predict", "export", "data", "bench", "serve", "registry",
+        "train", "convert", "verify", "tune", "predict", "export", "data", "bench", "monitor", "serve", "registry",
         "keys", "doctor",
     )  # fmt: skip
     for command in names:
@@ -40,8 +40,8 @@ def test_an_unknown_command_is_refused_with_the_nearest(monkeypatch, capsys):
 
     assert code == 2
     assert capsys.readouterr().err == (
-        "tfpipe: expected a command of train, lr-find, convert, verify, tune, predict, export, data, bench, serve, "
-        "registry, keys, doctor; received 'predcit'. Did you mean 'predict'?\n"
+        "tfpipe: expected a command of train, lr-find, convert, verify, tune, predict, export, data, bench, monitor, "
+        "serve, registry, keys, doctor; received 'predcit'. Did you mean 'predict'?\n"
     )
 
 

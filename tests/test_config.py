@@ -73,6 +73,21 @@ def test_every_problem_is_told_at_once_with_what_was_expected():
         assert line in message
 
 
+def test_a_problem_is_told_of_the_file_or_the_command_line_whichever_it_is_from(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {path: digits}\noutput_dir: run\ntraining: {epochs: 2, batch_sise: 3}\n")
+
+    with pytest.raises(ConfigError) as mistyped:
+        load_config(None, ["training.epoch=3"])
+    with pytest.raises(ConfigError) as both:
+        load_config(path, ["training.warmup_epochs=9", "seed=1"])
+
+    assert str(mistyped.value).startswith("command line: 1 problem(s)\n  training.epoch: unknown key.")
+    heads = [line for line in str(both.value).splitlines() if not line.startswith(" ")]
+    assert sorted(heads) == sorted([f"{path}: 1 problem(s)", "command line: 2 problem(s)"])
+    assert "training.warmup_epochs" in str(both.value).partition("command line: ")[2]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

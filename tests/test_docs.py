@@ -6,21 +6,16 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
+from tests.doc_commands import PAGES, ROOT, own_commands
 from tfpipe.config import documented_keys
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [
-    *ROOT.glob("*.md"),
-    *ROOT.glob("docs/**/*.md"),
-    ROOT / "horovod" / "README.md",
-    ROOT / "benchmarks" / "README.md",
-]
 KEYS = set(re.findall(r"^  ([\w.]+):", documented_keys(), re.MULTILINE))
 SECTIONS = sorted({key.partition(".")[0] for key in KEYS if "." in key})
+# Commands whose first word says which of several they are.
+WITH_VERBS = ("registry", "keys", "data", "monitor")
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -38,8 +33,8 @@ def examples(page):
         yield from re.findall(r"^from (tfpipe[\w.]*) import (.+)$", block, re.MULTILINE)
 
 
-@pytest.mark.parametrize("found", [links, examples])
-def test_links_and_examples_are_found(found):
+@pytest.mark.parametrize("found", [links, examples, own_commands])
+def test_what_is_looked_for_is_found(found):
     assert sum(len(list(found(page))) for page in PAGES) > 10
 
 
@@ -48,10 +43,10 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-def test_the_readme_leads_to_every_page():
-    linked = set(links(ROOT / "README.md"))
+def test_the_list_of_decisions_has_each():
+    folder = ROOT / "docs" / "adr"
 
-    assert {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} - linked == set()
+    assert set(links(folder / "README.md")) == {path.name for path in folder.glob("0*.md")}
 
 
 def test_the_readme_names_every_command_and_extra():
@@ -63,18 +58,45 @@ def test_the_readme_names_every_command_and_extra():
     assert [extra for extra in extras if not re.search(rf"^\|[^|]*`{extra}`", text, re.MULTILINE)] == []
 
 
-def test_commands_are_there(page):
-    # Indented blocks hold what is typed.
-    typed = re.findall(r"^    (?:\S+=\S+ )*tfpipe ([a-z-]+)", page.read_text(), re.MULTILINE)
+def test_options_of_commands_are_there(page):
+    for command in own_commands(page):
+        name, *rest = command[1:] if command[0] == "tfpipe" else [command_of(command[0]), *command[1:]]
+        assert name in commands(), command
+        verb = (rest[0],) if name in WITH_VERBS and rest and not rest[0].startswith("-") else ()
+        named = [word.partition("=")[0] for word in rest if re.match(r"--\w", word)]
+        shown = help_of(name, *verb)
+        assert [option for option in named if not re.search(rf"{option}(?![\w-])", shown)] == [], command
 
-    assert set(typed) <= set(commands())
+
+def command_of(module):
+    """The sub-command of `tfpipe` that is a module's: tfpipe.lr_find -> lr-find."""
+    return "serve" if module == "serving" else module.removeprefix("tfpipe.").replace("_", "-")
+
+
+@functools.cache
+def help_of(*command):
+    done = subprocess.run(
+        [sys.executable, "-m", "tfpipe.cli", *command, "--help"], capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 @functools.cache
 def commands():
     """The sub-commands of `tfpipe`, from its help."""
-    shown = subprocess.run([sys.executable, "-m", "tfpipe.cli", "--help"], capture_output=True, text=True, check=True)
-    return re.findall(r"^  ([a-z-]+) ", shown.stdout, re.MULTILINE)
+    return re.findall(r"^  ([a-z-]+) ", help_of(), re.MULTILINE)
+
+
+def test_what_make_and_scripts_are_asked_for_is_there(page):
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert set(re.findall(r"(?:^    |`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    for name in re.findall(r"make bench NAME=([a-z_0-9]+)", text):
+        assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
+    # NAME stands for any.
+    for path in re.findall(r"(?<![\w/.-])(?:scripts|horovod|examples|configs)/(?!NAME)[\w/]+\.(?:sh|py|yaml)\b", text):
+        assert (ROOT / path).exists(), path
 
 
 def test_configuration_keys_exist(page):

@@ -98,6 +98,27 @@ def test_no_host_yet_is_no_line(tmp_path):
 
 
 @pytest.mark.parametrize("by_argument", [True, False])
+def test_the_addresses_of_a_name(tmp_path, by_argument):
+    # As of a headless Service with two pods that are ready.
+    getent = tmp_path / "getent"
+    lines = [f"{address} {kind}" for address in ("10.0.0.4", "10.0.0.1") for kind in ("STREAM workers", "DGRAM", "RAW")]
+    getent.write_text(
+        "#!/bin/sh\n[ \"$*\" = 'ahostsv4 workers' ] || exit 2\n" + "".join(f"echo {line}\n" for line in lines)
+    )
+    getent.chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TFPIPE_SLOTS": "4"}
+    arguments, named = (("dns", "workers"), {}) if by_argument else ((), {"TFPIPE_HOSTS_DNS": "workers"})
+
+    done = discover(*arguments, **variables, **named)
+
+    assert (done.returncode, done.stdout.split()) == (0, ["10.0.0.1:4", "10.0.0.4:4"]), done.stderr
+
+
+def test_a_name_of_this_machine_is_looked_up_for_real():
+    assert discover("dns", "localhost").stdout == "127.0.0.1:1\n"
+
+
+@pytest.mark.parametrize("by_argument", [True, False])
 def test_pods_that_are_ready_and_stay(kubectl, by_argument):
     variables = {"PATH": f"{kubectl.parent}:{os.environ['PATH']}", "TFPIPE_SLOTS": "4"}
     if by_argument:
@@ -131,6 +152,7 @@ def test_a_cluster_that_does_not_answer_is_an_error_and_no_list(kubectl):
         (("list", "good:1,a;b"), "received `a;b`"),
         (("file", "/nowhere/hosts"), "expected a hostfile that can be read, received '/nowhere/hosts'"),
         (("local", "many"), "expected a number of workers, received 'many'"),
+        (("dns", "nowhere.invalid"), "expected a name that has addresses, received 'nowhere.invalid'"),
         (("kubernetes", "app=x"), "expected 'no-such-kubectl' on the PATH"),
         (("bogus",), "received 'bogus'"),
         (("list",), "received 'list'"),
@@ -212,17 +234,31 @@ def test_the_mpi_job_starts_as_many_workers_as_it_has_slots():
     assert f"-np {replicas['Worker']['replicas'] * job['spec']['slotsPerWorker']} " in command
 
 
-def test_the_launcher_in_kubernetes_may_list_the_pods_that_it_selects():
+def test_the_launcher_in_kubernetes_finds_the_workers_by_their_service():
     by_kind = {d["kind"]: d for d in yaml.safe_load_all((ASSETS / "kubernetes.yaml").read_text())}
 
-    pod = by_kind["Job"]["spec"]["template"]["spec"]
-    variables = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"]}
-    labels = by_kind["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
-    account = by_kind["ServiceAccount"]["metadata"]["name"]
-    assert variables["TFPIPE_KUBERNETES_SELECTOR"] in {f"{key}={value}" for key, value in labels.items()}
-    assert by_kind["StatefulSet"]["spec"]["selector"]["matchLabels"] == labels
-    assert by_kind["Service"]["spec"]["selector"] == labels
-    assert by_kind["StatefulSet"]["spec"]["serviceName"] == by_kind["Service"]["metadata"]["name"]
-    assert pod["serviceAccountName"] == account == by_kind["RoleBinding"]["subjects"][0]["name"]
-    assert by_kind["RoleBinding"]["roleRef"]["name"] == by_kind["Role"]["metadata"]["name"]
-    assert by_kind["Role"]["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]
+    [launcher] = by_kind["Job"]["spec"]["template"]["spec"]["containers"]
+    variables = {variable["name"]: variable["value"] for variable in launcher["env"]}
+    service, workers = by_kind["Service"], by_kind["StatefulSet"]["spec"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert variables["TFPIPE_HOSTS_DNS"] == service["metadata"]["name"] == workers["serviceName"]
+    assert (
+        service["spec"]["selector"] == workers["template"]["metadata"]["labels"] == workers["selector"]["matchLabels"]
+    )
+
+
+@pytest.mark.parametrize(("name", "document"), WORKLOADS, ids=[f"{n}-{d['kind']}" for n, d in WORKLOADS])
+def test_pods_that_train_are_nobodys_root_and_ask_nothing_of_the_cluster(name, document):
+    for pod, container in containers(document):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def test_launchers_use_the_port_that_workers_listen_on():
+    for name in ("kubernetes.yaml", "mpijob.yaml"):
+        text = (ASSETS / name).read_text()
+
+        assert "--ssh-port 2222" in text
+        assert "sshd -De -f /dev/null -p 2222" in text

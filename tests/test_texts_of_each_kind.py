@@ -19,7 +19,9 @@ from tfpipe.convert.trained import open_trained
 from tfpipe.core.bundle import read_golden
 from tfpipe.core.certificate import Certificate
 from tfpipe.core.errors import BundleError, ConfigError, DataError
+from tfpipe.core.observed import NO_LABEL
 from tfpipe.core.parity import BOUNDS
+from tfpipe.core.statistics import Statistics
 from tfpipe.inference.opening import open_inference
 from tfpipe.models.assembly import load_model
 from tfpipe.ort import open_session
@@ -144,6 +146,23 @@ def test_a_bundle_of_every_precision_passes_the_gate_with_all_its_hops(finished,
     assert ("SavedModel serving_default" in report) == (kind != "tags")
     assert manifest.variants["fp32"].golden_max_abs_diff < 1e-4
     assert manifest.variants["fp32"].batch_invariant
+
+
+def test_statistics_are_of_the_texts_and_of_the_answers(finished, converted):
+    found = Statistics.from_json(converted.path("statistics.json").read_text(), where="here")
+    kind, manifest = finished[0], converted.manifest
+
+    features = {feature.name: feature for feature in found.features}
+    assert set(features) == {"characters", "tokens", "unknown_ratio", "vocabulary", "confidence", "label"}
+    assert found.inputs_from == f"{sum(features['characters'].counts)} training samples"
+    assert found.predictions_from == f"{sum(features['confidence'].counts)} validation samples"
+    assert features["characters"].mean > features["tokens"].mean > 1
+    assert len(found.vocabulary) == len(features["vocabulary"].counts) - 1
+    expected = {"multi": (*manifest.labels, NO_LABEL)}.get(kind, manifest.labels)
+    assert features["label"].categories[:-1] == expected
+    # One a text, or one a token.
+    answered = sum(features["label"].counts)
+    assert answered > sum(features["confidence"].counts) if kind == "tags" else answered > 0
 
 
 def test_the_certificate_reaches_from_strings_to_the_http_answer(converted):

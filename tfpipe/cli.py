@@ -4,6 +4,8 @@ import difflib
 import importlib
 import sys
 
+from tfpipe.interruption import SERVICE_STOPPED, end_at_signals
+
 _COMMANDS = {
     "train": ("tfpipe.train", "train a model, on one process or under horovodrun"),
     "lr-find": ("tfpipe.lr_find", "suggest training.learning_rate by a short test over many"),
@@ -14,6 +16,7 @@ _COMMANDS = {
     "export": ("tfpipe.targets.command", "write a bundle for TensorFlow Serving, Triton, MLflow or plain ONNX"),
     "data": ("tfpipe.data.__main__", "validate or pack a data set, make a tokenizer"),
     "bench": ("tfpipe.bench.__main__", "send a load to a service: throughput, latencies, the highest rate it holds"),
+    "monitor": ("tfpipe.monitor.__main__", "compare what a service is asked with what its models were trained on"),
     "serve": ("serving.__main__", "answer over HTTP"),
     "registry": ("tfpipe.rollout.command", "say which version of a model answers: promote, split, canary, rollback"),
     "keys": ("serving.keys_command", "make API keys for the service"),
@@ -38,6 +41,10 @@ def main() -> int:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         print(f"tfpipe: expected a command of {', '.join(_COMMANDS)}; received {name!r}.{hint}", file=sys.stderr)
         return 2
+    if name == "serve":
+        end_at_signals(SERVICE_STOPPED, exit_code=0)
+    else:
+        end_at_signals()
     module = importlib.import_module(_COMMANDS[name][0])
     return int(module.main(sys.argv[2:]))
 

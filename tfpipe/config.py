@@ -24,6 +24,9 @@ DEFAULT_CONFIGS = {
     "text_classification": "text_classification_messages.yaml",
     "token_classification": "token_classification_conll.yaml",
 }
+COMMAND_LINE = "command line"
+# The keys that it is about, and a sentence.
+Problem = tuple[Sequence[str], str]
 _UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
@@ -37,7 +40,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: Lists every unknown key, wrong type and impossible combination at once.
     """
-    return parse_config(read_values(path, overrides), where=str(path or _default_config_path(overrides).name))
+    where = str(path or _default_config_path(overrides).name)
+    return parse_config(read_values(path, overrides), where=where, overrides=overrides)
 
 
 def read_values(path: str | Path | None, overrides: Sequence[str], *, resolve: bool = True) -> dict[str, Any]:
@@ -82,25 +86,50 @@ def override_values(base: Any, overrides: Sequence[str], *, where: str, resolve:
     return values  # type: ignore[return-value]  # to_container of a DictConfig is a dict
 
 
-def parse_config(values: dict[str, Any], *, where: str) -> Config:
-    """Validate raw values; see `load_config`."""
+def parse_config(values: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> Config:
+    """Validate raw values; see `load_config`.
+
+    Args:
+        values: Overrides applied.
+        where: What the values are from, for messages.
+        overrides: Each key=value of the command line, on which problems of these keys are blamed.
+    """
     try:
         config = Config.model_validate(values)
-        problems: list[str] = []
-        refused: list[str] = []
+        problems: list[Problem] = []
     except ValidationError as error:
         problems = described_problems(error, Config)
-        refused = [".".join(str(part) for part in entry["loc"]) for entry in error.errors()]
         # The combinations of what is left are still worth telling: refused values give way to their defaults.
         config = Config.model_validate(_without(values, error))
+    refused = [key for keys, _ in problems for key in keys]
     problems += [
-        f"{' and '.join(keys)}: expected that {expected}."
+        (keys, f"{' and '.join(keys)}: expected that {expected}.")
         for keys, impossible, expected in COMBINATIONS
         if not any(_touches(key, refused) for key in keys) and impossible(config)
     ]
     if problems:
-        raise ConfigError(f"{where}: {len(problems)} problem(s)\n" + "\n".join(f"  {problem}" for problem in problems))
+        raise refusal(problems, where=where, overrides=overrides)
     return config
+
+
+def refusal(problems: Sequence[Problem], *, where: str, overrides: Sequence[str] = ()) -> ConfigError:
+    """One error that lists problems, each under what it is from: the command line or a file.
+
+    Args:
+        problems: At least one.
+        where: The file.
+        overrides: Each key=value of the command line.
+    """
+    given = [override.partition("=")[0] for override in overrides]
+    listed: dict[str, list[str]] = {}
+    for keys, sentence in problems:
+        place = COMMAND_LINE if any(_touches(key, given) for key in keys) else where
+        listed.setdefault(place, []).append(f"  {sentence}")
+    return ConfigError(
+        "\n".join(
+            "\n".join([f"{place}: {len(sentences)} problem(s)", *sentences]) for place, sentences in listed.items()
+        )
+    )
 
 
 def to_yaml(config: Config) -> str:
@@ -203,18 +232,22 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def described_problems(error: ValidationError, section: type[BaseModel]) -> list[str]:
-    """One sentence for each problem that a validation found, with the nearest key for an unknown one.
+def described_problems(error: ValidationError, section: type[BaseModel]) -> list[Problem]:
+    """Each problem that a validation found, with the nearest key for an unknown one.
 
     Args:
         error: Of `section.model_validate`.
         section: What was validated.
     """
-    return [_describe(entry, section) for entry in error.errors()]
+    return [([_key_of(entry)], _describe(entry, section)) for entry in error.errors()]
+
+
+def _key_of(entry: Any) -> str:
+    return ".".join(str(part) for part in entry["loc"])
 
 
 def _describe(entry: Any, section: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in entry["loc"])
+    key = _key_of(entry)
     if entry["type"] == "extra_forbidden":
         return f"{key}: unknown key. {_nearest_key(key, section)}"
     if entry["type"] == "missing":

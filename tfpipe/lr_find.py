@@ -1,5 +1,10 @@
 """Suggest a learning rate: `python -m tfpipe.lr_find --config run.yaml`, under horovodrun too."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import json
 import math

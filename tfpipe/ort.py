@@ -105,17 +105,7 @@ def open_session(
     """
     way = Way(_choose(provider), arithmetic)
     ort_providers.check(way)
-    options = onnxruntime.SessionOptions()
-    # Idle threads that spin take the cores of the event loop and of other sessions.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if not optimise:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if in_order:
-        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    options = _session_options(threads=threads, optimise=optimise, in_order=in_order)
     providers = ort_providers.configure(
         options,
         way,
@@ -139,6 +129,21 @@ def open_session(
         on = "" if way.provider == "cpu" else f" on {way.title}"
         raise BundleError(f"{what}: expected an ONNX model that ONNX Runtime can load{on}; {error}") from error
     return OnnxModel(session, way.provider, way.arithmetic, ort_providers.left_to_cpu(session, way))
+
+
+def _session_options(*, threads: int | None, optimise: bool, in_order: bool) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    # Idle threads that spin take the cores of the event loop and of other sessions.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if in_order:
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    return options
 
 
 def _choose(provider: str) -> str:

@@ -1,5 +1,10 @@
 """Batch prediction: `python -m tfpipe.predict --model MODEL --output predictions.jsonl INPUT...`."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import contextlib
 import json

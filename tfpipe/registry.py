@@ -77,7 +77,7 @@ class ModelVersion:
 
     @property
     def uri(self) -> str:
-        """`models:/NAME/VERSION`."""
+        """Its name in commands, models:/NAME/VERSION."""
         return f"models:/{self.name}/{self.version}"
 
     @property

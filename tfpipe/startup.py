@@ -1,6 +1,5 @@
 """What every command does first and last: quiet libraries, logging, and errors as one sentence with an exit code."""
 
-import argparse
 import contextlib
 import gc
 import logging
@@ -10,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from tfpipe.core.errors import StoppedError, TfpipeError
+from tfpipe.interruption import INTERRUPTED
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ def run_command(command: Callable[[], int]) -> int:
     # It warns of functions that are compiled anew; a run that goes on with other workers does so on purpose.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
-        with _interrupted_by_sigterm():
+        with _interrupted_by_signals():
             return command()
     except TfpipeError as error:
         prefix = "stopped" if isinstance(error, StoppedError) else "error"
         sys.stderr.write(f"{prefix}: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("stopped: interrupted before it was done; start it again.\n")
+        sys.stderr.write(f"{INTERRUPTED}\n")
         return StoppedError.exit_code
     except BrokenPipeError:
         # The reader of our output is gone; nobody is left to tell.
@@ -57,31 +57,21 @@ def run_command(command: Callable[[], int]) -> int:
         return TfpipeError.exit_code
 
 
-def header(text: str) -> tuple[str, str]:
-    """The name and value of an option `--header 'Name: value'`.
-
-    Raises:
-        argparse.ArgumentTypeError: It is none.
-    """
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"expected 'Name: value', received {text!r}")
-    return name.strip(), value.strip()
-
-
 def _is_no_news(record: logging.LogRecord) -> bool:
     # Asked of what is logged under no name alone: ONNX Runtime's quantiser tells each tensor there.
     return record.levelno >= logging.WARNING
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def _interrupted_by_signals() -> Iterator[None]:
     """Let a scheduler's SIGTERM end a command as Ctrl-C does, so that it cleans up behind itself."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def quiet_libraries() -> None:

@@ -1,5 +1,10 @@
 """Train a model: `horovodrun -np 4 python -m tfpipe.train`, or the same without horovodrun on one process."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -45,7 +50,7 @@ def train(
         TrainingError: Training cannot go on.
         GateError: `tracking.min_metrics` were missed: the model was logged, not registered.
         TrackingError: The tracking server is away; the model is kept in `output_dir`.
-        StoppedError: A signal came; the state was saved.
+        StoppedError: A signal came; the state was saved, unless it was a second one.
     """
     # TensorFlow takes seconds to import; --help and a mistyped key need not wait for it.
     from tfpipe.training.run import run

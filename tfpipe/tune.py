@@ -4,6 +4,11 @@ Each variant that passed the gate is opened in each way that this machine offers
 golden samples alone and in batches; and is timed. No TensorFlow.
 """
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import os
 import sys

@@ -51,6 +51,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (InferenceError, 500, "inference_failed"),
 )
 _INTERNAL = (500, "internal")
+_known_statuses: dict[type, tuple[int, str]] = {}
 _RETRY_AFTER_S = b"1"
 # Headers that repeat themselves, by what they say.
 _MOST_KEPT = 256
@@ -72,10 +73,19 @@ class Answer:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     media: bytes = b"application/json"
 
+    @property
+    def ends_connection(self) -> bool:
+        """Whether nothing more is to be asked on its connection."""
+        return (b"connection", b"close") in self.headers
+
 
 def status_of(error: Exception) -> tuple[int, str]:
     """Status code and error code of an error; 500 for one that nobody foresaw."""
-    return next(((status, code) for kind, status, code in STATUSES if isinstance(error, kind)), _INTERNAL)
+    kind = type(error)
+    if kind not in _known_statuses:
+        found = ((status, code) for known, status, code in STATUSES if issubclass(kind, known))
+        _known_statuses[kind] = next(found, _INTERNAL)
+    return _known_statuses[kind]
 
 
 def error_body(error: Exception, request_id: str) -> dict[str, Any]:
@@ -92,8 +102,21 @@ def error_body(error: Exception, request_id: str) -> dict[str, Any]:
 
 def record_error(error: Exception, request: Request, service: Service, **fields: Any) -> tuple[int, str]:
     """Count and log an error, with its traceback where nobody foresaw it; gives its status and code."""
+    status, code = count_error(error, request, service)
+    log_error(error, request, time.monotonic() - request.started_s, **fields)
+    return status, code
+
+
+def count_error(error: Exception, request: Request, service: Service) -> tuple[int, str]:
+    """Count an error; gives its status and code."""
     status, code = status_of(error)
     service.metrics.record_error(**service.labels_of(request.deployment), kind=code)
+    return status, code
+
+
+def log_error(error: Exception, request: Request, latency_s: float, **fields: Any) -> None:
+    """Log an error, with its traceback where nobody foresaw it."""
+    status, code = status_of(error)
     foreseen = (status, code) != _INTERNAL
     logger.log(
         logging.ERROR if status >= 500 and not isinstance(error, errors.NotReadyError) else logging.WARNING,
@@ -106,13 +129,12 @@ def record_error(error: Exception, request: Request, service: Service, **fields:
                 "status": status,
                 "code": code,
                 "error": str(error),
-                "latency_ms": round((time.monotonic() - request.started_s) * 1000, 3),
+                "latency_ms": round(latency_s * 1000, 3),
                 **fields,
             }
         },
         exc_info=None if foreseen else error,
     )
-    return status, code
 
 
 def refuse(error: Exception, request: Request, service: Service) -> Answer:
@@ -124,7 +146,13 @@ def refuse(error: Exception, request: Request, service: Service) -> Answer:
 
 def refuse_in_a_sentence(error: Exception, request: Request, service: Service) -> Answer:
     """Like `refuse`, in the form that clients of foreign protocols know: `{"error": "one sentence"}`."""
-    status, code = record_error(error, request, service)
+    record_error(error, request, service)
+    return in_a_sentence(error, request)
+
+
+def in_a_sentence(error: Exception, request: Request) -> Answer:
+    """An error as `refuse_in_a_sentence` tells it; neither counted nor logged."""
+    status, code = status_of(error)
     body = orjson.dumps({"error": error_body(error, request.id)["message"]})
     return Answer(status, body, [(b"x-error-code", code.encode()), *_headers(error, request)])
 

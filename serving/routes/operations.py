@@ -25,6 +25,7 @@ _ENDPOINTS = {
     "GET /health/ready": "the same",
     "GET /health/live": "200 while the process answers",
     "GET /metrics": "Prometheus",
+    "GET /drift": "what was asked of late, beside what the models were trained on",
     "GET /docs": "this API, as a page",
     "GET /openapi.json": "this API, for programs",
 }

@@ -12,13 +12,10 @@ is where each error is told. Both ways give the same answers.
 import asyncio
 import contextlib
 import math
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-import httptools
 import numpy as np
 
 from serving.deployment import Deployment
@@ -32,55 +29,20 @@ from serving.request import next_id
 from serving.routes.answers import headers_of
 from serving.service import ROUTED, Service
 from serving.v2.datatypes import DTYPES
+from serving.v2.fast_refusals import Connection, FastRefusals
 from serving.v2.http_bodies import HEADER_LENGTH, write_infer
 from serving.v2.inputs import ROWS
 from serving.v2.json_header import Promised, read_header
 from serving.v2.messages import InferRequest, Tensor
 from serving.v2.outputs import check_outputs, given_names, outputs_of, wants_features
-from serving.wanted import Wanted
+from serving.v2.plain_heads import Head, Heads
 from tfpipe.core.errors import TfpipeError
 from tfpipe.core.signature import Array
 
-_END_OF_HEAD = b"\r\n\r\n"
-# Those that change nothing of an answer. What accepts a compressed one may be given one.
-_PLAIN_HEADERS = frozenset((
-    b"host", b"content-type", b"content-length", b"user-agent", b"accept", b"connection", b"authorization",
-    b"x-api-key", HEADER_LENGTH,
-))  # fmt: skip
-_MOST_HEADS, _MOST_HEAD_BYTES = 256, 1024
 # Larger bodies do not come in one piece, and are taken apart beside the event loop.
 _MOST_BODY_BYTES = 64 * 1024
 _ROWS_DATATYPE = "FP32"
-# Neither escapes nor a query.
-_PLAIN_PATH = re.compile(rb"/v2/models/([\w.-]+)(?:/versions/([\w.-]+))?/infer")
 _BINARY = b"application/octet-stream"
-
-
-class Connection(Protocol):
-    """Where a request came from, and its answer goes."""
-
-    def answer(self, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-        """Write an answer with status 200, and go on with what came meanwhile."""
-
-    def go_the_long_way(self, data: bytes) -> None:
-        """Take a request as if it came only now."""
-
-
-@dataclass(slots=True)
-class _Head:
-    """What a head says that was seen before.
-
-    Attributes:
-        headers: By lower-case name.
-        wanted: The model that is asked.
-        num_bytes: Of the whole request.
-        json_end: Where the tensors' bytes begin.
-    """
-
-    headers: Mapping[bytes, bytes]
-    wanted: Wanted
-    num_bytes: int
-    json_end: int
 
 
 @dataclass(slots=True)
@@ -106,30 +68,36 @@ class FastPath:
 
     def __init__(self, service: Service, gate: Gate) -> None:
         self._service, self._gate = service, gate
-        # None: a head that is known to need the long way.
-        self._heads: dict[bytes, _Head | None] = {}
+        self._heads = Heads(max_body_bytes=service.settings.max_body_bytes)
+        self._refusals = FastRefusals(service, gate)
         self._waiting: dict[Deployment, list[_Waiting]] = {}
 
     def take(self, connection: Connection, data: bytes) -> bool:
-        """Answer a request at the end of this turn of the event loop, if it is a plain one.
+        """Answer a request, if it is a plain one: at the end of this turn of the event loop, or refuse it at once.
 
         Args:
             connection: It came alone on it.
-            data: All that came.
+            data: All that came; of what is refused, the rest may still come.
         """
         came_s = time.monotonic()
-        end = data.find(_END_OF_HEAD, 0, _MOST_HEAD_BYTES) + len(_END_OF_HEAD)
-        if end < len(_END_OF_HEAD):
+        head = self._heads.read(data)
+        if head is None or len(data) > head.num_bytes:
             return False
-        text = data[:end]
-        head = self._heads[text] if text in self._heads else self._learn(text)
-        if head is None or head.num_bytes != len(data):
-            return False
-        found = self._service.find_plain(head.wanted)
+        if not self._is_taken(connection, head, data, came_s):
+            return self._refusals.refuse(connection, head, unread=head.num_bytes - len(data), came_s=came_s)
+        return True
+
+    def close(self) -> None:
+        """Log what is not logged yet."""
+        self._refusals.write_log()
+
+    def _is_taken(self, connection: Connection, head: Head, data: bytes, came_s: float) -> bool:
+        is_whole = head.num_bytes == len(data) <= head.start + _MOST_BODY_BYTES
+        found = self._service.find_plain(head.wanted) if is_whole and head.json_end is not None else None
         if found is None:
             return False
         deployment, way = found
-        asked = _read(deployment, data, end, head.json_end)
+        asked = _read(deployment, data, head)
         if asked is None:
             return False
         try:
@@ -143,14 +111,6 @@ class FastPath:
             waiting = self._waiting[deployment] = []
         waiting.append(_Waiting(connection, data, *asked, way, caller, came_s, time.monotonic()))
         return True
-
-    def _learn(self, text: bytes) -> _Head | None:
-        head = _parsed(text, max_body_bytes=min(_MOST_BODY_BYTES, self._service.settings.max_body_bytes))
-        if len(self._heads) == _MOST_HEADS:
-            # Whoever sends another head each time gains nothing by it, and must not cost memory.
-            self._heads.clear()
-        self._heads[text] = head
-        return head
 
     def _run_all(self) -> None:
         given, self._waiting = self._waiting, {}
@@ -214,65 +174,16 @@ class FastPath:
             stage_s=stage_s,
             is_routed=one.way in ROUTED,
         )
-        one.connection.answer(headers, body)
+        one.connection.answer(200, headers, body)
 
 
-def _parsed(text: bytes, *, max_body_bytes: int) -> _Head | None:
-    """A head of a plain request; None of any other, an invalid one included."""
-    head = _HeadParser()
-    parser = httptools.HttpRequestParser(head)
-    try:
-        parser.feed_data(text)
-    except httptools.HttpParserError:
-        return None
-    headers = dict(head.headers)
-    is_plain = (
-        parser.get_method() == b"POST"
-        and parser.get_http_version() == "1.1"
-        and parser.should_keep_alive()
-        and headers.keys() <= _PLAIN_HEADERS
-        and len(headers) == len(head.headers)
-    )
-    wanted = _wanted(head.url) if is_plain else None
-    length, json_length = headers.get(b"content-length", b""), headers.get(HEADER_LENGTH, b"")
-    if wanted is None or not (length.isdigit() and json_length.isdigit()):
-        return None
-    if not 0 < int(json_length) < int(length) <= max_body_bytes:
-        return None
-    return _Head(headers, wanted, len(text) + int(length), len(text) + int(json_length))
-
-
-class _HeadParser:
-    """Gathers what httptools reports."""
-
-    def __init__(self) -> None:
-        self.url = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
-
-
-def _wanted(url: bytes) -> Wanted | None:
-    found = _PLAIN_PATH.fullmatch(url)
-    if found is None:
-        return None
-    name, version = found.groups()
-    return Wanted(name.decode(), None if version is None else version.decode())
-
-
-def _read(
-    deployment: Deployment, data: bytes, start: int, json_end: int
-) -> tuple[Engine, InferRequest, list[Array]] | None:
+def _read(deployment: Deployment, data: bytes, head: Head) -> tuple[Engine, InferRequest, list[Array]] | None:
     """What is asked, and its rows; None where it is not one tensor of the model's rows, to be answered as bytes."""
-    engine = deployment.engine
-    if not isinstance(engine, Engine) or engine.takes != "image":
+    engine, json_end = deployment.engine, head.json_end
+    if not isinstance(engine, Engine) or engine.takes != "image" or json_end is None:
         return None
     try:
-        header = read_header(data[start:json_end])
+        header = read_header(data[head.start : json_end])
         check_outputs(given_names(engine), header.request)
     except TfpipeError:
         return None

@@ -18,6 +18,7 @@ from tfpipe.core.bundle import open_bundle, read_golden
 from tfpipe.core.certificate import Certificate
 from tfpipe.core.errors import ConfigError, ConversionError, DataError, GateError, RegistryError
 from tfpipe.core.parity import BOUNDS, assert_parity
+from tfpipe.core.statistics import Statistics
 from tfpipe.decode import decode_image
 from tfpipe.export import KerasReference, preprocessing_from_json
 from tfpipe.models.assembly import load_model
@@ -53,11 +54,28 @@ def test_the_bundle_is_complete_and_sealed(converted, folder):
     assert left_in(folder) == [
         "bundle.json", "bundle.json.sha256", "certificate.json", "generated", "golden", "model.fp16.onnx",
         "model.fp32.onnx", "model.int8.onnx", "preprocess.onnx", "preprocessing.json", "report.html", "report.md",
-        "saved_model",
+        "saved_model", "statistics.json",
     ]  # fmt: skip
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files - {"bundle.json", "bundle.json.sha256"} == manifest.files.keys()
     assert converted.bundle.sha256 == hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest()
+
+
+def test_statistics_are_those_of_training_samples_and_of_answers_to_validation_samples(converted, folder):
+    found = Statistics.from_json((folder / "statistics.json").read_text(), where="here")
+
+    manifest = converted.bundle.manifest
+    features = {feature.name: feature for feature in found.features}
+    assert found.inputs_from == f"{sum(features['width'].counts)} training samples"
+    assert (features["width"].mean, features["height"].mean) == (13, 18)
+    # Noise about three greys; see `shades`.
+    assert features["brightness"].mean == pytest.approx(127, abs=40)
+    assert features["red_mean"].mean == pytest.approx(features["brightness"].mean, abs=2)
+    label = features["label"]
+    assert found.predictions_from == f"{sum(label.counts)} validation samples"
+    assert label.categories[:-1] == manifest.labels
+    assert all(label.counts[:-1])
+    assert 1 / 3 < features["confidence"].mean <= 1
 
 
 def test_the_manifest_says_where_the_model_comes_from(trained, converted):

@@ -15,6 +15,7 @@ from tests.training.small_runs import write_class_folders
 from tfpipe.convert.__main__ import main
 from tfpipe.core.bundle import open_bundle
 from tfpipe.core.certificate import Certificate
+from tfpipe.core.statistics import Statistics
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -76,6 +77,8 @@ def test_with_validation_data_it_becomes_an_ordinary_int8_bundle(run, tmp_path, 
     assert manifest.variants["int8"].metrics["accuracy"] > 0.9
     assert_answers_as(tmp_path / "bundle", model, picture(170), lambda answers: answers[0])
     assert "22 of the validation samples set INT8 ranges and are not scored" in notes(tmp_path / "bundle")
+    statistics = Statistics.from_json((tmp_path / "bundle" / "statistics.json").read_text(), where="")
+    assert (statistics.inputs_from, statistics.predictions_from) == ("22 given samples", "68 validation samples")
 
 
 def test_a_model_that_holds_resizing_and_gives_logits_answers_as_predict_does(run, tmp_path):
@@ -93,6 +96,8 @@ def test_a_model_that_holds_resizing_and_gives_logits_answers_as_predict_does(ru
     report = notes(tmp_path / "bundle")
     assert "Accuracy was not checked" in report
     assert "No images were given" in report
+    assert "a service cannot tell drift" in report
+    assert "statistics.json" not in bundle.manifest.files
 
 
 def test_a_sigmoid_of_one_unit_is_two_classes_and_grey_is_made_of_colours(run, tmp_path):

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +103,19 @@ def test_others_may_read_what_was_written(tmp_path):
 
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+
+
+def stage(path: Path) -> None:
+    with atomic.staged_folder(path):
+        pass
+
+
+@pytest.mark.parametrize("write", [lambda path: atomic.write_file(path, "x"), stage])
+def test_a_folder_that_takes_no_files_is_told_by_the_name_that_was_asked_for(write):
+    # Nobody makes files there, the superuser neither.
+    path = Path("/proc/tfpipe")
+
+    with pytest.raises(OSError, match="tfpipe") as caught:
+        write(path)
+
+    assert caught.value.filename == str(path)

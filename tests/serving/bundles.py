@@ -12,6 +12,7 @@ from PIL import Image
 
 from tfpipe.core.bundle import Manifest, Variant, seal, write_golden
 from tfpipe.core.signature import TensorSpec
+from tfpipe.core.statistics import FILE, Statistics
 from tfpipe.decode import decode_image
 from tfpipe.ort import open_session
 
@@ -41,6 +42,7 @@ def make_bundle(
     work: int = 0,
     not_finite: bool = False,
     features: bool = False,
+    statistics: Statistics | None = None,
 ) -> Path:
     """Write a sealed bundle.
 
@@ -53,6 +55,7 @@ def make_bundle(
         work: Loops of needless arithmetic in the model, for one that is slow.
         not_finite: Whether the model's weights, and so its answers, are NaN.
         features: Whether the model gives the mean of each channel, 0..1, as features.
+        statistics: Of what it was trained on.
     """
     folder.mkdir(parents=True)
     onnx.save(_preprocess_graph(), folder / "preprocess.onnx")
@@ -68,6 +71,8 @@ def make_bundle(
     contents["red.jpg"] = image_bytes((200, 40, 30), (41, 7), "JPEG")
     samples = [(file, content, reference(content) + golden_offset) for file, content in contents.items()]
     write_golden(folder, samples)
+    if statistics is not None:
+        (folder / FILE).write_text(statistics.to_json(), encoding="utf-8")
     values: dict[str, Any] = {
         "model_name": name,
         "model_version": version,
@@ -91,8 +96,13 @@ def make_bundle(
 
 def reference(content: bytes) -> np.ndarray:
     """(classes,) probabilities of an encoded image, by NumPy and the preprocessing graph."""
+    return reference_of(decode_image(content))
+
+
+def reference_of(pixels: np.ndarray) -> np.ndarray:
+    """(classes,) probabilities of a decoded image."""
     session = open_session(_preprocess_graph().SerializeToString(), provider="cpu", threads=1)
-    row = session.run({"image": decode_image(content)})["input"]
+    row = session.run({"image": pixels})["input"]
     logits = _SHARPNESS * row.mean(axis=(0, 1))
     powers = np.exp(logits - logits.max())
     return (powers / powers.sum()).astype(np.float32)

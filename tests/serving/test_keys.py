@@ -226,3 +226,13 @@ def test_the_command_takes_the_services_file(path, monkeypatch, capsys):
     monkeypatch.setenv("TFPIPE_SERVING_API_KEYS_FILE", str(path))
     assert main(["create", "web", "--scope", "predict"]) == 0
     assert read_keys(path)[0].name == "web"
+
+
+# Where nobody makes files, the superuser neither.
+@pytest.mark.parametrize("folder", ["/proc", "/proc/self/keys"])
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(capsys, folder):
+    assert main(["create", "web", "--scope", "predict", "--file", f"{folder}/keys.yaml"]) == 2
+
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {folder}/keys.yaml: expected a file of API keys that can be written; ")
+    assert (captured.out, captured.err.count("\n")) == ("", 1)

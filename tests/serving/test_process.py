@@ -197,6 +197,12 @@ def test_golden_answers_that_differ_are_refused_with_exit_code_3(tmp_path):
         ),
         ({"provider": "tensorrt"}, "received 'tensorrt', which is not installed here"),
         ({"host": "999.1.2.3"}, "999.1.2.3:0: expected a free address to listen on"),
+        ({"max_batch_size": "0"}, "TFPIPE_SERVING_MAX_BATCH_SIZE: expected greater than or equal to 1, received '0'"),
+        (
+            {"model": "models:/digits/1", "cache_dir": "/proc/none"},
+            "TFPIPE_SERVING_CACHE_DIR: expected a folder that can be written, but '/proc/none': ",
+        ),
+        ({"model": "a,,b"}, "model: expected a model, or several with commas between them, received 'a,,b'"),
         ({"prot": "1"}, "TFPIPE_SERVING_PROT: unknown setting. Did you mean TFPIPE_SERVING_PORT?"),
     ],
 )
@@ -222,6 +228,41 @@ def test_a_registry_without_models_is_one_sentence_and_exit_code_2(tmp_path):
     assert result.returncode == 2
     assert len(errors) == 1
     assert errors[0].startswith("serving: ")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_batch_size": "0"}, {"model": "models:/a/1", "cache_dir": "/proc/none"}, {"tls_cert_file": "/nowhere"}],
+)
+def test_wrong_settings_end_it_before_the_port_is_looked_at(running, bundle, settings):
+    port = running.url.rpartition(":")[2]
+
+    code, error = failure(**{"model": str(bundle), "port": port, **settings})
+
+    assert code == 2
+    assert "free address" not in error
+
+
+def test_a_registry_that_is_away_is_asked_until_the_wait_ends(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    settings = {
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
+        "TFPIPE_SERVING_REGISTRY_WAIT_MS": "1500",
+        "TFPIPE_SERVING_CACHE_DIR": str(tmp_path),
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "serving", "--port", "0", "--model", "models:/digits@champion"],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        f"serving: http://127.0.0.1:{port}: expected an MLflow store that answers within 1.5 s, received: "
+    )
 
 
 def test_help_lists_every_setting():

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tfpipe.core.bundle import Manifest, Variant, seal, write_golden
 from tfpipe.core.signature import TensorSpec
+from tfpipe.core.statistics import FILE, Statistics
 from tfpipe.text.encoding import Tokenizer
 from tfpipe.text.packing import pack
 
@@ -37,6 +38,7 @@ def make_text_bundle(
     settings: str | None = None,
     golden_offset: float = 0.0,
     manifest_changes: Mapping[str, Any] | None = None,
+    statistics: Statistics | None = None,
 ) -> Path:
     """Write a sealed bundle.
 
@@ -49,6 +51,7 @@ def make_text_bundle(
         settings: Content of preprocessing.json, where it is to differ.
         golden_offset: Added to the golden answers, which are right without it.
         manifest_changes: Fields of the manifest that differ.
+        statistics: Of what it was trained on.
     """
     folder.mkdir(parents=True)
     tokenizer.save(folder / "tokenizer")
@@ -63,6 +66,8 @@ def make_text_bundle(
         expected = text_reference(tokenizer, text, task=task, multi_label=multi_label, max_length=max_length)
         samples.append((f"{index:04d}.txt", text.encode(), expected + np.float32(golden_offset)))
     write_golden(folder, samples)
+    if statistics is not None:
+        (folder / FILE).write_text(statistics.to_json(), encoding="utf-8")
     outputs = ("batch", "sequence", len(TAGS)) if per_token else ("batch", len(CLASSES))
     values: dict[str, Any] = {
         "model_name": "moods" if not per_token else "names",

@@ -14,7 +14,13 @@ from tests.hosts import missing_for_two_hosts, two_hosts
 from tests.training.small_runs import small_values, write_class_folders
 from tfpipe.training.checkpoints import load
 
-pytestmark = [pytest.mark.system, pytest.mark.tensorflow, pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.tensorflow,
+    pytest.mark.horovod,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.training.small_runs import small_config, write_class_folders
 from tfpipe.config import load_config
-from tfpipe.core.errors import ConfigError, DataError, GateError, TrainingError
+from tfpipe.core.errors import ConfigError, DataError, GateError, StoppedError, TrainingError
 from tfpipe.models.assembly import load_model
 from tfpipe.registry import Registry
 from tfpipe.train import train
@@ -73,6 +73,21 @@ def test_a_complete_run_is_not_trained_over_unless_told_to(finished):
     for resume in (False, True):
         with pytest.raises(ConfigError, match=r"holds a complete run\. Choose another folder, or give --overwrite"):
             train(config, resume=resume)
+
+
+def test_a_second_signal_ends_a_run_at_once_and_says_how_to_go_on(tmp_path, data, monkeypatch):
+    overrides = ["training.callbacks=['tests.training.user_code:Insists']"]
+    config = small_config(tmp_path, data, overrides, epochs=1)
+    folder = tmp_path / "run"
+    monkeypatch.setenv("INSIST", "1")
+
+    with pytest.raises(StoppedError, match=f"Go on with: .* --config {folder}/config.yaml --resume") as stopped:
+        train(config)
+    status = json.loads((folder / "status.json").read_text())
+    monkeypatch.delenv("INSIST")
+
+    assert status == {"exit_code": 75, "reason": str(stopped.value)}
+    assert train(config, resume=True).output_dir == folder
 
 
 def test_an_unfinished_run_resumes_under_its_own_configuration_only(tmp_path, data):

@@ -1,5 +1,10 @@
 """`tfpipe bench URL ...`: how fast a service answers, and how much it holds; without TensorFlow."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import asyncio
 import json
@@ -17,7 +22,8 @@ from tfpipe.bench.session import Plan, Session, Target
 from tfpipe.bench.summary import render_summary
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, GateError, InferenceError, StoppedError
-from tfpipe.startup import header, run_command
+from tfpipe.header_option import header
+from tfpipe.startup import run_command
 
 _PROTOCOLS = ("predict", "v2", "v2-binary", "grpc", "tfserving")
 _CLOSED_CONNECTIONS, _OPEN_CONNECTIONS = 8, 256

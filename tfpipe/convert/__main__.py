@@ -1,5 +1,10 @@
 """`python -m tfpipe.convert`: a trained model -> a bundle that can be served."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import os
 import shlex

@@ -14,6 +14,7 @@ from tfpipe.convert.passes import run_passes, standard_passes
 from tfpipe.convert.phases import phase
 from tfpipe.convert.reference import KerasRows, SavedModelRows
 from tfpipe.convert.staging import measured_on, stage
+from tfpipe.convert.statistics import write_statistics
 from tfpipe.convert.trained import TrainedModel
 from tfpipe.convert.variants import Found, find_variants
 from tfpipe.convert.weight_only import open_environment, weight_only_variants
@@ -85,6 +86,7 @@ class Building:
         self._write_saved_model()
         self._measure()
         self._judge()
+        self._write_statistics()
         golden = self._num_golden
         sealing.seal_bundle(
             self._folder, self._trained, self._conversion, self._comparison, golden, self._answers, self._scores,
@@ -238,6 +240,14 @@ class Building:
             self._findings.missed = missed
             raise GateError(" ".join(missed))
         self._findings.forced = missed
+
+    def _write_statistics(self) -> None:
+        """What a service compares its traffic with."""
+        with phase("statistics"):
+            model = self._candidates[self._findings.precision].session()
+            found = write_statistics(self._folder, self._trained, self._examples, model)
+        if found is None:
+            self._findings.notes.append("No data were given, so a service cannot tell drift: there are no statistics.")
 
     def _take(self, candidate: Candidate) -> None:
         """Compare a candidate with Keras, its features too."""

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from tfpipe.config import described_problems, override_values, read_values
+from tfpipe.config import COMMAND_LINE, described_problems, override_values, read_values, refusal
 from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.core.errors import ConfigError
 from tfpipe.decode import MAX_IMAGE_PIXELS
@@ -140,15 +140,13 @@ def read_foreign_config(config: str | Path | None, overrides: Sequence[str]) -> 
     Raises:
         ConfigError: Lists every unknown key and wrong value at once; a labels file that cannot be read.
     """
-    where = str(config or "command line")
+    where = str(config or COMMAND_LINE)
     base = read_values(config, ()) if config is not None else {}
     values = override_values(base, overrides, where=where)
     try:
         read = ForeignConfig.model_validate(values)
     except ValidationError as error:
-        problems = described_problems(error, ForeignConfig)
-        listed = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"{where}: {len(problems)} problem(s)\n{listed}") from error
+        raise refusal(described_problems(error, ForeignConfig), where=where, overrides=overrides) from error
     _check_normalization(read.preprocessing, where)
     labels = read.labels
     if isinstance(labels, str):

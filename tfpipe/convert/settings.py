@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfpipe.config import parse_config, read_values
+from tfpipe.config import COMMAND_LINE, parse_config, read_values
 from tfpipe.conversion_settings import ConversionConfig
 from tfpipe.core.errors import ConfigError
 
@@ -47,7 +47,7 @@ def read_settings(config: str | Path | None, overrides: Sequence[str]) -> Settin
     # The digits classifier stands in for the run that is not known yet: the values are what is checked.
     values = read_values(None, [*from_file, *overrides])
     given = {key for key, _, _ in (entry.partition("=") for entry in (*from_file, *overrides))}
-    checked = parse_config(values, where="command line")
+    checked = parse_config(values, where=COMMAND_LINE)
     tracking = checked.tracking
     return Settings(
         overrides=tuple(entry for entry in (*from_file, *overrides) if not entry.startswith("tracking.")),

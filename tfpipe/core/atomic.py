@@ -24,7 +24,8 @@ def write_file(path: Path, content: bytes | str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    with naming(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     staging = Path(name)
     try:
         with naming(path):
@@ -89,7 +90,8 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     if target.exists() and not replace:
         raise FileExistsError(f"{target}: expected a new folder, found an existing one.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+    with naming(target):
+        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
     try:
         with naming(target):
             yield staging
@@ -154,11 +156,15 @@ def hold(lock: TextIO, *, otherwise: str) -> None:
 
 @contextlib.contextmanager
 def naming(target: Path) -> Iterator[None]:
-    """Give an error of the system the name of what was being written: that of a full disk has none."""
+    """Give an error of the system the name of what was being written.
+
+    That of a full disk has none, and that of a folder which takes no files the name of our temporary sibling.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        ours = error.filename is None or Path(error.filename).name.startswith(f".{target.name}.")
+        if ours and error.errno is not None:
             error.filename = str(target)
         raise
 

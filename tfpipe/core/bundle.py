@@ -7,6 +7,7 @@
     golden/                  raw inputs (files as a client would send them) and answers.json
     saved_model/<version>/   for TensorFlow Serving
     certificate.json         every hop between a raw file and an answer, measured: see `tfpipe.core.certificate`
+    statistics.json          of training data, for drift; where there were data: see `tfpipe.core.statistics`
     report.md, report.html   sizes, accuracy, latency, parity at each hop
 
 Of texts there is a tokenizer/ in place of preprocess.onnx, and `input` is int32 token ids (batch, sequence).

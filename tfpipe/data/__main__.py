@@ -1,5 +1,10 @@
 """`python -m tfpipe.data validate|pack|train-tokenizer`: parse, call, print."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import json
 import re
@@ -8,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from tfpipe.config import override_values, parse_config, read_values
+from tfpipe.config import COMMAND_LINE, override_values, parse_config, read_values
 from tfpipe.core import atomic
 from tfpipe.core.errors import ConfigError, GateError
 from tfpipe.data.corpus import read_texts
@@ -149,6 +154,7 @@ def _validate_parser() -> argparse.ArgumentParser:
 
 def _pack_parser() -> argparse.ArgumentParser:
     parser = _command_parser("pack", "Write TFRecord shards and manifest.json, which holds the hash of the content.")
+    parser.add_argument("--config", metavar="FILE", help="take task, data and training.seed from a run's YAML")
     parser.add_argument("--shards", type=int, metavar="N", help="number of files; default: about 128 MiB each")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out samples that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier pack")
@@ -188,7 +194,7 @@ def _config(path: str | None, overrides: Sequence[str], options: argparse.Namesp
     config_file = getattr(options, "config", None)
     if getattr(options, "tokenizer", None) is not None:
         overrides = [*overrides, f"preprocessing.tokenizer={json.dumps(options.tokenizer)}"]
-    where = config_file or "command line"
+    where = config_file or COMMAND_LINE
     if config_file is not None:
         values = read_values(config_file, overrides)
     else:
@@ -207,7 +213,7 @@ def _config(path: str | None, overrides: Sequence[str], options: argparse.Namesp
         raise ConfigError(
             "expected a PATH, received none. Example: python -m tfpipe.data validate photos --output report."
         )
-    return parse_config(values, where=where)
+    return parse_config(values, where=where, overrides=overrides)
 
 
 def _summary(report: ValidationReport) -> str:

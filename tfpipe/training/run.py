@@ -16,6 +16,7 @@ from tfpipe import tracking
 from tfpipe.config import save_config
 from tfpipe.core.criteria import missed_criteria
 from tfpipe.core.errors import ConfigError, GateError, StoppedError, TfpipeError, TrainingError
+from tfpipe.data.data_version import data_versions
 from tfpipe.data.splits import Splits
 from tfpipe.distributed import Regroup, World, WorldChanges, is_lost_worker, join, launched, launched_elastic
 from tfpipe.provenance import git_commit, library_versions
@@ -158,6 +159,15 @@ def _sitting(
     except TfpipeError as error:
         _note_status(world, folder, error)
         raise
+    except KeyboardInterrupt as error:
+        if fast_dev_run or not (folder / workspace.CONFIG).exists():
+            raise
+        stopped = StoppedError(
+            "a second signal ended it at once; what came after the newest checkpoint is lost. "
+            f"Go on with: python -m tfpipe.train --config {folder}/config.yaml --resume"
+        )
+        _note_status(world, folder, stopped)
+        raise stopped from error
     except (tf.errors.OpError, RuntimeError) as error:
         if is_lost_worker(error):
             lost = describe_lost(peers)
@@ -382,6 +392,7 @@ def _start_tracking(config: Config, world: World, state: TrainingState, splits: 
             run_id=state.run_id,
             extra_tags={
                 "tfpipe.data_fingerprint": splits.fingerprint,
+                **{f"tfpipe.dvc.{name}": version for name, version in data_versions(config.data).items()},
                 "tfpipe.git_commit": git_commit(),
                 **{f"tfpipe.version.{name}": version for name, version in library_versions().items()},
             },

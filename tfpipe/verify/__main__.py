@@ -1,5 +1,10 @@
 """`python -m tfpipe.verify BUNDLE|URL`: every hop of a bundle measured anew on this machine."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import importlib.util
 import sys
@@ -13,9 +18,10 @@ from tfpipe.core.bundle import Bundle, open_bundle
 from tfpipe.core.certificate import Certificate, Hop
 from tfpipe.core.errors import ConfigError, InferenceError
 from tfpipe.core.golden_tensors import read_golden_tensors
+from tfpipe.header_option import header
 from tfpipe.inference.tensors import TENSOR_TASK
 from tfpipe.provenance import library_versions, processor
-from tfpipe.startup import header, run_command
+from tfpipe.startup import run_command
 from tfpipe.verify.golden import GoldenSamples
 from tfpipe.verify.http import describe, http_hop, missing_service, running_service
 from tfpipe.verify.keras import keras_hop

@@ -8,46 +8,39 @@ import math
 import re
 import socket
 import time
+from datetime import UTC, datetime
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
 
+from serving.app import create_app
 from serving.batching import Pace
-from serving.gate import Gate
-from serving.http_protocol import bounded_http
-from serving.keys import Keys
 from serving.keys_command import create_key
-from serving.limits import KeyLimits
+from serving.settings import ServingSettings
 from serving.v2.fast_path import FastPath
 from tests.serving.bundles import RED, SIDE, make_bundle
 from tests.serving.servers import app_of, serving
+from tests.serving.v2.fast_requests import (
+    LONG_WAY,
+    OPEN,
+    PATH,
+    Counting,
+    answers,
+    connected,
+    connection,
+    exchange,
+    make_quick,
+    request,
+    rows,
+    until,
+)
+from tfpipe.core.routing_changes import Origin, split
 
-PATH = "/v2/models/colours/infer"
 KEEP_ALIVE_S = 1
 TIMED = {"binary_data_output": True, "timeout": 1}
-# Changes nothing, but is not known to.
-LONG_WAY = ("X-Other", "a")
-
-
-OPEN = Gate(Keys(None), KeyLimits(None))
-
-
-class Counting(FastPath):
-    """Counts what it takes."""
-
-    def __init__(self, service, gate):
-        super().__init__(service, gate)
-        self.service, self.taken = service, 0
-
-    def take(self, connection, data):
-        is_taken = super().take(connection, data)
-        self.taken += is_taken
-        return is_taken
 
 
 @pytest.fixture(scope="module")
@@ -61,68 +54,9 @@ def server(bundle):
         yield running
 
 
-def make_quick(app):
-    """Let the service believe that its model is quick, however busy this machine is."""
-    (deployment,) = app.service.models
-    deployment.batcher.room.pace = Pace()
-    deployment.batcher.room.pace.record(1, 1e-4)
-
-
-def rows(number, value=0.5):
-    return np.full((number, SIDE, SIDE, 3), value, np.float32)
-
-
-def request(array, *headers, path=PATH, **changes):
-    """Head and body of a request of the model's own rows; `changes` of its JSON, or of its only tensor."""
-    tensor = {
-        "name": "input",
-        "datatype": "FP32",
-        "shape": array.shape,
-        "parameters": {"binary_data_size": array.nbytes},
-    }
-    said = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
-    for key, value in changes.items():
-        (tensor if key in ("name", "datatype", "shape") else said)[key] = value
-    text = json.dumps(said).encode()
-    length = len(text) + array.nbytes
-    lines = [("Host", "a"), ("Inference-Header-Content-Length", len(text)), ("Content-Length", length), *headers]
-    head = "".join(f"{name}: {value}\r\n" for name, value in lines)
-    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + text + array.tobytes()
-
-
 # Decoded in a thread, so that others come meanwhile.
 IMAGE = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(RED) + RED
 HEALTH = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-@contextlib.contextmanager
-def connected(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
-        yield client
-
-
-def answers(client, number):
-    """Status, headers and body of each answer on a connection."""
-    content, found = b"", []
-    while len(found) < number:
-        head, end, rest = content.partition(b"\r\n\r\n")
-        lines = head.decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in lines[1:]) if end else {}
-        length = int(headers.get("content-length", 0))
-        if end and len(rest) >= length:
-            found.append((int(lines[0].split()[1]), headers, rest[:length]))
-            content = rest[length:]
-            continue
-        chunk = client.recv(65536)
-        assert chunk, f"expected {number} answers, received {len(found)}"
-        content += chunk
-    return found
-
-
-def exchange(server, *requests):
-    with connected(server) as client:
-        client.sendall(b"".join(requests))
-        return answers(client, len(requests))
 
 
 parameters = st.fixed_dictionaries({}, optional={"binary_data": st.booleans(), "classification": st.integers(0, 3)})
@@ -357,53 +291,6 @@ def test_features_are_given_on_both_ways(tmp_path):
     assert both[0][2] == both[1][2]
 
 
-class Transport(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self):
-        super().__init__()
-        self.written, self.is_closed = b"", False
-
-    def write(self, data):
-        self.written += data
-
-    def is_closing(self):
-        return self.is_closed
-
-    def close(self):
-        self.is_closed = True
-
-    def pause_reading(self):
-        pass
-
-    resume_reading = pause_reading
-
-
-@contextlib.asynccontextmanager
-async def connection(bundle, head_timeout_s=10.0, **settings):
-    """A connection to a service whose model is known to be quick, without a socket: what comes, comes in one turn."""
-    app = app_of(bundle, **settings)
-    await app.service.load()
-    path = Counting(app.service, Gate(Keys(settings.get("api_keys_file")), KeyLimits(None)))
-    config = uvicorn.Config(app, http=bounded_http(head_timeout_s, path), ws="none", log_config=None)
-    config.load()
-    protocol = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})
-    transport = Transport()
-    protocol.connection_made(transport)
-    make_quick(app)
-    try:
-        yield protocol, transport, path
-    finally:
-        protocol.connection_lost(None)
-        app.service.close()
-
-
-async def until(condition):
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.001)  # polls
-
-
 @pytest.mark.parametrize("kinds", itertools.product(["fast", "long", "image"], repeat=3))
 async def test_what_comes_in_one_turn_is_answered_in_its_order(bundle, kinds):
     async with connection(bundle) as (protocol, transport, path):
@@ -495,3 +382,24 @@ def test_a_client_that_hangs_up_at_once_disturbs_nobody(server):
 
     assert httpx.get(f"http://127.0.0.1:{server.port}/v2/health/live").status_code == 200
     assert exchange(server, request(rows(1)))[0][0] == 200
+
+
+def test_shares_are_kept_where_only_one_version_is_quick(tmp_path):
+    """What the fast path gives up must not be drawn for again."""
+    folders = [make_bundle(tmp_path / version, version=version) for version in "12"]
+    app = create_app(ServingSettings(model=",".join(map(str, folders)), isolation="inline", threads=1))
+    with serving(app) as running:
+        models = app.service.models
+        for deployment, seconds in zip(models, (1e-4, 1e4), strict=True):
+            deployment.batcher.room.pace = Pace()
+            deployment.batcher.room.pace.record(1, seconds)
+        by = Origin("test", datetime.now(UTC), "")
+        models.route(split(models.routing("colours"), {"1": 0.5, "2": 0.5}, by))
+        versions = []
+        with connected(running) as client:
+            for _ in range(200):
+                client.sendall(request(rows(1)))
+                versions += [headers["x-model-version"] for _, headers, _ in answers(client, 1)]
+
+    # Of 200 draws, by chance outside of it once in 100,000 times.
+    assert 68 < versions.count("1") < 132

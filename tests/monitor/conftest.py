@@ -1,0 +1,3 @@
+from tests.serving.made_bundles import bundle
+
+__all__ = ["bundle"]
