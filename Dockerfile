@@ -56,7 +56,7 @@ FROM scratch AS serve
 COPY --from=serve-root / /
 COPY --from=serve-build /opt/tfpipe /opt/tfpipe
 ENV PATH=/opt/tfpipe/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/var/cache/tfpipe \
-    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet ORT_DISABLE_TELEMETRY=1 \
     TFPIPE_SERVING_HOST=0.0.0.0 TFPIPE_SERVING_CACHE_DIR=/var/cache/tfpipe
 # Bundles of the registry, and what was tuned. The only folder that is written to: the root may be read-only.
 VOLUME /var/cache/tfpipe
@@ -97,7 +97,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends python3 && r
     && install --directory --owner 10001 --group 0 --mode 0770 /var/cache/tfpipe
 COPY --from=serve-gpu-build /opt/tfpipe /opt/tfpipe
 ENV PATH=/opt/tfpipe/bin:$PATH LANG=C.UTF-8 HOME=/var/cache/tfpipe \
-    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet ORT_DISABLE_TELEMETRY=1 \
     TFPIPE_SERVING_HOST=0.0.0.0 TFPIPE_SERVING_CACHE_DIR=/var/cache/tfpipe
 VOLUME /var/cache/tfpipe
 WORKDIR /var/cache/tfpipe
@@ -151,7 +151,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends openssh-clie
     && install --directory --owner 10001 --group 10001 /data
 COPY --from=train-build /opt/tfpipe /opt/tfpipe
 COPY horovod /opt/tfpipe/horovod
-ENV PATH=/opt/tfpipe/bin:$PATH LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TF_CPP_MIN_LOG_LEVEL=3 GIT_PYTHON_REFRESH=quiet
+ENV PATH=/opt/tfpipe/bin:$PATH LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TF_CPP_MIN_LOG_LEVEL=3 GIT_PYTHON_REFRESH=quiet ORT_DISABLE_TELEMETRY=1
 # Where a run keeps what it makes; the root may be read-only.
 VOLUME /data
 WORKDIR /data
