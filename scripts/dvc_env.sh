@@ -4,22 +4,12 @@
 # Safe to repeat: what is done is skipped.
 #
 #   PYTHON=python3.12 scripts/dvc_env.sh     another interpreter than python3 (3.11 or newer)
-set -euo pipefail
-cd "$(dirname "$0")/.."
+# shellcheck source=scripts/own_environment.sh
+source "$(dirname "$0")/own_environment.sh"
 
-python=${PYTHON:-python3}
-environment=.venvs/dvc
-# What it was made from; equal means there is nothing to do.
-stamp=$( { cat constraints/dvc.txt "$0"; "$python" --version; } | sha256sum | cut -d' ' -f1)
-if [ "$(cat "$environment/.tfpipe-setup" 2>/dev/null)" = "$stamp" ]; then
-  echo "[dvc] environment $environment is up to date"
-  exit 0
-fi
-
-echo "[dvc] making $environment with $("$python" --version)"
-"$python" -m venv --clear "$environment"
-"$environment/bin/python" -m pip install --quiet --disable-pip-version-check --requirement constraints/dvc.txt
 # DVC is started once a stage; what it imports is compiled once.
-"$environment/bin/python" -m compileall -qq -j 0 "$environment/lib" || true
-echo "$stamp" > "$environment/.tfpipe-setup"
-echo "[dvc] done: $environment/bin/dvc"
+compile_all() {
+  "$1" -m compileall -qq -j 0 "$(dirname "$1")/../lib" || true
+}
+
+own_environment dvc compile_all

@@ -118,7 +118,9 @@ class ServingSettings(BaseSettings):
     drift_window_rows: int = Field(
         1000,
         ge=0,
-        description="Rows of late of each version that are compared with its training data; 0 compares none.",
+        le=100_000,
+        description="Newest rows of each version that are compared with its training data; fewer than 100 say nothing, "
+        "0 compares none.",
     )
     cache_bytes: int = Field(
         0, ge=0, description="Most bytes of answers to keep for inputs that come again; 0 keeps none."

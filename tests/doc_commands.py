@@ -1,7 +1,12 @@
 """Commands as the documentation has them."""
 
+import contextlib
+import os
 import re
 import shlex
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +19,13 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
 ]
 
+# A tutorial takes a minute of two cores.
+LIMIT_S = 540
+
 # What a shell reads as something else than the command's words.
-_ENDS = re.compile(r"\s(?:#|\||&&|2?>|<<|;).*|\s&$", re.DOTALL)
+_ENDS = re.compile(r";.*|\s(?:#|\||&&|2?>|<<).*|\s&$", re.DOTALL)
+# Behind variables, a launcher or a path; not where `tfpipe` is an argument of something else.
+_OURS = re.compile(r"\bpython3? -m ((?:tfpipe|serving)\b.*)|(?:^(?:\w+=\S+ )*|/|\$\()(tfpipe [a-z].*)")
 
 
 def blocks(text: str, language: str) -> Iterator[str]:
@@ -39,9 +49,7 @@ def own_commands(page: Path) -> Iterator[list[str]]:
     for block in blocks(text, "bash"):
         lines += re.findall(r"^((?:.*\\\n)*.+)", block, re.MULTILINE)
     for line in lines:
-        found = re.search(
-            r"(?:^|[ /(])(?:python3? -m ((?:tfpipe|serving)\b.*)|(tfpipe [a-z].*))", line.replace("\\\n", " ")
-        )
+        found = _OURS.search(line.replace("\\\n", " "))
         if found:
             yield words(found[1] or found[2])
 
@@ -49,3 +57,32 @@ def own_commands(page: Path) -> Iterator[list[str]]:
 def words(typed: str) -> list[str]:
     """A command's words, without comments, pipes and the closing bracket of `$(...)`."""
     return shlex.split(_ENDS.sub("", typed).removesuffix(")"))
+
+
+def run_as_typed(typed: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a page's program in a folder, by the Python of the tests; it ends with the first command that fails.
+
+    A request that is refused fails too. What still runs in the background ends with it.
+    """
+    (folder / ".curlrc").write_text('fail-with-body\nwrite-out = "\\n"\n')
+    inherited = {name: v for name, v in os.environ.items() if not name.startswith(("TFPIPE_", "MLFLOW_"))}
+    ending = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"
+    return subprocess.run(
+        # Unlike subprocess's own limit it ends what the shell has started too.
+        ["timeout", "--kill-after=10", str(LIMIT_S), "bash", "-euo", "pipefail", "-c", ending + typed],
+        cwd=folder,
+        env={
+            **inherited, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "CURL_HOME": str(folder),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **environment,
+        },
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def free_ports(count: int) -> list[str]:
+    """Ports of 127.0.0.1 on which nothing listens."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [str(probe.getsockname()[1]) for probe in probes]

@@ -1,16 +1,11 @@
 """docs/api.md, from its first command to its last, against one service."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from tests.doc_commands import ROOT
+from tests.doc_commands import ROOT, free_ports, run_as_typed
 from tests.serving.bundles import RED, make_bundle
 from tests.serving.made_bundles import tokenizer  # noqa: F401 (a fixture)
 from tests.serving.text_bundles import make_text_bundle
@@ -29,24 +24,16 @@ def said(tokenizer, tmp_path_factory):  # noqa: F811
     changes = {"model_name": "letters", "model_version": "1"}
     make_text_bundle(folder / "bundles" / "letters-1", tokenizer, manifest_changes=changes)
     (folder / "seven.png").write_bytes(RED)
-    (folder / ".curlrc").write_text('fail-with-body\nwrite-out = "\\n"\n')
     http, grpc = free_ports(2)
 
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", program().replace(":8000", f":{http}").replace("8001", grpc)],
-        cwd=folder,
-        env={
-            **os.environ, "PYTHONPATH": str(ROOT), "TFPIPE_SERVING_PORT": http, "CURL_HOME": str(folder),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder),
-        },
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    typed = program().replace(":8000", f":{http}").replace("8001", grpc)
+    done = run_as_typed(typed, folder, TFPIPE_SERVING_PORT=http, HOME=str(folder))
     return done.returncode, done.stdout + done.stderr, folder / "openapi.json"
 
 
 def program():
     """The page's blocks in order, those of Python run by a Python that has what they import."""
-    written = ["trap 'kill $(jobs -p) 2> /dev/null || true' EXIT"]
+    written = []
     for language, block in re.findall(r"^```(bash|python)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE):
         if language == "bash":
             written.append(block)
@@ -55,17 +42,6 @@ def program():
         elif TRITON.exists():
             written.append(f"{TRITON} - <<'PYTHON'\n{block}PYTHON")
     return "\n".join(written)
-
-
-def free_ports(count):
-    """Ports of this machine that nothing listens on."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [str(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def test_every_example_runs(said):

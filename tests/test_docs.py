@@ -15,7 +15,7 @@ from tfpipe.config import documented_keys
 KEYS = set(re.findall(r"^  ([\w.]+):", documented_keys(), re.MULTILINE))
 SECTIONS = sorted({key.partition(".")[0] for key in KEYS if "." in key})
 # Commands whose first word says which of several they are.
-WITH_VERBS = ("registry", "keys", "data")
+WITH_VERBS = ("registry", "keys", "data", "monitor")
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))

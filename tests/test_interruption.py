@@ -13,7 +13,7 @@ from tfpipe.interruption import INTERRUPTED, SERVICE_STOPPED, STOPPED
 # Stands before the libraries of which every command imports one: a slow disk, say.
 LIBRARIES = ("numpy", "yaml")
 SLOW_LIBRARY = "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
-COMMANDS = ["train", "lr_find", "convert", "verify", "tune", "predict", "data", "bench"]
+COMMANDS = ["train", "lr_find", "convert", "verify", "tune", "predict", "data", "bench", "monitor"]
 STOPPED_COMMAND = (STOPPED, f"{INTERRUPTED}\n")
 STOPPED_SERVICE = (0, f"{SERVICE_STOPPED}\n")
 

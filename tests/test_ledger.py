@@ -8,11 +8,12 @@ from functools import partial
 
 import pytest
 
+from tests.stores import new_store
 from tfpipe.core.errors import RegistryError, RoutingConflictError, TrackingError
 from tfpipe.core.routing import initial
 from tfpipe.core.routing_changes import Origin, promote, rollback, split
 from tfpipe.ledger import EXPERIMENT, TAG, FolderLedger, MlflowLedger, at
-from tfpipe.store import connect, create_store
+from tfpipe.store import connect
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -23,9 +24,7 @@ def by(who="ada", minutes=0):
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    uri = f"sqlite:///{tmp_path_factory.mktemp('ledger')}/mlflow.db"
-    create_store(uri)
-    return uri
+    return new_store(tmp_path_factory.mktemp("ledger"))
 
 
 @pytest.fixture

@@ -204,6 +204,17 @@ def test_the_canary_asks_each_replica_by_its_address(tmp_path):
     assert asked.replicas == "http://127.0.0.1:8000"
 
 
+def test_the_canary_tries_a_version_of_the_model_that_is_served_from_the_same_image():
+    [container] = only("canary", "Job")["spec"]["template"]["spec"]["containers"]
+    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+    settings = only("overlays/cpu", "ConfigMap")["data"]
+    _, _, service = service_pod("overlays/cpu")
+
+    assert f"models:/{variables['TFPIPE_REGISTERED_MODEL']}@champion" == settings["TFPIPE_SERVING_MODEL"]
+    assert variables["MLFLOW_TRACKING_URI"] == settings["MLFLOW_TRACKING_URI"]
+    assert container["image"] == service["image"]
+
+
 def test_the_canary_is_told_its_version_as_the_docs_say():
     command = "kubectl set env --local -f - VERSION=4 -o yaml"
     assert f"kubectl kustomize deploy/kubernetes/canary | {command} | kubectl apply -f -" in PAGE.read_text()

@@ -87,15 +87,14 @@ def watched(tmp_path_factory):
     made = tmp_path_factory.mktemp("made")
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        leaving = enter(troubles.leaving(made))
-        replicas = [
-            enter(asked_in_every_way(tmp_path_factory.mktemp("store"))),
-            enter(troubles.damaged(made)),
-            enter(troubles.moved(made)),
-            enter(troubles.crashing(made)),
-            enter(troubles.overloaded(made)),
-            troubles.address_of(leaving),
-        ]
+        # It has to wait a minute.
+        strayed = enter(troubles.strayed(made))
+        # All start before one of them takes the processor.
+        leaving, isolated, slow = (enter(start(made)) for start in (troubles.leaving, troubles.isolated, troubles.slow))
+        asked = enter(asked_in_every_way(tmp_path_factory.mktemp("store")))
+        replicas = [strayed, asked, *map(troubles.address_of, (leaving, isolated, slow))]
+        enter(troubles.crash(isolated))
+        enter(troubles.overload(slow))
         runs = enter(training())
         room, address = enter(chat())
         # The first message is refused: that is told, too.
@@ -115,7 +114,7 @@ def trouble(request):
 
 
 def test_an_alert_fires_for_its_trouble(watched, trouble):
-    wait_for(lambda: watched.fired(trouble["alert"]), patience_s=90)
+    wait_for(lambda: watched.fired(trouble["alert"]), patience_s=120)
 
 
 def test_what_fires_reaches_the_chat_with_the_page_that_says_what_to_do(watched):
@@ -177,6 +176,7 @@ def test_a_replica_that_is_killed_reaches_the_chat(watched):
 
 
 def test_where_no_replica_is_ready_nothing_else_is_told_of_the_service(watched):
+    watched.chat.messages.clear()
     watched.prometheus.scrape("tfpipe", [troubles.address_of(watched.leaving)])
 
     def told():

@@ -30,6 +30,12 @@ def test_the_forge_takes_the_workflows():
     assert done.returncode == 0, done.stdout
 
 
+def test_updates_are_asked_for_where_there_is_something_to_update():
+    updates = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())["updates"]
+
+    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "docker"}
+
+
 def test_actions_are_pinned_by_their_commit_and_may_only_read(workflow):
     uses = re.findall(r"uses: (.*)", workflow.read_text())
 

@@ -15,7 +15,7 @@ import httpx
 from tests.serving.bundles import BLUE, RED, make_bundle
 from tests.serving.servers import PATIENCE_S, Process, process, wait_for
 
-_PAUSE_S = 0.05
+_PAUSE_S = 0.2
 
 
 @contextlib.contextmanager
@@ -50,32 +50,42 @@ def address_of(started: Process) -> str:
 
 
 @contextlib.contextmanager
-def overloaded(folder: Path) -> Iterator[str]:
-    """Slow, a row at a time, asked for more than it can, by some with less patience than it needs; gives HOST:PORT."""
-    bundle = make_bundle(folder / "slow", name="slow", work=300)
-    with process("--model", str(bundle), max_batch_size="1", max_queue_rows="24", threads="1") as started:
-        wait_for(lambda: _is_ready(started))
-        with (
-            repeated(asks(started.url), threads=40),
-            repeated(asks(started.url, {"X-Timeout-Ms": "1"}), threads=16),
-        ):
-            yield address_of(started)
+def slow(folder: Path) -> Iterator[Process]:
+    """A service that answers a row at a time, and lets few wait."""
+    bundle = make_bundle(folder / "slow", name="slow", work=150)
+    with process("--model", str(bundle), max_batch_size="1", max_queue_rows="16", threads="1") as started:
+        _wait_until_ready(started)
+        yield started
 
 
 @contextlib.contextmanager
-def crashing(folder: Path) -> Iterator[str]:
-    """Asked, while its model's process is killed whenever there is one; gives HOST:PORT."""
-    bundle = make_bundle(folder / "crashing", name="crashing")
+def overload(started: Process) -> Iterator[None]:
+    """Ask it for more than it can, some with less patience than it needs."""
+    patient, impatient = asks(started.url), asks(started.url, {"X-Timeout-Ms": "1"})
+    with repeated(patient, threads=30), repeated(impatient, threads=6):
+        yield
+
+
+@contextlib.contextmanager
+def isolated(folder: Path) -> Iterator[Process]:
+    """A service whose model is in a process of its own."""
+    bundle = make_bundle(folder / "isolated", name="isolated")
     with process("--model", str(bundle), isolation="process", threads="1") as started:
-        wait_for(lambda: _is_ready(started))
+        _wait_until_ready(started)
+        yield started
 
-        def kill() -> None:
-            for pid in _children_of(started.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
 
-        with repeated(asks(started.url), threads=4), repeated(kill, pause_s=0.5):
-            yield address_of(started)
+@contextlib.contextmanager
+def crash(started: Process) -> Iterator[None]:
+    """Kill its model's process whenever there is one, while it is asked."""
+
+    def kill() -> None:
+        for pid in _children_of(started.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    with repeated(asks(started.url), threads=4), repeated(kill, pause_s=1.0):
+        yield
 
 
 @contextlib.contextmanager
@@ -83,7 +93,7 @@ def leaving(folder: Path) -> Iterator[Process]:
     """Told to stop with a request in flight that does not come to an end: it drains."""
     bundle = make_bundle(folder / "leaving", name="leaving")
     with process("--model", str(bundle), drain_ms="600000", body_timeout_ms="600000", threads="1") as started:
-        wait_for(lambda: _is_ready(started))
+        _wait_until_ready(started)
         host, port = address_of(started).split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nbegun")
@@ -93,32 +103,26 @@ def leaving(folder: Path) -> Iterator[Process]:
 
 
 @contextlib.contextmanager
-def damaged(folder: Path) -> Iterator[str]:
-    """A golden sample became another picture after it was loaded; it finds out when nobody asks; gives HOST:PORT."""
-    bundle = make_bundle(folder / "damaged", name="damaged")
-    with process("--model", str(bundle), threads="1") as started:
-        wait_for(lambda: _is_ready(started))
-        (bundle / "golden" / "red.png").write_bytes(BLUE)
-        yield address_of(started)
-
-
-@contextlib.contextmanager
-def moved(folder: Path) -> Iterator[str]:
-    """Its golden answers moved, but not far; and it has hardly a file descriptor left; gives HOST:PORT."""
-    bundle = make_bundle(folder / "moved", name="moved")
-    with process("--model", str(bundle), threads="1") as started:
-        wait_for(lambda: _is_ready(started))
-        file = bundle / "golden" / "answers.json"
+def strayed(folder: Path) -> Iterator[str]:
+    """Its golden answers changed after it was loaded, of one model a little and of the other altogether, which it finds
+    out a minute later, when nobody asks; and it has hardly a file descriptor left. Gives HOST:PORT.
+    """
+    moved, damaged = (make_bundle(folder / name, name=name) for name in ("moved", "damaged"))
+    with process("--model", f"{moved},{damaged}", isolation="inline", threads="1") as started:
+        _wait_until_ready(started)
+        file = moved / "golden" / "answers.json"
         samples = json.loads(file.read_text())
         for sample in samples:
             sample["probabilities"] = [one + 0.015 for one in sample["probabilities"]]
         file.write_text(json.dumps(samples))
+        (damaged / "golden" / "red.png").write_bytes(BLUE)
         resource.prlimit(started.pid, resource.RLIMIT_NOFILE, (32, 1024))
         yield address_of(started)
 
 
-def _is_ready(started: Process) -> bool:
-    return httpx.get(f"{started.url}/health").status_code == httpx.codes.OK
+def _wait_until_ready(started: Process) -> None:
+    # Several start side by side, one of them slow.
+    wait_for(lambda: httpx.get(f"{started.url}/health").status_code == httpx.codes.OK, patience_s=120)
 
 
 def _children_of(pid: int) -> list[int]:

@@ -1,6 +1,8 @@
 """`tfpipe monitor report`: a page about a running service."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -100,6 +102,14 @@ def test_a_service_with_keys_is_asked_with_one(of_digits, tmp_path, capsys):
 def test_wrong_usage_is_told(arguments, said, tmp_path, capsys):
     assert report(*arguments, folder=tmp_path) == (2, "")
     assert said in capsys.readouterr().err
+
+
+def test_the_command_needs_no_tensorflow():
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('tensorflow', 'keras', 'onnx', 'onnxruntime', 'sklearn')))"
+
+    subprocess.run(
+        [sys.executable, "-c", f"{blocked}; import tfpipe.monitor.__main__, tfpipe.monitor.page"], check=True
+    )
 
 
 def test_an_unknown_model_is_refused_with_those_that_there_are():

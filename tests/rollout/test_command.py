@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.serving.bundles import make_bundle
+from tests.stores import new_store
 from tfpipe.core.errors import RegistryError
 from tfpipe.core.routing import initial
 from tfpipe.ledger import MlflowLedger
 from tfpipe.registry import REQUIRED_METADATA, Registry
 from tfpipe.rollout.command import main
-from tfpipe.store import connect, create_store
+from tfpipe.store import connect
 
 METADATA = {"created": "2026-01-01T00:00:00+00:00", "metrics": {"val_accuracy": 0.9}}
 
@@ -24,7 +25,7 @@ METADATA = {"created": "2026-01-01T00:00:00+00:00", "metrics": {"val_accuracy": 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("registry")
-    create_store(f"sqlite:///{folder}/mlflow.db")
+    new_store(folder)
     return folder
 
 

@@ -12,8 +12,9 @@ from serving.keys_command import create_key
 from serving.settings import ServingSettings
 from tests.serving.bundles import make_bundle
 from tests.serving.servers import Server, serving
+from tests.stores import new_store
 from tfpipe.registry import Registry
-from tfpipe.store import connect, create_store
+from tfpipe.store import connect
 
 METADATA = {"created": "2026-01-01T00:00:00+00:00", "metrics": {"val_accuracy": 0.9}}
 MODEL = "colours"
@@ -28,8 +29,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, versions: Sequence[dict[str, Any]]) -> None:
-        self.folder, self.uri = folder, f"sqlite:///{folder}/mlflow.db"
-        create_store(self.uri)
+        self.folder, self.uri = folder, new_store(folder)
         client = connect(self.uri)
         experiment = client.create_experiment("runs", artifact_location=(folder / "mlruns").as_uri())
         trained = folder / "trained"
@@ -48,7 +48,7 @@ class Store:
     @contextlib.contextmanager
     def served(self, **settings: Any) -> Iterator[Server]:
         """A service that follows the store, which MLFLOW_TRACKING_URI must name; its client has the admin key."""
-        given = {"api_keys_file": self.keys_file, "cache_dir": self.folder / "cache", "registry_poll_ms": 50}
+        given = {"api_keys_file": self.keys_file, "cache_dir": self.folder / "cache", "registry_poll_ms": 200}
         app = create_app(ServingSettings(registered_model=MODEL, **{**given, **settings}))
         with serving(app) as running:
             running.client.headers["Authorization"] = f"Bearer {self.admin_key}"

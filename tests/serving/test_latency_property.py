@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.serving.plain_http import Connection, Request
 from tests.serving.servers import process, wait_for
+from tests.stores import new_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
 
@@ -31,10 +32,11 @@ def digits(tmp_path_factory) -> Path:
     from tfpipe.train import train
 
     folder = tmp_path_factory.mktemp("digits")
-    uri = f"tracking.uri=sqlite:///{folder}/mlflow.db"
+    uri = f"tracking.uri={new_store(folder)}"
     overrides = ["training.epochs=3", f"output_dir={folder}/run", uri]
     train(load_config("configs/image_classification_digits.yaml", overrides))
-    convert(str(folder / "run"), output=folder / "bundle", precision="int8", overrides=[uri])
+    quick = ["conversion.latency_runs=1", "conversion.http_hop=false"]
+    convert(str(folder / "run"), output=folder / "bundle", precision="int8", overrides=[uri, *quick])
     return folder / "bundle"
 
 

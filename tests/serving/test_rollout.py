@@ -39,11 +39,20 @@ def server(store):
             yield running
 
 
+@pytest.fixture(scope="module")
+def at_first():
+    """Identifiers of the documents by which version 1 has all traffic."""
+    return set()
+
+
 @pytest.fixture
-def client(server):
+def client(server, at_first):
     """Version 1 has all traffic, and nothing is withdrawn."""
-    for version in ("3", "2", "1"):
-        put(server.client, {"promote": version})
+    # A change takes MLflow a second of processor time: none where the test before made none.
+    if routing_of(server.client).get("id") not in at_first:
+        for version in ("3", "2", "1"):
+            document = put(server.client, {"promote": version})
+        at_first.add(document["id"])
     return server.client
 
 

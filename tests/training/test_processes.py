@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.training.small_runs import small_values, write_class_folders
+from tfpipe.train import main as train
 from tfpipe.training.checkpoints import load
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -122,13 +123,13 @@ def long_run(tmp_path_factory, data):
         process.wait()
 
 
-def test_two_runs_cannot_share_a_folder(long_run):
+def test_two_runs_cannot_share_a_folder(long_run, capsys):
     folder, _ = long_run
 
-    second = run([*TRAIN, "--config", str(folder / "given.yaml"), "--overwrite"])
+    code = train(["--config", str(folder / "given.yaml"), "--overwrite"])
 
-    assert second.returncode == 2
-    assert "another process is training into" in second.stderr
+    assert code == 2
+    assert "another process is training into" in capsys.readouterr().err
 
 
 def test_ctrl_c_saves_and_exits_75_and_the_message_resumes(long_run):
@@ -143,8 +144,7 @@ def test_ctrl_c_saves_and_exits_75_and_the_message_resumes(long_run):
     assert status["exit_code"] == 75
     assert f"--config {folder}/run/config.yaml --resume" in status["reason"]
     _, state = newest(folder / "run")
-    done = run([*TRAIN, "--config", f"{folder}/run/config.yaml", "--resume", f"training.epochs={state.epoch + 1}"])
-    assert done.returncode == 0, done.stderr
+    assert train(["--config", f"{folder}/run/config.yaml", "--resume", f"training.epochs={state.epoch + 1}"]) == 0
 
 
 def start_two_workers(folder, data):

@@ -1,5 +1,10 @@
 """`tfpipe monitor report URL`: what a service was asked of late, beside what its models were trained on."""
 
+if __name__ == "__main__":
+    from tfpipe.interruption import end_at_signals
+
+    end_at_signals()
+
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
