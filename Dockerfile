@@ -131,11 +131,11 @@ COPY pyproject.toml constraints/train.txt ./
 ARG EXTRAS="--extra train"
 ARG HOROVOD_GPU_OPERATIONS=
 RUN if [ -n "$HOROVOD_GPU_OPERATIONS" ]; then export HOROVOD_GPU_OPERATIONS; else unset HOROVOD_GPU_OPERATIONS; fi \
-    && uv pip install --requirement pyproject.toml $EXTRAS --extra horovod --extra convert --constraint train.txt \
+    && uv pip install --requirement pyproject.toml $EXTRAS --extra horovod --extra convert --extra serve --constraint train.txt \
     && python -c 'import horovod.tensorflow as hvd; hvd.gloo_built() or exit("Horovod was built without Gloo")'
 COPY README.md ./
 COPY tfpipe tfpipe
-# The service comes along as a package, without what it runs on: its image is another.
+# Conversion asks the service too, to prove that its answers are Keras's.
 COPY serving serving
 RUN uv pip install --no-deps . && { python -m compileall -qq -j 0 "$VIRTUAL_ENV" || true; }
 # Beside the package as in the repository: conversion begins from them.
