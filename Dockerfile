@@ -56,7 +56,7 @@ FROM scratch AS serve
 COPY --from=serve-root / /
 COPY --from=serve-build /opt/tfpipe /opt/tfpipe
 ENV PATH=/opt/tfpipe/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/var/cache/tfpipe \
-    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet ORT_DISABLE_TELEMETRY=1 \
     TFPIPE_SERVING_HOST=0.0.0.0 TFPIPE_SERVING_CACHE_DIR=/var/cache/tfpipe
 # Bundles of the registry, and what was tuned. The only folder that is written to: the root may be read-only.
 VOLUME /var/cache/tfpipe
@@ -97,7 +97,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends python3 && r
     && install --directory --owner 10001 --group 0 --mode 0770 /var/cache/tfpipe
 COPY --from=serve-gpu-build /opt/tfpipe /opt/tfpipe
 ENV PATH=/opt/tfpipe/bin:$PATH LANG=C.UTF-8 HOME=/var/cache/tfpipe \
-    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet ORT_DISABLE_TELEMETRY=1 \
     TFPIPE_SERVING_HOST=0.0.0.0 TFPIPE_SERVING_CACHE_DIR=/var/cache/tfpipe
 VOLUME /var/cache/tfpipe
 WORKDIR /var/cache/tfpipe
@@ -131,11 +131,11 @@ COPY pyproject.toml constraints/train.txt ./
 ARG EXTRAS="--extra train"
 ARG HOROVOD_GPU_OPERATIONS=
 RUN if [ -n "$HOROVOD_GPU_OPERATIONS" ]; then export HOROVOD_GPU_OPERATIONS; else unset HOROVOD_GPU_OPERATIONS; fi \
-    && uv pip install --requirement pyproject.toml $EXTRAS --extra horovod --extra convert --constraint train.txt \
+    && uv pip install --requirement pyproject.toml $EXTRAS --extra horovod --extra convert --extra serve --constraint train.txt \
     && python -c 'import horovod.tensorflow as hvd; hvd.gloo_built() or exit("Horovod was built without Gloo")'
 COPY README.md ./
 COPY tfpipe tfpipe
-# The service comes along as a package, without what it runs on: its image is another.
+# Conversion asks the service too, to prove that its answers are Keras's.
 COPY serving serving
 RUN uv pip install --no-deps . && { python -m compileall -qq -j 0 "$VIRTUAL_ENV" || true; }
 # Beside the package as in the repository: conversion begins from them.
@@ -151,7 +151,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends openssh-clie
     && install --directory --owner 10001 --group 10001 /data
 COPY --from=train-build /opt/tfpipe /opt/tfpipe
 COPY horovod /opt/tfpipe/horovod
-ENV PATH=/opt/tfpipe/bin:$PATH LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TF_CPP_MIN_LOG_LEVEL=3 GIT_PYTHON_REFRESH=quiet
+ENV PATH=/opt/tfpipe/bin:$PATH LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TF_CPP_MIN_LOG_LEVEL=3 GIT_PYTHON_REFRESH=quiet ORT_DISABLE_TELEMETRY=1
 # Where a run keeps what it makes; the root may be read-only.
 VOLUME /data
 WORKDIR /data

@@ -1,7 +1,7 @@
 """Images built and run by podman or docker, wherever one of them is.
 
-podman keeps its state in a folder of its own. Where no registry of images can be reached, mmdebstrap makes the base that
-the Dockerfile names, from Debian packages.
+podman keeps its state in a folder of its own. Where no registry of images can be reached, mmdebstrap makes the base
+that the Dockerfile names, from Debian packages.
 """
 
 import contextlib
