@@ -99,6 +99,11 @@ class Engine:
         self.run("build", *options, str(ROOT), timeout_s=_BUILD_S)
         return tag
 
+    def forget_images(self) -> None:
+        """Let go of gigabytes: podman's state is ours alone; docker's is everybody's, and stays."""
+        if self.is_podman:
+            self.run("rmi", "--all", "--force", check=False)
+
     def inspect(self, image: str) -> dict[str, Any]:
         """What the engine knows of an image."""
         (known,) = json.loads(self.run("image", "inspect", image).stdout)

@@ -22,7 +22,8 @@ def engine(tmp_path_factory):
     folder.chmod(0o711)
     engine = new_engine(folder)
     engine.make_base()
-    return engine
+    yield engine
+    engine.forget_images()
 
 
 @pytest.fixture(scope="module")
