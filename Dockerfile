@@ -28,16 +28,18 @@ RUN uv venv --python python3 "$VIRTUAL_ENV"
 COPY pyproject.toml constraints/serve.txt constraints/serve-image-excludes.txt ./
 RUN uv pip install --requirement pyproject.toml --extra serve --constraint serve.txt --excludes serve-image-excludes.txt \
     # Tests, headers, quantisers, and ONNX Runtime a second time, for programs in C: a fifth of it all.
-    && cd "$VIRTUAL_ENV"/lib/python3*/site-packages \
-    && rm -r onnxruntime/capi/libonnxruntime.so.* onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
-    && find . -type d -name tests -prune -exec rm -r {} + \
-    && find . -type f '(' -name '*.pyi' -o -name '*.h' -o -name '*.a' ')' -delete
+    && packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+    && rm -r "$packages/onnxruntime/quantization" "$packages/onnxruntime/tools" "$packages/onnxruntime/transformers" \
+        "$packages"/onnxruntime/capi/libonnxruntime.so.* \
+    && find "$packages" -type d -name tests -prune -exec rm -r {} + \
+    && find "$packages" -type f '(' -name '*.pyi' -o -name '*.h' -o -name '*.a' ')' -delete
 COPY README.md ./
 COPY tfpipe tfpipe
 COPY serving serving
-RUN uv pip install --no-deps . \
-    # Bytecode of what the service imports, as it cannot be written to a root that is read-only; that of all else is 50 MB.
-    && cd / && python -c "import serving.__main__, serving.child_main, serving.v2.grpc_server, serving.keys_command, tfpipe.registry, tfpipe.tune" \
+RUN uv pip install --no-deps .
+WORKDIR /
+# Bytecode of what the service imports, as it cannot be written to a root that is read-only; that of all else is 50 MB.
+RUN python -c "import serving.__main__, serving.child_main, serving.v2.grpc_server, serving.keys_command, tfpipe.registry, tfpipe.tune" \
     && python -c "from tfpipe.store import connect; connect('http://127.0.0.1')" \
     && python -m compileall -q /opt/tfpipe/lib/python3*/site-packages/serving
 
@@ -50,10 +52,11 @@ RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /var/cache/tfpipe --
         /var/lib/apt/lists/* /var/cache/apt/* /var/log/* /root/.cache /tmp/*
 
 FROM scratch AS serve
+# hadolint ignore=DL3067
 COPY --from=serve-root / /
 COPY --from=serve-build /opt/tfpipe /opt/tfpipe
 ENV PATH=/opt/tfpipe/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/var/cache/tfpipe \
-    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet ORT_DISABLE_TELEMETRY=1 \
     TFPIPE_SERVING_HOST=0.0.0.0 TFPIPE_SERVING_CACHE_DIR=/var/cache/tfpipe
 # Bundles of the registry, and what was tuned. The only folder that is written to: the root may be read-only.
 VOLUME /var/cache/tfpipe
@@ -94,7 +97,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends python3 && r
     && install --directory --owner 10001 --group 0 --mode 0770 /var/cache/tfpipe
 COPY --from=serve-gpu-build /opt/tfpipe /opt/tfpipe
 ENV PATH=/opt/tfpipe/bin:$PATH LANG=C.UTF-8 HOME=/var/cache/tfpipe \
-    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GIT_PYTHON_REFRESH=quiet ORT_DISABLE_TELEMETRY=1 \
     TFPIPE_SERVING_HOST=0.0.0.0 TFPIPE_SERVING_CACHE_DIR=/var/cache/tfpipe
 VOLUME /var/cache/tfpipe
 WORKDIR /var/cache/tfpipe
@@ -128,13 +131,16 @@ COPY pyproject.toml constraints/train.txt ./
 ARG EXTRAS="--extra train"
 ARG HOROVOD_GPU_OPERATIONS=
 RUN if [ -n "$HOROVOD_GPU_OPERATIONS" ]; then export HOROVOD_GPU_OPERATIONS; else unset HOROVOD_GPU_OPERATIONS; fi \
-    && uv pip install --requirement pyproject.toml $EXTRAS --extra horovod --extra convert --constraint train.txt \
+    && uv pip install --requirement pyproject.toml $EXTRAS --extra horovod --extra convert --extra serve --constraint train.txt \
     && python -c 'import horovod.tensorflow as hvd; hvd.gloo_built() or exit("Horovod was built without Gloo")'
 COPY README.md ./
 COPY tfpipe tfpipe
-# The service comes along as a package, without what it runs on: its image is another.
+# Conversion asks the service too, to prove that its answers are Keras's.
 COPY serving serving
 RUN uv pip install --no-deps . && { python -m compileall -qq -j 0 "$VIRTUAL_ENV" || true; }
+# Beside the package as in the repository: conversion begins from them.
+COPY configs /opt/tfpipe/configs
+RUN ln -s /opt/tfpipe/configs "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/configs"
 
 FROM ${TRAIN_IMAGE} AS train
 # Workers on other machines are started over ssh.
@@ -145,8 +151,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends openssh-clie
     && install --directory --owner 10001 --group 10001 /data
 COPY --from=train-build /opt/tfpipe /opt/tfpipe
 COPY horovod /opt/tfpipe/horovod
-COPY configs /opt/tfpipe/configs
-ENV PATH=/opt/tfpipe/bin:$PATH LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TF_CPP_MIN_LOG_LEVEL=3 GIT_PYTHON_REFRESH=quiet
+ENV PATH=/opt/tfpipe/bin:$PATH LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TF_CPP_MIN_LOG_LEVEL=3 GIT_PYTHON_REFRESH=quiet ORT_DISABLE_TELEMETRY=1
 # Where a run keeps what it makes; the root may be read-only.
 VOLUME /data
 WORKDIR /data
@@ -167,6 +172,7 @@ LABEL org.opencontainers.image.title="tfpipe-train" \
 FROM ${PYTHON_IMAGE} AS mlflow-build
 COPY --from=uv /usr/local/bin/uv /usr/local/bin/uv
 ENV UV_SYSTEM_CERTS=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV=/opt/mlflow
+WORKDIR /src
 RUN uv venv --python python3 "$VIRTUAL_ENV"
 COPY constraints/mlflow.txt ./
 RUN uv pip install --constraint mlflow.txt mlflow psycopg2-binary boto3

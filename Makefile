@@ -21,6 +21,7 @@ test: setup  ## every test
 	@scripts/weight_only_env.sh || echo "[weight-only] no environment for it: tests of 4-bit and 8-bit weights are left out"
 	@scripts/deploy_env.sh || echo "[deploy] no environment for it: some checks of manifests, workflows and pins are left out"
 	@scripts/dvc_env.sh || echo "[dvc] no environment for it: tests of data versions are left out"
+	@scripts/mlflow_env.sh || echo "[mlflow] no environment for it: the test of the tracking server is left out"
 	@$(VENV)/python -m compileall -q tfpipe serving tests  # for the many processes that tests start
 	@$(VENV)/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 

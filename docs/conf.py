@@ -62,15 +62,6 @@ html_additional_pages = {"index": "to-the-first-page.html"}
 html_copy_source = False
 html_show_sphinx = False
 
-# Named in docs/index.md, and left out of it until they are written. A page that is there and in no list is a warning.
-_TO_COME = {"containers"}
-
-
-def _leave_out_what_is_to_come(app: Any, page: str, source: list[str]) -> None:
-    if page == root_doc:
-        missing = {name for name in _TO_COME if not any((ROOT / "docs").glob(f"{name}.md"))}
-        source[0] = "\n".join(line for line in source[0].split("\n") if line not in missing)
-
 
 def _show_examples_as_code(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     for number, line in enumerate(lines):
@@ -82,5 +73,4 @@ def _show_examples_as_code(app: Any, what: str, name: str, obj: Any, options: An
 
 def setup(app: Any) -> None:
     """Sphinx calls this."""
-    app.connect("source-read", _leave_out_what_is_to_come)
     app.connect("autodoc-process-docstring", _show_examples_as_code, priority=100)

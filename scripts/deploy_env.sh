@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venvs/deploy: the tools that check what is deployed. kubectl with kustomize, Kubernetes' schemas, cfn-lint,
-# schemas of workflows, pre-commit, pip-audit and CycloneDX. An environment of its own, so that none of their pins meets
-# TensorFlow's. For tests/deploy, some of which are left out where it is missing, and `make audit`.
+# schemas of workflows, pre-commit, pip-audit, CycloneDX, hadolint and Docker Compose. An environment of its own, so that
+# none of their pins meets TensorFlow's. For tests/deploy, some of which are left out where it is missing, and `make audit`.
 # Safe to repeat: what is done is skipped.
 #
 #   PYTHON=python3.12 scripts/deploy_env.sh     another interpreter than python3 (3.11 or 3.12)

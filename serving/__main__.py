@@ -29,6 +29,8 @@ from tfpipe.core.errors import ConfigError, TfpipeError
 
 logger = logging.getLogger("serving")
 
+# After the drain, so that who goes on asking hears 503, instead of finding the connection closed under a request.
+_LINGER_S = 0.3
 # For connections without a request in flight; those with one were waited for before.
 _CLOSE_S = 1
 # Of the garbage collector: allocations between two looks at the youngest, and those between looks at the older.
@@ -163,7 +165,10 @@ async def _run(server: uvicorn.Server, service: Service, listener: socket.socket
     stopping: list[asyncio.Task[None]] = []
 
     async def stop() -> None:
+        was_ready = service.status == "ready"
         await service.drain()
+        if was_ready:
+            await asyncio.sleep(_LINGER_S)
         server.should_exit = True
 
     def on_signal() -> None:

@@ -156,6 +156,7 @@ class DriftWatch:
         self.statistics = statistics
         self._answers, self._row_shape = answers, tuple(row_shape)
         self._odd: Counter[str] = Counter()
+        self._lock = threading.Lock()
         self._windows: dict[Of, _Window] = {}
         if statistics is None:
             return
@@ -194,26 +195,30 @@ class DriftWatch:
         """Inputs out of the ordinary, by kind, since the version was loaded."""
         return dict(self._odd)
 
+    def _note(self, kind: str) -> None:
+        with self._lock:
+            self._odd[kind] += 1
+
     def _received_image(self, pixels: Array) -> None:
         height, width = pixels.shape[:2]
         if height > _STRETCHED * width or width > _STRETCHED * height:
-            self._odd["stretched_image"] += 1
+            self._note("stretched_image")
         if len(self._row_shape) == 3 and height < self._row_shape[0] and width < self._row_shape[1]:
-            self._odd["small_image"] += 1
+            self._note("small_image")
         window = self._windows.get("inputs")
         if window is not None and window.takes():
             window.add(image_numbers(pixels), None)
 
     def _received_text(self, text: str, rows: Sequence[Array]) -> None:
         if not text or text.isspace():
-            self._odd["empty_text"] += 1
+            self._note("empty_text")
         statistics, window = self.statistics, self._windows.get("inputs")
         if statistics is None or window is None:
             return
         ids = text_ids(rows)
         numbers = text_numbers(text, ids, statistics.unknown_id)
         if numbers[-1] >= _UNKNOWN_RATIO:
-            self._odd["unknown_text"] += 1
+            self._note("unknown_text")
         if window.takes():
             window.add(numbers, self._vocabulary.count(ids))
 

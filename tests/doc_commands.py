@@ -19,6 +19,9 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
 ]
 
+# A tutorial takes a minute of two cores.
+LIMIT_S = 540
+
 # What a shell reads as something else than the command's words.
 _ENDS = re.compile(r";.*|\s(?:#|\||&&|2?>|<<).*|\s&$", re.DOTALL)
 # Behind variables, a launcher or a path; not where `tfpipe` is an argument of something else.
@@ -59,19 +62,20 @@ def words(typed: str) -> list[str]:
 def run_as_typed(typed: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a page's program in a folder, by the Python of the tests; it ends with the first command that fails.
 
-    A request that is refused fails too. What still runs in the background is ended with the shell.
+    A request that is refused fails too. What still runs in the background ends with it.
     """
     (folder / ".curlrc").write_text('fail-with-body\nwrite-out = "\\n"\n')
     inherited = {name: v for name, v in os.environ.items() if not name.startswith(("TFPIPE_", "MLFLOW_"))}
     ending = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"
     return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", ending + typed],
+        # Unlike subprocess's own limit it ends what the shell has started too.
+        ["timeout", "--kill-after=10", str(LIMIT_S), "bash", "-euo", "pipefail", "-c", ending + typed],
         cwd=folder,
         env={
             **inherited, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "CURL_HOME": str(folder),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **environment,
         },
-        capture_output=True, text=True, timeout=400, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """`tfpipe SUBCOMMAND`."""
 
 import re
+import signal
 import subprocess
 import sys
 
@@ -50,6 +51,14 @@ def test_a_command_gets_the_other_words_and_its_exit_code_is_ours(monkeypatch, c
 
     assert code == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_handlers_of_signals_are_as_before_when_a_command_is_done(monkeypatch, capsys, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    run(monkeypatch, "data", "validate", str(tmp_path / "nowhere"), "--output", str(tmp_path / "report"))
+
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.mark.parametrize(

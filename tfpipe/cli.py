@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import signal
 import sys
 
 from tfpipe.interruption import SERVICE_STOPPED, end_at_signals
@@ -41,12 +42,13 @@ def main() -> int:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         print(f"tfpipe: expected a command of {', '.join(_COMMANDS)}; received {name!r}.{hint}", file=sys.stderr)
         return 2
-    if name == "serve":
-        end_at_signals(SERVICE_STOPPED, exit_code=0)
-    else:
-        end_at_signals()
-    module = importlib.import_module(_COMMANDS[name][0])
-    return int(module.main(sys.argv[2:]))
+    before = end_at_signals(SERVICE_STOPPED, exit_code=0) if name == "serve" else end_at_signals()
+    try:
+        module = importlib.import_module(_COMMANDS[name][0])
+        return int(module.main(sys.argv[2:]))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A command's file calls `end_at_signals` before its other imports, `run_command` 
 import os
 import signal
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = "stopped: interrupted before it was done; start it again."
 # A service that a signal ends has done as it was told: 0.
@@ -14,7 +15,7 @@ SERVICE_STOPPED = "serving: stopped before it listened."
 STOPPED = 75
 
 
-def end_at_signals(line: str = INTERRUPTED, exit_code: int = STOPPED) -> None:
+def end_at_signals(line: str = INTERRUPTED, exit_code: int = STOPPED) -> dict[int, Any]:
     """Have SIGINT and SIGTERM end the process at once, until other handlers are set.
 
     For the time before anything begins that has to be cleaned up. An exception will not do there: modules written in C
@@ -23,13 +24,15 @@ def end_at_signals(line: str = INTERRUPTED, exit_code: int = STOPPED) -> None:
     Args:
         line: What standard error is told.
         exit_code: Of the process.
+
+    Returns:
+        The handlers until then, by signal.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
         os.write(2, f"{line}\n".encode())
         os._exit(exit_code)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # A shell's background command does not hear Ctrl-C.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end)
+    # A shell's background command does not hear Ctrl-C.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    return {number: signal.signal(number, end) for number in numbers}

@@ -77,11 +77,9 @@ class TensorConversion:
             GateError: An answer beyond its bound, or a limit missed.
         """
         opset = self._config.opset
+        written = tensors_to_onnx(self._function, opset=opset, metadata=self._metadata)
         few = self._samples[:_FEW]
-        # Not kept under a name: weights of gigabytes would be held twice.
-        fp32, self._findings.passes = run_passes(
-            tensors_to_onnx(self._function, opset=opset, metadata=self._metadata), standard_passes(opset), inputs=few
-        )
+        fp32, self._findings.passes = run_passes(written, standard_passes(opset), inputs=few)
         candidates = [Candidate("fp32", "fp32", fp32, {"opset": opset})]
         answers = {"fp32": self._prove(candidates[0])}
         save_function(self._function, staging / "saved_model" / "1")

@@ -1,0 +1,116 @@
+"""The stack of deploy/compose.yaml, as Docker Compose itself reads it."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from serving.settings import ServingSettings, variable_of
+from tests.deploy.tools import ROOT, run_tool
+
+FILE = ROOT / "deploy" / "compose.yaml"
+EXAMPLE = ROOT / "deploy" / ".env.example"
+SECRETS = ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "GRAFANA_PASSWORD")
+
+
+def read_stack(tmp_path, **changes):
+    """What Compose makes of the file, and of the example of its environment, filled in."""
+    values = {**dict.fromkeys(SECRETS, "x"), **changes}
+    lines = [re.sub(r"^(\w+)=$", lambda found: f"{found[1]}={values.get(found[1], '')}", line) for line in _example()]
+    env = tmp_path / "env"
+    env.write_text("\n".join(lines) + "\n")
+    return run_tool("docker-compose", "-f", FILE, "--env-file", env, "--profile", "train", "config", "--format", "json")
+
+
+def _example():
+    return EXAMPLE.read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    done = read_stack(tmp_path_factory.mktemp("compose"))
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_it_does_not_start_without_a_password(tmp_path, secret):
+    done = read_stack(tmp_path, **{secret: ""})
+
+    assert not done.stdout
+    assert f"required variable {secret} is missing a value" in done.stderr
+
+
+def test_no_password_stands_in_a_file():
+    assert {line.split("=")[0] for line in _example() if line.endswith("=")} >= set(SECRETS)
+    assert "deploy/.env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_every_image_is_ours_or_named_by_version(stack):
+    for name, service in stack["services"].items():
+        assert "build" in service or re.search(r":(v|RELEASE\.)?\d+\.?\d", service["image"]), name
+
+
+def test_ports_are_of_this_machine_alone(stack):
+    for service in stack["services"].values():
+        assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", []))
+
+
+def test_what_is_mounted_is_there(stack):
+    mounted = [
+        volume["source"]
+        for service in stack["services"].values()
+        for volume in service.get("volumes", [])
+        if volume["type"] == "bind"
+    ]
+
+    assert mounted
+    assert [path for path in mounted if not (ROOT / path).exists()] == []
+
+
+def test_who_waits_for_health_waits_for_somebody_who_tells(stack):
+    checked_by_image = {name for name, service in stack["services"].items() if "build" in service}
+    for service in stack["services"].values():
+        for other, how in service.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert other in checked_by_image or "healthcheck" in stack["services"][other], other
+
+
+def test_the_service_is_configured_by_its_settings_and_may_write_to_its_cache_alone(stack):
+    service = stack["services"]["tfpipe"]
+
+    known = {variable_of(name) for name in ServingSettings.model_fields}
+    assert {name for name in service["environment"] if name.startswith("TFPIPE_")} <= known
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert [volume["target"] for volume in service["volumes"]] == ["/var/cache/tfpipe"]
+
+
+def test_the_profile_trains_and_converts_before_the_service_starts(stack):
+    services = stack["services"]
+
+    assert services["convert"]["depends_on"]["train"]["condition"] == "service_completed_successfully"
+    assert services["tfpipe"]["depends_on"]["convert"] == {
+        "condition": "service_completed_successfully", "required": False,
+    }  # fmt: skip
+    assert "AWS_ACCESS_KEY_ID" in services["mlflow"]["environment"]
+    assert not [name for name in ("train", "convert", "tfpipe") if "AWS_ACCESS_KEY_ID" in services[name]["environment"]]
+
+
+def test_addresses_of_the_monitoring_are_names_of_the_stack(stack):
+    datasources = yaml.safe_load((ROOT / "deploy/monitoring/grafana/provisioning/datasources/tfpipe.yml").read_text())[
+        "datasources"
+    ]
+    shipped = yaml.safe_load((ROOT / "deploy/monitoring/fluent-bit/fluent-bit.yaml").read_text())["pipeline"]
+    logging = stack["services"]["tfpipe"]["logging"]
+
+    named = [re.match(r"http://([\w-]+):(\d+)", source["url"]).groups() for source in datasources]
+    named += [(one["host"], str(one["port"])) for one in shipped["outputs"]]
+    assert {name for name, _ in named} <= set(stack["services"])
+    assert ("loki", "3100") in named
+    loki = yaml.safe_load((ROOT / "deploy/monitoring/loki/loki.yaml").read_text())
+    assert loki["server"]["http_listen_port"] == 3100
+    (port,) = stack["services"]["fluent-bit"]["ports"]
+    assert logging["options"]["fluentd-address"] == f"{port['host_ip']}:{port['published']}"
+    assert shipped["inputs"][0]["port"] == port["target"]
