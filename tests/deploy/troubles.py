@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from tests.serving.bundles import BLUE, RED, make_bundle
+from tests.serving.registered import MODEL
 from tests.serving.servers import PATIENCE_S, Process, process, wait_for
 
 _PAUSE_S = 0.2
@@ -90,9 +91,10 @@ def crash(started: Process) -> Iterator[None]:
 
 @contextlib.contextmanager
 def leaving(folder: Path) -> Iterator[Process]:
-    """Told to stop with a request in flight that does not come to an end: it drains."""
-    bundle = make_bundle(folder / "leaving", name="leaving")
-    with process("--model", str(bundle), drain_ms="600000", body_timeout_ms="600000", threads="1") as started:
+    """Told to stop with a request in flight that does not come to an end: it drains. Nobody changed its routing."""
+    bundle = make_bundle(folder / "leaving", name=MODEL)
+    patience = dict.fromkeys(("drain_ms", "body_timeout_ms", "timeout_ms"), "600000")
+    with process("--model", str(bundle), threads="1", **patience) as started:
         _wait_until_ready(started)
         host, port = address_of(started).split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
@@ -103,26 +105,29 @@ def leaving(folder: Path) -> Iterator[Process]:
 
 
 @contextlib.contextmanager
-def strayed(folder: Path) -> Iterator[str]:
-    """Its golden answers changed after it was loaded, of one model a little and of the other altogether, which it finds
-    out a minute later, when nobody asks; and it has hardly a file descriptor left. Gives HOST:PORT.
-    """
-    moved, damaged = (make_bundle(folder / name, name=name) for name in ("moved", "damaged"))
-    with process("--model", f"{moved},{damaged}", isolation="inline", threads="1") as started:
+def sound(folder: Path) -> Iterator[Process]:
+    """A service of two models, of which nothing is asked."""
+    bundles = [make_bundle(folder / name, name=name) for name in ("moved", "damaged")]
+    with process("--model", ",".join(map(str, bundles)), isolation="inline", threads="1") as started:
         _wait_until_ready(started)
-        file = moved / "golden" / "answers.json"
-        samples = json.loads(file.read_text())
-        for sample in samples:
-            sample["probabilities"] = [one + 0.015 for one in sample["probabilities"]]
-        file.write_text(json.dumps(samples))
-        (damaged / "golden" / "red.png").write_bytes(BLUE)
-        resource.prlimit(started.pid, resource.RLIMIT_NOFILE, (32, 1024))
-        yield address_of(started)
+        yield started
+
+
+def stray(folder: Path, started: Process) -> None:
+    """Change the golden answers of one of the two a little, and a sample of the other; leave no file descriptors."""
+    file = folder / "moved" / "golden" / "answers.json"
+    samples = json.loads(file.read_text())
+    for sample in samples:
+        sample["probabilities"] = [one + 0.015 for one in sample["probabilities"]]
+    file.write_text(json.dumps(samples))
+    (folder / "damaged" / "golden" / "red.png").write_bytes(BLUE)
+    open_files = len(list(Path(f"/proc/{started.pid}/fd").iterdir()))
+    resource.prlimit(started.pid, resource.RLIMIT_NOFILE, (open_files + 3, 1024))
 
 
 def _wait_until_ready(started: Process) -> None:
     # Several start side by side, one of them slow.
-    wait_for(lambda: httpx.get(f"{started.url}/health").status_code == httpx.codes.OK, patience_s=120)
+    wait_for(lambda: httpx.get(f"{started.url}/health").status_code == httpx.codes.OK, patience_s=180)
 
 
 def _children_of(pid: int) -> list[int]:

@@ -21,6 +21,8 @@ from serving.http_protocol import bounded_http
 from serving.settings import PREFIX, ServingSettings
 
 PATIENCE_S = 30.0
+# Beside other tests, imports alone may take their time.
+_START_S = 120.0
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Process:
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        wait_for(lambda: self.url or process.poll() is not None)
+        wait_for(lambda: self.url or process.poll() is not None, _START_S)
 
     @property
     def pid(self) -> int:
@@ -127,11 +129,13 @@ def process(*arguments: str, **settings: str) -> Iterator[Process]:
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    started = Process(popen)
     try:
-        yield started
+        yield Process(popen)
     finally:
-        started.stop()
+        # Where it did not start in time, too.
+        if popen.poll() is None:
+            popen.kill()
+            popen.wait(PATIENCE_S)
 
 
 def wait_for(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
