@@ -57,7 +57,7 @@ class Repository:
         }  # fmt: skip
         command = [str(ENVIRONMENT / "bin" / "dvc"), *arguments]
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=500, check=False
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=1100, check=False
         )
         assert done.returncode == expected, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -17,6 +17,8 @@ from tfpipe.store import MlflowClient
 STAGES = ["validate", "pack", "train", "convert", "verify"]
 # Enough that INT8 is as right as FP32 on a few files.
 SMALL = {
+    "preprocessing": {"augmentation": {}},
+    "model": {"name": "mlp"},
     "training": {"epochs": 6, "batch_size": 16},
     "tracking": {"min_metrics": {}},
     "conversion": {
@@ -90,6 +92,9 @@ def ran(output):
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
+@pytest.mark.timeout(
+    1200
+)  # five commands one after the other: a minute and a half, on a machine that does nothing else
 class TestRepro:
     def test_a_second_time_nothing_runs(self, repository):
         assert "Data and pipelines are up to date." in repository("repro")
