@@ -137,10 +137,10 @@ COPY README.md ./
 COPY tfpipe tfpipe
 # Conversion asks the service too, to prove that its answers are Keras's.
 COPY serving serving
+COPY configs configs
 RUN uv pip install --no-deps . && { python -m compileall -qq -j 0 "$VIRTUAL_ENV" || true; }
-# Beside the package as in the repository: conversion begins from them.
+# The package has them too; here they are easily named.
 COPY configs /opt/tfpipe/configs
-RUN ln -s /opt/tfpipe/configs "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/configs"
 
 FROM ${TRAIN_IMAGE} AS train
 # Workers on other machines are started over ssh.

@@ -311,7 +311,7 @@ def _default_config_path(overrides: Sequence[str]) -> Path:
     # An unknown task is told when the values are checked.
     name = DEFAULT_CONFIGS.get(tasks[-1] if tasks else "", DEFAULT_CONFIGS["image_classification"])
     here = Path("configs") / name
-    return here if here.exists() else Path(__file__).resolve().parent.parent / "configs" / name
+    return here if here.exists() else Path(__file__).parent / "configs" / name
 
 
 def _register_resolvers() -> None:
