@@ -29,7 +29,7 @@ needs_prometheus = pytest.mark.skipif(
     reason="no Prometheus or Alertmanager here; on Debian: apt-get install prometheus prometheus-alertmanager",
 )
 # Often, for nobody here has minutes; and not too often for a machine with other things to do.
-_OFTEN = "1s"
+_OFTEN = "2s"
 _END_S = 20.0
 
 

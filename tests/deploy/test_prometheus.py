@@ -187,18 +187,21 @@ def test_a_query_of_a_dashboard_finds_something(watched, query):
     recorded = {rule["record"]: rule["expr"] for rule in rules("record")}
     asked = series_in(query) | {name for one in series_in(query) & recorded.keys() for name in series_in(recorded[one])}
 
-    found = watched.prometheus.query(query)
-
-    assert found or not expected_here(asked), query
+    # A busy replica may miss a scrape.
+    if expected_here(asked):
+        wait_for(lambda: watched.prometheus.query(query))
+    else:
+        watched.prometheus.query(query)
 
 
 def test_a_replica_that_is_killed_reaches_the_chat(watched):
     watched.leaving.stop()
 
-    wait_for(lambda: any("TfpipeTargetDown" in title for title, _ in watched.chat.messages))
-    (text,) = {text for title, text in watched.chat.messages if title == "FIRING warning: TfpipeTargetDown"}
-    assert troubles.address_of(watched.leaving) in text
-    assert "Runbook: docs/runbooks/target-down.md" in text
+    def texts():
+        return [text for title, text in watched.chat.messages if title == "FIRING warning: TfpipeTargetDown"]
+
+    wait_for(lambda: any(troubles.address_of(watched.leaving) in text for text in texts()))
+    assert all("Runbook: docs/runbooks/target-down.md" in text for text in texts())
 
 
 def test_where_no_replica_is_ready_nothing_else_is_told_of_the_service(watched):
