@@ -171,14 +171,20 @@ class Service:
         """Answer the golden samples of every version again, and record how far the answers lie from training's.
 
         Raises:
-            GateError: Those of a version differ by more than they may; the metric is then infinite.
+            ExceptionGroup: Those of some versions differ by more than they may, or cannot be answered; the metric of
+                these is then infinite.
         """
+        failures: list[Exception] = []
         for deployment in list(self.models):
             difference = math.inf
             try:
                 difference = await self.run(deployment.engine.replay_golden)
-            finally:
-                self.metrics.record_golden(**self.labels_of(deployment), max_abs_diff=difference)
+            # Whatever one version does, the others are asked too.
+            except Exception as error:
+                failures.append(error)
+            self.metrics.record_golden(**self.labels_of(deployment), max_abs_diff=difference)
+        if failures:
+            raise ExceptionGroup("golden samples", failures)
 
     def find(self, wanted: Wanted, request: Request, *, key: str | None = None) -> Deployment:
         """The version that answers a request, if requests are taken; the request is told of it.

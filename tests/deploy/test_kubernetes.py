@@ -326,7 +326,9 @@ def test_the_pod_monitor_scrapes_the_port_and_path_of_the_service():
     template, _, container = service_pod("overlays/cpu")
 
     assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "PodMonitor")
-    assert monitor["spec"].keys() == {"selector", "podMetricsEndpoints"}
+    assert monitor["spec"].keys() == {"jobLabel", "selector", "podMetricsEndpoints"}
+    # What the rules know the service by.
+    assert template["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "tfpipe"
     assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] in {port["name"] for port in container["ports"]}

@@ -1,8 +1,12 @@
 import asyncio
+import math
 
 import pytest
 
+from serving.app import create_app
 from serving.golden_watch import PERIOD_S, replay_when_idle
+from serving.settings import ServingSettings
+from tests.serving.bundles import make_bundle
 
 
 class Day:
@@ -44,6 +48,23 @@ async def test_a_busy_service_waits_until_nobody_asks():
     await day.pass_by()
 
     assert day.replays_s == [91.0, 151.0]
+
+
+async def test_a_version_that_fails_does_not_keep_the_others_from_being_replayed(tmp_path):
+    folders = [make_bundle(tmp_path / version, version=version) for version in "12"]
+    app = create_app(ServingSettings(model=",".join(map(str, folders)), isolation="inline", threads=1))
+    await app.service.load()
+    (folders[0] / "golden" / "answers.json").write_text("changed since it was loaded")
+    app.service.metrics.record_golden(model="colours", version="2", max_abs_diff=math.inf)
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await app.service.replay_golden()
+
+    text = app.service.metrics.exposition().decode()
+    assert len(raised.value.exceptions) == 1
+    assert 'tfpipe_golden_max_abs_diff{model="colours",version="1"} +Inf' in text
+    assert 'tfpipe_golden_max_abs_diff{model="colours",version="2"} +Inf' not in text
+    app.service.close()
 
 
 async def test_a_replay_that_fails_is_logged_and_tried_again(caplog):
