@@ -165,7 +165,8 @@ def test_a_folder_that_does_not_exist_lists_those_that_do(tmp_path):
 
 def test_a_folder_without_a_bundle_says_how_to_make_one(tmp_path):
     with pytest.raises(BundleError, match=r"found no bundle. Make one with `python -m tfpipe.convert"):
-        fetch_bundle(str(tmp_path), registered_model=None, cache_dir=tmp_path, open_registry=no_registry)
+        # Beside `tmp_path` itself there may be other tests' bundles, which would be told.
+        fetch_bundle(str(tmp_path / "none"), registered_model=None, cache_dir=tmp_path, open_registry=no_registry)
 
 
 def test_what_the_registry_refuses_is_said(bundle, tmp_path):
