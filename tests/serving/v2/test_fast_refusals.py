@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.batching import Pace
+from serving.keys_command import create_key
 from serving.logs import JsonFormatter
 from tests.serving.bundles import SIDE
 from tests.serving.servers import app_of, serving
@@ -129,15 +130,27 @@ def test_a_connection_whose_body_never_comes_is_closed(server):
         assert client.recv(1) == b""
 
 
+def test_a_connection_is_kept_while_the_body_comes(server):
+    whole, pieces = request(MANY), 6
+    size = len(whole) // pieces + 1
+    with connected(server) as client:
+        for start in range(0, len(whole), size):
+            client.sendall(whole[start : start + size])
+            time.sleep(0.4)  # in all more than twice the time that a connection may be idle
+        assert answers(client, 1)[0][0] == 504
+        client.sendall(whole)
+        assert answers(client, 1)[0][0] == 504
+
+
 async def test_every_refusal_is_logged_with_its_own_time(bundle, caplog):
     async with connection(bundle, timeout_ms=TIMEOUT_MS) as (protocol, transport, path):
         overload(path)
         for _ in range(3):
             protocol.data_received(request(MANY))
         began = time.time()
-        await until(lambda: len(caplog.records) == 3)
+        await until(lambda: len(refused(caplog)) == 3)
 
-    written = [json.loads(JsonFormatter().format(record)) for record in caplog.records]
+    written = [json.loads(JsonFormatter().format(record)) for record in refused(caplog)]
     assert {line["message"] for line in written} == {"request failed"}
     assert {(line["status"], line["code"], line["path"]) for line in written} == {
         (504, "deadline_exceeded", "/v2/models/colours/infer")
@@ -151,10 +164,27 @@ async def test_what_is_not_logged_yet_is_logged_at_the_end(bundle, caplog):
     async with connection(bundle, timeout_ms=TIMEOUT_MS) as (protocol, _, path):
         overload(path)
         protocol.data_received(request(MANY))
-        assert not caplog.records
+        assert not refused(caplog)
         path.close()
 
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert [record.levelno for record in refused(caplog)] == [logging.ERROR]
+
+
+def refused(caplog):
+    """Without what the service says at its start, where the level of the log is such."""
+    return [record for record in caplog.records if record.name == "serving.routes.answers"]
+
+
+async def test_a_key_is_refused_as_often_as_it_asks(bundle, tmp_path):
+    file = tmp_path / "keys.json"
+    key = create_key(file, {"name": "reader", "scopes": ["predict"], "concurrency": 1})
+    async with connection(bundle, api_keys_file=file, timeout_ms=TIMEOUT_MS) as (protocol, transport, path):
+        overload(path)
+        for _ in range(3):
+            protocol.data_received(request(MANY, ("X-API-Key", key)))
+
+    assert path.taken == 3
+    assert transport.written.count(b"HTTP/1.1 504 ") == 3
 
 
 def test_refusals_are_counted_as_on_the_long_way(server):
