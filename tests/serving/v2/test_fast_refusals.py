@@ -114,6 +114,34 @@ def test_requests_in_any_pieces_are_answered_in_their_order(server, kinds, cuts)
     assert [status for status, _, _ in received] == [200 if kind == "health" else 504 for kind in kinds]
 
 
+def test_several_in_one_piece_are_each_refused(server):
+    # The first makes the head known.
+    assert [status for status, _, _ in exchange(server, request(rows(1)))] == [504]
+    assert [status for status, _, _ in exchange(server, *[request(rows(1))] * 3)] == [504] * 3
+
+
+async def test_a_version_that_is_left_alone_is_told_as_on_the_long_way(bundle):
+    async with connection(bundle, timeout_ms=TIMEOUT_MS) as (protocol, transport, path):
+        overload(path)
+        (deployment,) = path.service.models
+        while not deployment.breaker.is_open:
+            deployment.breaker.record(failed=True)
+        protocol.data_received(request(rows(1)))
+        await until(lambda: transport.written)
+
+    assert path.taken == 0
+    assert transport.written.startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_service_that_ends_at_once_has_logged_it(bundle, caplog):
+    app = app_of(bundle, timeout_ms=TIMEOUT_MS)
+    with serving(app) as running:
+        overload(app)
+        ((_, headers, _),) = exchange(running, request(MANY))
+
+    assert headers["x-request-id"] in {getattr(record, "fields", {}).get("request_id") for record in caplog.records}
+
+
 def test_a_connection_is_kept_after_it(server):
     with connected(server) as client:
         for _ in range(3):
