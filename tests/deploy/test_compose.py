@@ -77,6 +77,19 @@ def test_who_waits_for_health_waits_for_somebody_who_tells(stack):
                 assert other in checked_by_image or "healthcheck" in stack["services"][other], other
 
 
+def test_a_secret_that_is_no_file_is_of_nobody_whose_root_is_read_only(stack):
+    # Compose refuses to start such a service: it has to copy the secret into the root.
+    # Source: docker/compose, pull request 12531.
+    copied = {name for name, secret in stack["secrets"].items() if "file" not in secret}
+    given = {
+        name: {one["source"] for one in service.get("secrets", [])} & copied
+        for name, service in stack["services"].items()
+    }
+
+    assert given["alertmanager"]
+    assert [name for name, secrets in given.items() if secrets and stack["services"][name].get("read_only")] == []
+
+
 def test_the_service_is_configured_by_its_settings_and_may_write_to_its_cache_alone(stack):
     service = stack["services"]["tfpipe"]
 
