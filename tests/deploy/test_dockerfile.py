@@ -60,6 +60,32 @@ def test_what_serves_holds_no_compiler_and_nothing_that_trains(image):
     assert not re.search(r"--extra (train|convert|dev)|g\+\+|gcc|build-essential", installed)
 
 
+@pytest.mark.parametrize(
+    "name", ["ENV", "VOLUME", "WORKDIR", "USER", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "ENTRYPOINT", "CMD"]
+)
+def test_both_images_of_the_service_run_it_alike(name):
+    # A stage takes over such instructions from one base alone, and these two stand on different ones.
+    on_cpus, on_gpus = (
+        # The base of the one has its programs in its path; the other's stage has no base. CUDA takes its time to start.
+        [re.sub(r"(PATH|--start-period)=\S+ ", r"\1 ", line) for line in instructions(image, name)]
+        for image in ("serve", "serve-gpu")
+    )
+
+    assert on_cpus == on_gpus
+    assert name == "CMD" or on_cpus
+
+
+def test_both_images_of_the_service_keep_a_cache_that_group_0_may_write_to():
+    on_cpus, on_gpus = (
+        re.findall(r"(useradd .*?) && (install .*? /var/cache/tfpipe)", " ".join(STAGES[stage].split()))
+        for stage in ("serve-root", "serve-gpu")
+    )
+
+    assert on_cpus == on_gpus
+    assert "--gid 0 " in on_cpus[0][0]
+    assert "--group 0 --mode 0770 " in on_cpus[0][1]
+
+
 def test_packages_that_are_left_out_of_the_image_are_what_the_service_asks_for():
     left_out = [line.split("#")[0].strip() for line in _lines("serve-image-excludes.txt") if line[0] != "#"]
     pinned = {re.split("[=<> ;]", line)[0] for line in _lines("serve.txt")}
