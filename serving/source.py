@@ -53,9 +53,13 @@ def check_models(models: str | None, cache_dir: Path) -> None:
 
     Raises:
         ConfigError: An empty entry, or a cache folder that is needed and cannot be written.
+        BundleError: No bundle in a folder.
     """
-    if any(model is None or model.startswith(SCHEME) for _, model in entries(models)):
-        _check_cache(cache_dir)
+    for _, model in entries(models):
+        if model is None or model.startswith(SCHEME):
+            _check_cache(cache_dir)
+        else:
+            _check_folder(Path(model).expanduser())
 
 
 def fetch_bundles(
@@ -183,13 +187,17 @@ def _from_cache(cache_dir: Path, asked: str, error: TrackingError) -> ServedBund
 
 
 def _from_folder(folder: Path) -> ServedBundle:
+    _check_folder(folder)
+    bundle = open_bundle(folder)
+    return ServedBundle(bundle, bundle.manifest.model_name, bundle.manifest.model_version, ())
+
+
+def _check_folder(folder: Path) -> None:
     if not (folder / MANIFEST).is_file():
         raise BundleError(
             f"{folder}: expected a bundle (a folder with {MANIFEST}) or {SCHEME}NAME/VERSION, found no bundle. "
             f"{_others(folder)}Make one with `python -m tfpipe.convert --model MODEL --output {folder}`."
         )
-    bundle = open_bundle(folder)
-    return ServedBundle(bundle, bundle.manifest.model_name, bundle.manifest.model_version, ())
 
 
 def _others(folder: Path) -> str:

@@ -150,7 +150,7 @@ def test_a_cache_that_cannot_be_written_is_refused_before_the_registry_is_asked(
 def test_a_folder_needs_no_cache(tmp_path):
     (tmp_path / "file").touch()
 
-    check_models(str(tmp_path), tmp_path / "file" / "cache")
+    check_models(str(make_bundle(tmp_path / "b")), tmp_path / "file" / "cache")
 
 
 def test_a_folder_that_does_not_exist_lists_those_that_do(tmp_path):
