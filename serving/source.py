@@ -120,7 +120,7 @@ def entries(models: str | None) -> list[tuple[str, str | None]]:
     Raises:
         ConfigError: An empty entry.
     """
-    if models is None or Path(models).expanduser().is_dir():
+    if models is None or _is_folder(models):
         return [("", models)]
     entries = []
     for entry in models.split(","):
@@ -186,18 +186,37 @@ def _from_cache(cache_dir: Path, asked: str, error: TrackingError) -> ServedBund
     return ServedBundle(bundle, kept.name, kept.version, kept.aliases)
 
 
+def _is_folder(models: str) -> bool:
+    try:
+        return Path(models).expanduser().is_dir()
+    # A list that is longer than a path may be, or a working folder that is not ours to look into.
+    except OSError:
+        return False
+
+
 def _from_folder(folder: Path) -> ServedBundle:
     _check_folder(folder)
-    bundle = open_bundle(folder)
+    try:
+        bundle = open_bundle(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     return ServedBundle(bundle, bundle.manifest.model_name, bundle.manifest.model_version, ())
 
 
 def _check_folder(folder: Path) -> None:
-    if not (folder / MANIFEST).is_file():
+    try:
+        has_manifest = (folder / MANIFEST).is_file()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if not has_manifest:
         raise BundleError(
             f"{folder}: expected a bundle (a folder with {MANIFEST}) or {SCHEME}NAME/VERSION, found no bundle. "
             f"{_others(folder)}Make one with `python -m tfpipe.convert --model MODEL --output {folder}`."
         )
+
+
+def _unreadable(folder: Path, error: OSError) -> BundleError:
+    return BundleError(f"{error.filename or folder}: expected a bundle that can be read; {error.strerror}.")
 
 
 def _others(folder: Path) -> str:
