@@ -127,3 +127,67 @@ def test_addresses_of_the_monitoring_are_names_of_the_stack(stack):
     (port,) = stack["services"]["fluent-bit"]["ports"]
     assert logging["options"]["fluentd-address"] == f"{port['host_ip']}:{port['published']}"
     assert shipped["inputs"][0]["port"] == port["target"]
+
+
+def test_who_asks_asks_where_somebody_listens(stack):
+    listening = {"mlflow": "5000", "s3": "9000", "postgres": "5432"}
+    values = [
+        value
+        for service in stack["services"].values()
+        for value in (*service.get("environment", {}).values(), *(service.get("command") or ()))
+    ]
+
+    asked = {pair for value in values for pair in re.findall(r"//(?:[^@/]*@)?([a-z]\w*):(\d+)\b", str(value))}
+    assert asked == set(listening.items())
+    command = stack["services"]["mlflow"]["command"]
+    assert "--port=5000" in command
+    # Others are refused.
+    [names] = [part.partition("=")[2].split(",") for part in command if part.startswith("--allowed-hosts")]
+    assert set(names) == {"mlflow:5000", "localhost:5000", "127.0.0.1:5000"}
+
+
+def test_artefacts_go_to_the_bucket_that_is_made(stack):
+    [script] = stack["services"]["bucket"]["command"]
+    [place] = [part for part in stack["services"]["mlflow"]["command"] if part.startswith("--artifacts-destination")]
+
+    assert place == "--artifacts-destination=s3://mlflow"
+    assert 'create_bucket(Bucket="mlflow")' in script
+
+
+def test_health_is_asked_of_the_port_that_a_program_listens_at(stack):
+    asked = {
+        name: re.search(r"127\.0\.0\.1:(\d+)/", " ".join(service["healthcheck"]["test"]))
+        for name, service in stack["services"].items()
+        if "healthcheck" in service
+    }
+
+    assert {name: int(found[1]) for name, found in asked.items() if found} == {
+        "prometheus": 9090, "alertmanager": 9093, "loki": 3100, "grafana": 3000,
+    }  # fmt: skip
+    published = {name: [port["target"] for port in one.get("ports", [])] for name, one in stack["services"].items()}
+    assert [published[name] for name in ("prometheus", "alertmanager", "grafana")] == [[9090], [9093], [3000]]
+    assert (published["tfpipe"], published["mlflow"]) == ([8000], [5000])
+
+
+def test_the_service_is_given_the_time_that_it_drains_for(stack):
+    seconds = float(stack["services"]["tfpipe"]["stop_grace_period"].removesuffix("s"))
+
+    assert seconds >= ServingSettings(model="x").drain_ms / 1000 + 5
+
+
+def test_prometheus_looks_for_names_and_ports_of_the_stack(stack):
+    config = yaml.safe_load((ROOT / "deploy/monitoring/prometheus/prometheus.yml").read_text())
+    by_name = {
+        (*found["names"], found["port"]) for job in config["scrape_configs"] for found in job.get("dns_sd_configs", [])
+    }
+    by_address = {
+        address
+        for job in (*config["scrape_configs"], *config["alerting"]["alertmanagers"])
+        for found in job.get("static_configs", [])
+        for address in found["targets"]
+    }
+
+    assert by_name == {("tfpipe", ServingSettings(model="x").port), ("train", 9200)}
+    assert "training.metrics_port=9200" in stack["services"]["train"]["command"]
+    assert by_address == {"127.0.0.1:9090", "alertmanager:9093"}
+    assert {name for name, _ in by_name} | {"alertmanager"} <= set(stack["services"])
