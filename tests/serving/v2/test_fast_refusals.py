@@ -81,12 +81,20 @@ def test_a_full_queue_is_told_as_on_the_long_way(bundle):
     assert fast[0][2] == long[0][2]
 
 
-def test_one_that_needs_a_compressed_or_traced_answer_goes_the_long_way(server):
+def test_one_that_may_be_refused_for_something_else_goes_the_long_way(server):
     before = server.app.fast_path.taken
-    for header in (("X-Request-ID", "a"), ("X-Timeout-Ms", "5"), ("Accept-Encoding", "gzip"), ("Expect", "a")):
+    for header in (("X-Request-ID", "two words"), ("X-Timeout-Ms", "5"), ("Expect", "a")):
         exchange(server, request(MANY, header))
 
     assert server.app.fast_path.taken == before
+
+
+def test_it_is_refused_under_the_clients_own_id(server):
+    before = server.app.fast_path.taken
+    ((status, headers, _),) = exchange(server, request(MANY, ("X-Request-ID", "mine"), ("Accept-Encoding", "gzip")))
+
+    assert server.app.fast_path.taken == before + 1
+    assert (status, headers["x-request-id"]) == (504, "mine")
 
 
 def test_json_without_tensors_bytes_is_refused_too(server):
