@@ -131,6 +131,7 @@ def _serve(settings: ServingSettings) -> int:
         server_header=False,
         # Nothing here asks who the client is.
         proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_CLOSE_S,
         ssl_context_factory=None if tls is None else lambda *_: server_context(tls),
     )
