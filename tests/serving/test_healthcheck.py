@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from serving.healthcheck import main
-from serving.settings import variable_of
+from serving.healthcheck import address, main
+from serving.settings import read_settings, variable_of
 from tests.serving.certificates import make_pair
 from tests.serving.servers import app_of, process, serving, wait_for
 
@@ -27,6 +27,19 @@ def test_one_that_loads_is_not(slow_bundle, capsys):
 def test_none_is_not(capsys):
     assert main({"TFPIPE_SERVING_HOST": "127.0.0.1", "TFPIPE_SERVING_PORT": "1"}) == 1
     assert "127.0.0.1:1: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"TFPIPE_SERVING_PORT": "tcp://10.0.0.1:9000"}, {"TFPIPE_SERVING_PORT": "9000"}]
+)
+def test_it_asks_where_a_service_of_the_same_variables_listens(monkeypatch, variables):
+    for name in ("TFPIPE_SERVING_HOST", "TFPIPE_SERVING_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = read_settings()
+
+    assert address(variables) == (settings.host, settings.port)
 
 
 def test_https_is_asked_whatever_the_certificates_name_is(bundle, tmp_path):
