@@ -53,4 +53,4 @@ def test_https_is_asked_whatever_the_certificates_name_is(bundle, tmp_path):
 
 @pytest.mark.parametrize("name", ["host", "port", "tls_cert_file"])
 def test_it_reads_the_settings_by_their_names(name):
-    assert variable_of(name) in main.__code__.co_consts
+    assert variable_of(name) in main.__code__.co_consts + address.__code__.co_consts
