@@ -18,7 +18,7 @@ from tests.deploy.prometheus_processes import Chat, Prometheus, alertmanager, ch
 from tests.serving.bundles import RED, image_bytes
 from tests.serving.drifting import digits, digits_bundle, png
 from tests.serving.registered import MODEL, Store
-from tests.serving.servers import PATIENCE_S, Process, app_of, serving, wait_for
+from tests.serving.servers import NO_TLS, PATIENCE_S, Process, app_of, serving, wait_for
 from tfpipe.training.metrics_server import MetricsServer
 from tfpipe.training.observers import StepRecord
 
@@ -51,7 +51,7 @@ class Watched:
 
     def told(self) -> dict[str, str]:
         """What Alertmanager does with the alerts that fire now, by name: "active" or "suppressed"."""
-        alerts = httpx.get(f"http://{self.alertmanager}/api/v2/alerts", timeout=PATIENCE_S).json()
+        alerts = httpx.get(f"http://{self.alertmanager}/api/v2/alerts", timeout=PATIENCE_S, verify=NO_TLS).json()
         return {one["labels"]["alertname"]: one["status"]["state"] for one in alerts}
 
 
