@@ -126,9 +126,12 @@ def watched(tmp_path_factory):
             scraped(troubles.address_of(started))
         scraped(enter(asked_in_every_way(tmp_path_factory.mktemp("store"))))
         scraped(enter(asked_what_it_was_not_trained_on(made / "digits")))
+        everything = Watched(running, teller, room, leaving)
+        # That minute is waited for before anything takes the processor.
+        wait_for(lambda: everything.fired("TfpipeGoldenMismatch"), PATIENT_S)
         enter(troubles.crash(isolated))
         enter(troubles.overload(slow))
-        yield Watched(running, teller, room, leaving)
+        yield everything
 
 
 @pytest.fixture(
