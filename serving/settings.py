@@ -179,6 +179,10 @@ def read_settings(overrides: Mapping[str, Any] | None = None) -> ServingSettings
         settings = ServingSettings(**dict(overrides or {}))
     except ValidationError as error:
         problems += [_describe(entry) for entry in error.errors()]
+    else:
+        if settings.grpc_port and settings.grpc_port == settings.port:
+            another = f"another port than {variable_of('port')}'s"
+            problems.append(f"{variable_of('grpc_port')}: expected {another}, received {settings.grpc_port}.")
     if problems:
         raise ConfigError("settings: " + " ".join(problems))
     return settings
