@@ -10,6 +10,7 @@ import pytest
 from tests.deploy.containers import new_engine, wait_until
 from tests.deploy.troubles import free_address
 from tests.serving.bundles import RED, make_bundle
+from tests.serving.servers import NO_TLS
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -52,7 +53,7 @@ def service(engine, image, bundle):
 
 def _status(url):
     try:
-        return httpx.get(f"{url}/health").status_code
+        return httpx.get(f"{url}/health", verify=NO_TLS).status_code
     except httpx.TransportError:
         return None
 

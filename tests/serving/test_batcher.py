@@ -185,6 +185,13 @@ async def test_time_in_which_nothing_waited_keeps_nobody_waiting():
     assert batcher.room.pace.turn_s < 0.1
 
 
+async def test_a_window_keeps_only_those_waiting_who_share_it():
+    batcher = batcher_of(Doubling(seconds=0.01), delay_s=0.4)
+    await submit(batcher, 1)[0]
+
+    assert batcher.room.pace.turn_s < 0.1
+
+
 async def test_a_model_that_waits_for_another_learns_how_long():
     slots = Slots(1)
     fast, slow = batcher_of(Doubling(seconds=0.01), slots=slots, size=1), batcher_of(Doubling(seconds=0.1), slots=slots)

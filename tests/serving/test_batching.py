@@ -127,7 +127,8 @@ def room_of(*, max_rows: int = 4, max_bytes: int = 100) -> Room:
 
 def test_a_full_queue_says_when_there_should_be_room():
     room = room_of()
-    room.pace.record(8, 4.0)
+    # With as long again until the next begins.
+    room.pace.record(8, 2.0, turn_s=4.0)
     room.admit(4, 10, now_s=0.0, deadline_s=60.0)
 
     with pytest.raises(QueueFullError, match="expected at most 4 rows and 100 bytes to wait") as refused:

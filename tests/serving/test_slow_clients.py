@@ -20,7 +20,7 @@ _TIMEOUT_MS = 1500
 @pytest.fixture(scope="module")
 def service(bundle):
     with process(model=str(bundle), body_timeout_ms=str(_TIMEOUT_MS)) as started:
-        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
+        wait_for(started.is_ready)
         yield started
 
 
@@ -54,13 +54,13 @@ def open_files(service) -> int:
 
 
 def in_flight(service) -> float:
-    families = text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)
+    families = text_string_to_metric_families(service.get("/metrics").text)
     return next(one.samples[0].value for one in families if one.name == "tfpipe_in_flight")
 
 
 def is_answered_at_once(service) -> bool:
     began_s = time.monotonic()
-    answer = httpx.post(f"{service.url}/predict", content=RED, timeout=20)
+    answer = service.post("/predict", content=RED, timeout=20)
     # A busy machine is slow; whoever waited for a slow client would take its whole time.
     return answer.status_code == 200 and time.monotonic() - began_s < _TIMEOUT_MS / 1000
 
@@ -150,7 +150,7 @@ def test_a_thousand_idle_connections_keep_nobody_waiting_and_go(service):
 
 def test_the_metrics_agree_with_what_the_client_counted(service):
     def counted() -> dict[str, float]:
-        families = text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)
+        families = text_string_to_metric_families(service.get("/metrics").text)
         samples = [sample for family in families for sample in family.samples]
         return {one.labels["code"]: one.value for one in samples if one.name == "tfpipe_requests_total"}
 

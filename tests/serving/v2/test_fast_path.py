@@ -22,6 +22,7 @@ from serving.batching import Pace
 from serving.keys_command import create_key
 from serving.settings import ServingSettings
 from serving.v2.fast_path import FastPath
+from serving.v2.plain_heads import Heads
 from tests.serving.bundles import RED, SIDE, make_bundle
 from tests.serving.servers import app_of, serving
 from tests.serving.v2.fast_requests import (
@@ -131,6 +132,15 @@ def test_plain_requests_go_the_fast_way_and_others_do_not(server):
     exchange(server, request(rows(1), ("Accept", "*/*"), ("Accept-Encoding", "gzip, deflate")))
     exchange(server, request(rows(1), ("X-Request-ID", "mine"), ("X-Forwarded-For", "10.0.0.1")))
     assert path.taken == before + 3
+
+
+def test_heads_with_ids_of_their_own_do_not_crowd_out_those_that_come_again():
+    heads = Heads(max_body_bytes=10_000)
+    kept = heads.read(request(rows(1)))
+    for number in range(1000):
+        assert heads.read(request(rows(1), ("X-Request-ID", str(number)))).id == str(number)
+
+    assert heads.read(request(rows(1))) is kept
 
 
 def test_a_long_answer_is_compressed_for_those_who_accept_it(server):
