@@ -2,7 +2,6 @@
 
 import json
 
-import httpx
 import numpy as np
 import pytest
 
@@ -53,8 +52,8 @@ def test_http_answers_are_those_of_keras_on_the_same_files(walked, keras_answers
     monkeypatch.chdir(walked)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with servers.process(precision="fp32", cache_dir=str(walked / "cache")) as server:
-        servers.wait_for(lambda: httpx.get(f"{server.url}/health").status_code == 200)
-        answers = [httpx.post(f"{server.url}/predict", content=content).json() for content in FILES.values()]
+        servers.wait_for(server.is_ready)
+        answers = [server.post("/predict", content=content).json() for content in FILES.values()]
 
     labels = load_model(walked / "run" / "model.keras").labels
     for kind, answer, expected in zip(FILES, answers, keras_answers, strict=True):

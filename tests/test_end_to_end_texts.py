@@ -38,7 +38,7 @@ def served(folder, bundle):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         with servers.process(model=str(folder / "bundles" / bundle), precision="fp32") as server:
-            servers.wait_for(lambda: httpx.get(f"{server.url}/health").status_code == 200)
+            servers.wait_for(server.is_ready)
             with httpx.Client(base_url=server.url) as client:
                 yield client
 

@@ -53,14 +53,17 @@ class KerasReference:
         self._whole = tf.function(
             lambda image: parts.model(image, training=False),
             input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)],
+            autograph=False,
         )
         self._rows = tf.function(
             lambda image: parts.preprocessing.rows(image),
             input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)],
+            autograph=False,
         )
         self._network = tf.function(
             lambda rows: probabilities(parts.network(rows, training=False)),
             input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)],
+            autograph=False,
         )
 
     def probabilities(self, pixels: Array) -> Array:
@@ -179,15 +182,15 @@ def _signatures(parts: ImageParts) -> dict[str, Any]:
     height, width = parts.preprocessing.resize.height, parts.preprocessing.resize.width
 
     # Argument names are what clients send.
-    @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32, "input")])
+    @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32, "input")], autograph=False)
     def tensor(input: Any) -> dict[str, Any]:
         return answers_of(parts, input)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, "pixels")])
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, "pixels")], autograph=False)
     def pixels(pixels: Any) -> Any:
         return tensor(parts.preprocessing.rows(pixels))
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")])
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")], autograph=False)
     def image_bytes(image_bytes: Any) -> Any:
         # Pictures of one request may differ in size, so each is brought to the model's size by itself.
         rows = tf.map_fn(
@@ -247,7 +250,7 @@ def _check_rebuilt(parts: Parts, rebuilt: Parts, policy: str) -> None:
         layer = parts.model.get_layer("resize")
         inputs = random.integers(0, 256, (4, layer.height, layer.width, 3), dtype=np.uint8)
     answers, expected = (
-        np.asarray(tf.function(functools.partial(model, training=False))(tf.constant(inputs)))
+        np.asarray(tf.function(functools.partial(model, training=False), autograph=False)(tf.constant(inputs)))
         for model in (rebuilt.model, parts.model)
     )
     assert_parity(

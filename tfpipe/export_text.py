@@ -46,7 +46,7 @@ def export_text_saved_model(parts: TextParts, folder: Path) -> None:
 
 def _tensor(parts: TextParts) -> Any:
     # Argument names are what clients send.
-    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32, "input")])
+    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32, "input")], autograph=False)
     def tensor(input: Any) -> dict[str, Any]:
         return answers_of(parts, input)
 
@@ -57,7 +57,7 @@ def _text(parts: TextParts, layer: Any, tensor: Any) -> Any:
     tokenizer = parts.tokenizer
     split, room = splits_words(tokenizer), parts.max_length - 2
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "text")])
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "text")], autograph=False)
     def text(text: Any) -> Any:
         ids = tf.cast(layer(text if split else text[:, tf.newaxis])[:, :room], tf.int32)
         edge = tf.ones((tf.shape(text)[0], 1), tf.int32)

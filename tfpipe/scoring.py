@@ -174,11 +174,13 @@ def _open_image(parts: Any) -> tuple[Inference, Any]:
     row = tf.function(
         lambda image: parts.preprocessing.rows(image[None])[0],
         input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
+        autograph=False,
     )
     height, width = parts.preprocessing.resize.height, parts.preprocessing.resize.width
     score = tf.function(
         lambda rows: parts.probabilities(parts.network(rows, training=False)),
         input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)],
+        autograph=False,
     )
     return ImageInference(partial(_as_array, row), parts.labels), score
 
@@ -191,6 +193,8 @@ def _open_text(parts: Any) -> tuple[Inference, Any]:
     import tensorflow as tf
 
     score = tf.function(
-        lambda rows: parts.model(rows, training=False), input_signature=[tf.TensorSpec((None, None), tf.int32)]
+        lambda rows: parts.model(rows, training=False),
+        input_signature=[tf.TensorSpec((None, None), tf.int32)],
+        autograph=False,
     )
     return parts.inference(), score

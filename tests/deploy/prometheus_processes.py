@@ -21,7 +21,7 @@ import yaml
 
 from tests.deploy.monitoring_files import MONITORING, PROMETHEUS, RULES, read_yaml
 from tests.deploy.troubles import free_address
-from tests.serving.servers import wait_for
+from tests.serving.servers import NO_TLS, wait_for
 
 _PROGRAMS = ("prometheus", "prometheus-alertmanager")
 needs_prometheus = pytest.mark.skipif(
@@ -139,7 +139,7 @@ class Prometheus:
 
     def query(self, query: str) -> list[dict[str, Any]]:
         """The series that a query gives now; AssertionError with Prometheus' words where it cannot be answered."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=_END_S).json()
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=_END_S, verify=NO_TLS).json()
         assert answer["status"] == "success", f"{query}: {answer}"
         assert not answer.get("warnings"), f"{query}: {answer}"
         found = answer["data"]["result"]
@@ -148,11 +148,11 @@ class Prometheus:
 
     def names(self) -> set[str]:
         """Names of all series that were ever scraped or recorded."""
-        return set(httpx.get(f"{self.url}/api/v1/label/__name__/values", timeout=_END_S).json()["data"])
+        return set(httpx.get(f"{self.url}/api/v1/label/__name__/values", timeout=_END_S, verify=NO_TLS).json()["data"])
 
     def rule_errors(self) -> dict[str, str]:
         """What Prometheus says of rules that it cannot evaluate, by name."""
-        groups = httpx.get(f"{self.url}/api/v1/rules", timeout=_END_S).json()["data"]["groups"]
+        groups = httpx.get(f"{self.url}/api/v1/rules", timeout=_END_S, verify=NO_TLS).json()["data"]["groups"]
         return {rule["name"]: rule["lastError"] for group in groups for rule in group["rules"] if "lastError" in rule}
 
 
@@ -191,6 +191,6 @@ def _running(folder: Path, address: str, program: str, *arguments: str) -> Itera
 
 def _is_ready(address: str) -> bool:
     try:
-        return httpx.get(f"http://{address}/-/ready").status_code == httpx.codes.OK
+        return httpx.get(f"http://{address}/-/ready", verify=NO_TLS).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False

@@ -18,7 +18,7 @@ from tests.deploy.prometheus_processes import Chat, Prometheus, alertmanager, ch
 from tests.serving.bundles import RED, image_bytes
 from tests.serving.drifting import digits, digits_bundle, png
 from tests.serving.registered import MODEL, Store
-from tests.serving.servers import PATIENCE_S, Process, app_of, serving, wait_for
+from tests.serving.servers import NO_TLS, PATIENCE_S, Process, app_of, serving, wait_for
 from tfpipe.training.metrics_server import MetricsServer
 from tfpipe.training.observers import StepRecord
 
@@ -51,7 +51,7 @@ class Watched:
 
     def told(self) -> dict[str, str]:
         """What Alertmanager does with the alerts that fire now, by name: "active" or "suppressed"."""
-        alerts = httpx.get(f"http://{self.alertmanager}/api/v2/alerts", timeout=PATIENCE_S).json()
+        alerts = httpx.get(f"http://{self.alertmanager}/api/v2/alerts", timeout=PATIENCE_S, verify=NO_TLS).json()
         return {one["labels"]["alertname"]: one["status"]["state"] for one in alerts}
 
 
@@ -126,9 +126,12 @@ def watched(tmp_path_factory):
             scraped(troubles.address_of(started))
         scraped(enter(asked_in_every_way(tmp_path_factory.mktemp("store"))))
         scraped(enter(asked_what_it_was_not_trained_on(made / "digits")))
+        everything = Watched(running, teller, room, leaving)
+        # That minute is waited for before anything takes the processor.
+        wait_for(lambda: everything.fired("TfpipeGoldenMismatch"), PATIENT_S)
         enter(troubles.crash(isolated))
         enter(troubles.overload(slow))
-        yield Watched(running, teller, room, leaving)
+        yield everything
 
 
 @pytest.fixture(

@@ -17,7 +17,7 @@ from tests.deploy.test_compose import FILE
 from tests.deploy.tools import ROOT
 from tests.deploy.troubles import free_address
 from tests.serving.bundles import RED, make_bundle
-from tests.serving.servers import process, wait_for
+from tests.serving.servers import NO_TLS, process, wait_for
 from tfpipe.registry import Registry
 from tfpipe.store import connect
 
@@ -57,7 +57,7 @@ def started(command, is_up, **options):
 
 def answers(url):
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(url).status_code < 500
+        return httpx.get(url, verify=NO_TLS).status_code < 500
     return False
 
 
@@ -154,5 +154,5 @@ def _register(url, folder):
 
 
 def _asked(service):
-    wait_for(lambda: httpx.get(f"{service.url}/health").status_code == 200)
-    return httpx.post(f"{service.url}/predict", content=RED).json()
+    wait_for(service.is_ready)
+    return service.post("/predict", content=RED).json()

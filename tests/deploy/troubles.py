@@ -14,7 +14,7 @@ import httpx
 
 from tests.serving.bundles import BLUE, RED, make_bundle
 from tests.serving.registered import MODEL
-from tests.serving.servers import PATIENCE_S, Process, process, wait_for
+from tests.serving.servers import NO_TLS, PATIENCE_S, Process, process, wait_for
 
 _PAUSE_S = 0.2
 
@@ -42,7 +42,7 @@ def repeated(act: Callable[[], object], *, threads: int = 1, pause_s: float = _P
 
 def asks(url: str, headers: Mapping[str, str] | None = None) -> Callable[[], object]:
     """A request to a service, whatever comes of it."""
-    client = httpx.Client(base_url=url, timeout=PATIENCE_S, headers=headers)
+    client = httpx.Client(base_url=url, timeout=PATIENCE_S, headers=headers, verify=NO_TLS)
     return lambda: client.post("/predict", content=RED)
 
 
@@ -99,7 +99,7 @@ def leaving(folder: Path) -> Iterator[Process]:
         host, port = address_of(started).split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nbegun")
-            wait_for(lambda: "tfpipe_in_flight 1.0" in httpx.get(f"{started.url}/metrics").text)
+            wait_for(lambda: "tfpipe_in_flight 1.0" in started.get("/metrics").text)
             started.signal(signal.SIGTERM)
             yield started
 
@@ -127,7 +127,7 @@ def stray(folder: Path, started: Process) -> None:
 
 def _wait_until_ready(started: Process) -> None:
     # Several start side by side, one of them slow.
-    wait_for(lambda: httpx.get(f"{started.url}/health").status_code == httpx.codes.OK, patience_s=180)
+    wait_for(started.is_ready, patience_s=180)
 
 
 def _children_of(pid: int) -> list[int]:

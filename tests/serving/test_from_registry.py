@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.serving.bundles import RED, make_bundle
@@ -41,9 +40,9 @@ def cache(store, tmp_path, monkeypatch) -> Path:
 
 def test_by_default_the_champion_of_the_only_name_is_served(cache):
     with process(cache_dir=str(cache)) as started:
-        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
-        answer = httpx.post(f"{started.url}/predict?alias=champion", content=RED).json()
-        other = httpx.post(f"{started.url}/predict?model_version=2", content=RED)
+        wait_for(started.is_ready)
+        answer = started.post("/predict?alias=champion", content=RED).json()
+        other = started.post("/predict?model_version=2", content=RED)
 
     assert (answer["model_name"], answer["model_version"]) == ("colours", "1")
     assert other.status_code == 404
@@ -76,8 +75,8 @@ def test_a_registered_version_is_tuned_for_the_service_that_will_take_it(cache, 
     assert "chosen" in capsys.readouterr().out
 
     with process(cache_dir=str(cache), model="models:/colours@champion") as started:
-        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
-        (model,) = httpx.get(f"{started.url}/health").json()["models"]
+        wait_for(started.is_ready)
+        (model,) = started.get("/health").json()["models"]
 
     assert model["why"] == "tuned on this machine"
 

@@ -177,9 +177,9 @@ def test_one_model_is_in_the_service_itself(bundle):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_the_processes_end_with_the_service(bundle, signum):
     with process("--model", str(bundle), isolation="process") as started:
-        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
+        wait_for(started.is_ready)
         children = children_of(started.pid)
-        answer = httpx.post(f"{started.url}/predict", content=RED)
+        answer = started.post("/predict", content=RED)
 
         started.signal(signum)
         code = started.wait()

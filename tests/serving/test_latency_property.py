@@ -5,7 +5,6 @@ import io
 import time
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,7 +42,7 @@ def digits(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def url(digits):
     with process(model=str(digits), precision="int8") as service:
-        wait_for(lambda: service.url and httpx.get(f"{service.url}/health").status_code == 200)
+        wait_for(lambda: service.url and service.get("/health").status_code == 200)
         yield service.url
 
 

@@ -20,7 +20,7 @@ _TIMEOUT_MS = 1500
 @pytest.fixture(scope="module")
 def service(bundle):
     with process(model=str(bundle), body_timeout_ms=str(_TIMEOUT_MS)) as started:
-        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
+        wait_for(started.is_ready)
         yield started
 
 
@@ -54,13 +54,13 @@ def open_files(service) -> int:
 
 
 def in_flight(service) -> float:
-    families = text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)
+    families = text_string_to_metric_families(service.get("/metrics").text)
     return next(one.samples[0].value for one in families if one.name == "tfpipe_in_flight")
 
 
 def is_answered_at_once(service) -> bool:
     began_s = time.monotonic()
-    answer = httpx.post(f"{service.url}/predict", content=RED, timeout=20)
+    answer = service.post("/predict", content=RED, timeout=20)
     # A busy machine is slow; whoever waited for a slow client would take its whole time.
     return answer.status_code == 200 and time.monotonic() - began_s < _TIMEOUT_MS / 1000
 
@@ -125,6 +125,17 @@ def test_a_client_that_goes_away_half_way_leaves_nothing_in_flight(service):
     assert is_answered_at_once(service)
 
 
+def test_a_connection_rests_for_as_long_as_the_setting_says(bundle):
+    with process(model=str(bundle), keep_alive_s="2") as started:
+        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
+        with connected(started, b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n") as client:
+            began_s = time.monotonic()
+            assert received(client).startswith(b"HTTP/1.1 200")
+            rested_s = time.monotonic() - began_s
+
+    assert 1.9 < rested_s < 10
+
+
 def test_a_thousand_idle_connections_keep_nobody_waiting_and_go(service):
     before = open_files(service)
     with contextlib.ExitStack() as stack:
@@ -139,7 +150,7 @@ def test_a_thousand_idle_connections_keep_nobody_waiting_and_go(service):
 
 def test_the_metrics_agree_with_what_the_client_counted(service):
     def counted() -> dict[str, float]:
-        families = text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)
+        families = text_string_to_metric_families(service.get("/metrics").text)
         samples = [sample for family in families for sample in family.samples]
         return {one.labels["code"]: one.value for one in samples if one.name == "tfpipe_requests_total"}
 

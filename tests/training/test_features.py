@@ -253,6 +253,7 @@ def test_a_loss_of_ones_own_is_what_is_trained_and_validated(tmp_path):
     [
         ("mean_loss", r"to give one loss an example, \(2,\) for 2 examples, received shape \(\)"),
         ("broken_loss", r"but it fails: AttributeError"),
+        ("branching_loss", r"but it fails: OperatorNotAllowedInGraphError"),
         ("missing", r"training.loss: expected package.module:function that can be imported"),
     ],
 )

@@ -48,6 +48,11 @@ def broken_loss(labels, logits):
     return labels.no_such_attribute
 
 
+def branching_loss(labels, logits):
+    losses = squared_error(labels, logits)
+    return losses * 2 if keras.ops.sum(losses) > 1 else losses
+
+
 def confidence(labels, probabilities):
     """A value an example: how sure the model is of the right class."""
     return keras.ops.take_along_axis(probabilities, labels[:, None], axis=-1)[:, 0]
@@ -59,6 +64,14 @@ def top_two():
 
 def recall_of_each_class():
     return keras.metrics.F1Score(average=None, name="f1")
+
+
+class Branching(keras.metrics.Mean):
+    """A metric whose Python asks what a tensor holds."""
+
+    def update_state(self, labels, probabilities, sample_weight=None):
+        if keras.ops.max(probabilities) > 0:
+            super().update_state(probabilities, sample_weight=sample_weight)
 
 
 class Largest(keras.metrics.Metric):

@@ -232,7 +232,7 @@ def _check_answers(model: keras.Model, parts: ImageParts) -> None:
     taken = parts.network.get_layer("model_rows")(probes)
     expected = keras.tree.flatten(model.predict(np.asarray(taken), verbose=0))[0]
     # In a graph and with training=False, as every converted form is made.
-    answers = tf.function(lambda rows: parts.network(rows, training=False))(tf.constant(probes))
+    answers = tf.function(lambda rows: parts.network(rows, training=False), autograph=False)(tf.constant(probes))
     last = parts.probabilities
     assert_parity(np.asarray(last(answers)), np.asarray(last(expected)), BOUNDS["fp32"], where="Keras -> our parts")
 

@@ -69,6 +69,7 @@ def feature_hops(
     keras_features = tf.function(
         lambda tensor: tf.cast(double(tensor, training=False)[0], tf.float32),
         input_signature=[tf.TensorSpec([None, *shape], given[0].dtype)],
+        autograph=False,
     )
     expected = [{FEATURES: np.asarray(keras_features(one))} for one in given]
     received = [model.run({"input": one}, [FEATURES]) for one in given]

@@ -23,6 +23,7 @@ class KerasRows:
         self._answer = tf.function(
             lambda batch: parts.probabilities(parts.network(batch, training=False)),
             input_signature=[tf.TensorSpec(shape, rows.dtype)],
+            autograph=False,
         )
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

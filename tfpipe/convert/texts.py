@@ -181,7 +181,9 @@ class TextComparison(Hops):
         self.rows = self._keras_rows()
         self.row_scale = None
         score = tf.function(
-            lambda rows: parts.model(rows, training=False), input_signature=[tf.TensorSpec((None, None), tf.int32)]
+            lambda rows: parts.model(rows, training=False),
+            input_signature=[tf.TensorSpec((None, None), tf.int32)],
+            autograph=False,
         )
         self.probabilities: list[Array] = [np.asarray(score(row[None])[0]) for row in self.rows]
 

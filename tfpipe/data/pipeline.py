@@ -104,7 +104,9 @@ class RowReader:
         self.corrupt: dict[int, str] = {}
         self._labels = np.fromiter((source.label(i) for i in range(len(source))), np.int32, len(source))
         self._resize = tf.function(
-            lambda images: resize(images), input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)]
+            lambda images: resize(images),
+            input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)],
+            autograph=False,
         )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._rows: np.ndarray | None = None
@@ -253,6 +255,7 @@ def _batches(
             rows, picked, weight = rows[kept], picked[kept], weight[kept]
         return rows, reader.labels(picked), weight, draws(picked), num_corrupt
 
+    @tf.autograph.experimental.do_not_convert
     def load_tensors(picked: Any, weight: Any) -> tuple[Any, ...]:
         tensors = tf.numpy_function(load, [picked, weight], [spec.dtype for spec in specs], stateful=False)
         for tensor, spec in zip(tensors, specs, strict=True):

@@ -154,7 +154,7 @@ def splits_words(tokenizer: Any) -> bool:
 
 
 def _compile(layer: Any, *, split: bool) -> Callable[[Any], Any]:
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def ids(texts: Any) -> Any:
         # A layer that does not split takes rows of words.
         return layer(texts if split else texts[:, tf.newaxis])

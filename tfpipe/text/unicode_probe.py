@@ -49,7 +49,9 @@ def _delimiters(*, split_on_cjk: bool) -> tuple[list[int], list[int]]:
     """
     layer = keras_hub.tokenizers.WordPieceTokenizer(vocabulary=["[UNK]", "a", "##a"], split_on_cjk=split_on_cjk)
     # In a function: outside, the layer makes Python lists of a million rows.
-    ids = tf.function(lambda texts: layer(texts))(_tensor([f"a{character}a" for character in _CHARACTERS]))
+    ids = tf.function(lambda texts: layer(texts), autograph=False)(
+        _tensor([f"a{character}a" for character in _CHARACTERS])
+    )
     lengths = ids.row_lengths().numpy()
     second = np.minimum(ids.row_starts().numpy() + 1, len(ids.flat_values) - 1)
     # The letter itself gives three tokens too, none of them unknown.

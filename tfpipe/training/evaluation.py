@@ -48,7 +48,9 @@ class Evaluator:
         self._metrics = user_metrics.build_metrics(config, parts.task)
         # As much as a step of training holds in memory.
         self._batch_size = max(world.size, config.batch_size // config.accumulation_steps)
-        self._evaluate = tf.function(self._evaluate_batch, input_signature=[specs.rows, specs.labels, specs.weights])
+        self._evaluate = tf.function(
+            self._evaluate_batch, input_signature=[specs.rows, specs.labels, specs.weights], autograph=False
+        )
 
     def evaluate(self, reader: Reader) -> Evaluation | None:
         """Score a data set, each worker its share; None where a stop was asked for meanwhile."""

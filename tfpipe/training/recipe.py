@@ -60,7 +60,8 @@ def check_loss(config: TrainingConfig, task: Task) -> None:
     expected = tuple(compared.targets.shape)
     where = f"training.loss: expected {config.loss!r} to give one loss an example, {expected} for 2 examples"
     try:
-        shape = tuple(losses(compared.targets, compared.logits).shape)
+        # In a graph, as in training.
+        shape = tuple(tf.function(losses, autograph=False)(compared.targets, compared.logits).shape)
     # Whatever the user's function may raise.
     except Exception as error:
         raise ConfigError(f"{where}, but it fails: {type(error).__name__}: {error}") from error

@@ -80,6 +80,8 @@ class TrainingStep:
         return tf.function(  # type: ignore[no-any-return]
             lambda *inputs: self._step(variables, Batch(*inputs[:5]), *inputs[5:], alone=alone),
             input_signature=[*self._specs, tf.TensorSpec((2,)), tf.TensorSpec(())],
+            # As in Keras's own fit(). To rewrite the source of all that is called takes seconds of each start.
+            autograph=False,
         )
 
     def _step(

@@ -50,7 +50,7 @@ def check_metrics(metrics: Sequence[keras.metrics.Metric], task: Task) -> None:
         try:
             first = _state_after(metric, *(array[:half] for array in tried))
             second = _state_after(metric, *(array[half:] for array in tried))
-            both = _state_after(metric, *tried)
+            both = _state_after(metric, *tried, compiled=True)
             result = np.asarray(metric.result())
             metric.reset_state()
         # Whatever the user's code may raise.
@@ -86,10 +86,14 @@ def results(metrics: Sequence[keras.metrics.Metric], world: World) -> dict[str, 
 
 
 def _state_after(
-    metric: keras.metrics.Metric, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
+    metric: keras.metrics.Metric, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, *, compiled: bool = False
 ) -> list[np.ndarray]:
+    def count(labels: Any, scores: Any, weights: Any) -> None:
+        metric.update_state(labels, scores, sample_weight=weights)
+
     metric.reset_state()
-    metric.update_state(labels, scores, sample_weight=weights)
+    # In a graph, as over validation data.
+    (tf.function(count, autograph=False) if compiled else count)(labels, scores, weights)
     return [np.array(variable.numpy()) for variable in metric.variables]
 
 
