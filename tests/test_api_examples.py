@@ -5,14 +5,12 @@ import re
 
 import pytest
 
-from tests.doc_commands import ROOT, free_ports, run_as_typed
+from tests.doc_commands import ROOT, TRITON, free_ports, program, python_of, run_as_typed, typed
 from tests.serving.bundles import RED, make_bundle
 from tests.serving.made_bundles import tokenizer  # noqa: F401 (a fixture)
 from tests.serving.text_bundles import make_text_bundle
 
-PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-# Triton's client wants another NumPy than the other tests.
-TRITON = ROOT / ".venvs" / "triton" / "bin" / "python"
+PAGE = ROOT / "docs" / "api.md"
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +24,10 @@ def said(tokenizer, tmp_path_factory):  # noqa: F811
     (folder / "seven.png").write_bytes(RED)
     http, grpc = free_ports(2)
 
-    typed = program().replace(":8000", f":{http}").replace("8001", grpc)
-    done = run_as_typed(typed, folder, TFPIPE_SERVING_PORT=http, HOME=str(folder))
+    examples = [one for one in typed(PAGE) if TRITON.exists() or python_of(one) != str(TRITON)]
+    written = program(examples).replace(":8000", f":{http}").replace("8001", grpc)
+    done = run_as_typed(written, folder, TFPIPE_SERVING_PORT=http, HOME=str(folder))
     return done.returncode, done.stdout + done.stderr, folder / "openapi.json"
-
-
-def program():
-    """The page's blocks in order, those of Python run by a Python that has what they import."""
-    written = []
-    for language, block in re.findall(r"^```(bash|python)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE):
-        if language == "bash":
-            written.append(block)
-        elif "tritonclient" not in block:
-            written.append(f"python - <<'PYTHON'\n{block}PYTHON")
-        elif TRITON.exists():
-            written.append(f"{TRITON} - <<'PYTHON'\n{block}PYTHON")
-    return "\n".join(written)
 
 
 def test_every_example_runs(said):
@@ -54,7 +40,8 @@ def test_every_path_of_the_service_has_an_example(said):
     *_, document = said
     paths = json.loads(document.read_text())["paths"]
 
-    assert [path for path in paths if not re.search(as_pattern(path), PAGE)] == []
+    text = PAGE.read_text(encoding="utf-8")
+    assert [path for path in paths if not re.search(as_pattern(path), text)] == []
 
 
 def as_pattern(path):

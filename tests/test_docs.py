@@ -49,6 +49,24 @@ def test_the_list_of_decisions_has_each():
     assert set(links(folder / "README.md")) == {path.name for path in folder.glob("0*.md")}
 
 
+def test_modules_that_the_architecture_names_are_there():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    (walks,) = re.findall(r"^## Walks\n\n```text\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    named = [name for name in re.findall(r"`([\w*./]+)`", text) if "/" in name.rstrip("/") or name.endswith(".py")]
+    named += re.findall(r"\w+/\w+", walks)
+
+    missing = [name for name in named if not any(is_in(ROOT / place, name) for place in ("", "tfpipe", "serving"))]
+    assert missing == []
+    assert len(named) > 50
+
+
+def is_in(folder, name):
+    """Whether a folder has a file, a folder, or a module with what stands behind its point."""
+    module, _, attribute = name.removesuffix(".py").partition(".")
+    found = [*folder.glob(name), *folder.glob(f"{module}.py"), *folder.glob(f"*/{name}")]
+    return any(not attribute or re.search(rf"^(?:class|def) {attribute}\b", path.read_text(), re.M) for path in found)
+
+
 def test_the_readme_names_every_command_and_extra():
     text = (ROOT / "README.md").read_text()
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

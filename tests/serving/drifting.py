@@ -50,16 +50,20 @@ def texts(count: int, words: Sequence[str] = WORDS["common"], *, seed: int = 0) 
     return [" ".join(rng.choice(words, size=rng.integers(3, 9))) for _ in range(count)]
 
 
-def digits_bundle(folder: Path) -> Path:
-    """Trained on 300 digits, and validated on as many."""
+def digits_statistics() -> Statistics:
+    """Of training on 300 digits and validation on as many."""
     numbers = np.array([image_numbers(one) for one in digits(0, 300)])
     inputs = [
         of_numbers(name, "inputs", column, unit)
         for (name, unit), column in zip(IMAGE_FEATURES.items(), numbers.T, strict=True)
     ]
     answered = [reference_of(one) for one in digits(300, 600)]
-    statistics = Statistics("300 training samples", "300 validation samples", (*inputs, *predictions(answered, LABELS)))
-    return make_bundle(folder, name="digits", statistics=statistics)
+    return Statistics("300 training samples", "300 validation samples", (*inputs, *predictions(answered, LABELS)))
+
+
+def digits_bundle(folder: Path) -> Path:
+    """Trained on 300 digits, and validated on as many."""
+    return make_bundle(folder, name="digits", statistics=digits_statistics())
 
 
 def moods_bundle(folder: Path, tokenizer: Tokenizer) -> Path:

@@ -415,6 +415,16 @@ def test_nothing_is_wider_than_a_small_screen(page, server, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", [320, 390])
+def test_the_table_of_the_api_has_room_for_words_on_a_small_screen(page, server, width):
+    page.set_viewport_size({"width": width, "height": 700})
+
+    page.goto(f"{server.client.base_url}/docs")
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("Math.min(...[...document.querySelectorAll('td')].map(cell => cell.clientWidth))") > width / 2
+
+
 @pytest.mark.parametrize(("motion", "moves"), [("reduce", 0), ("no-preference", 1)])
 def test_nothing_moves_for_people_who_want_that(page, tmp_path, motion, moves):
     app = create_app(ServingSettings(model=str(tmp_path / "missing")), on_load_error=lambda error: None)
