@@ -63,7 +63,7 @@ class ChildModel:
         # Guards what follows, and tells of its changes.
         self._changed = threading.Condition()
         self._process: ChildProcess | None = None
-        self._is_open = self._is_waiting = self._is_closed = False
+        self._is_open = self._is_waiting = self._is_closed = self._is_away = False
         self._failure: Exception | None = None
         self.provider = self.arithmetic = ""
         self.on_cpu: tuple[str, ...] = ()
@@ -86,6 +86,11 @@ class ChildModel:
     def is_open(self) -> bool:
         """Whether there is a process that answers."""
         return self._is_open
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the process ended again and again, and no other answers yet."""
+        return self._is_away
 
     @property
     def memory_bytes(self) -> int | None:
@@ -174,6 +179,7 @@ class ChildModel:
             )
             with self._changed:
                 self._is_waiting = delay_s > 0
+                self._is_away |= self._is_waiting
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._is_closed, delay_s)
                 self._is_waiting = False
@@ -220,7 +226,7 @@ class ChildModel:
             self.input_names, self.output_names = opened["input_names"], opened["output_names"]
             # What "auto" found once stays: an answer must not depend on what was installed or free at a restart.
             self._file = replace(self._file, provider=self.provider)
-            self._is_open = not self._is_closed
+            self._is_open, self._is_away = not self._is_closed, False
             self._changed.notify_all()
 
     def _fail_if_first(self, error: Exception) -> None:

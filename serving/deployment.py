@@ -169,6 +169,12 @@ class Deployment:
         return sessions is None or sessions.is_up
 
     @property
+    def is_away(self) -> bool:
+        """Whether it will answer nothing for a while; see `Sessions.is_away`."""
+        sessions = self.engine.sessions
+        return sessions is not None and sessions.is_away
+
+    @property
     def is_plain(self) -> bool:
         """Whether it can answer at once, and nothing but its answer is wanted of it."""
         return self.batcher.is_quick and self.shadow is None and self._cache is None and not self.breaker.is_open

@@ -125,6 +125,7 @@ class Metrics(Collector):
         self._drifts: Callable[[], Iterable[tuple[Labels, DriftWatch]]] = tuple
         self._queue: Callable[[], tuple[int, float]] | None = None
         self._in_flight: Callable[[], int] | None = None
+        self._ready: Callable[[], bool] | None = None
         self._cache: AnswerCache[Any] | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -192,10 +193,6 @@ class Metrics(Collector):
             self._values[name].pop((model, version), None)
         self._forgotten.add((model, version))
 
-    def set_ready(self, ready: bool) -> None:
-        """Say whether requests are taken."""
-        self._values["tfpipe_ready"][()] = int(ready)
-
     def set_routing_revision(self, *, model: str, revision: float) -> None:
         """Say by which revision of the routing requests go."""
         self._values["tfpipe_routing_revision"][(model,)] = revision
@@ -203,6 +200,10 @@ class Metrics(Collector):
     def watch_queue(self, read: Callable[[], tuple[int, float]]) -> None:
         """Ask this, whenever somebody wants metrics, how many rows wait and for how many seconds the oldest has."""
         self._queue = read
+
+    def watch_ready(self, read: Callable[[], bool]) -> None:
+        """Ask this, whenever somebody wants metrics, whether requests are taken."""
+        self._ready = read
 
     def watch_in_flight(self, read: Callable[[], int]) -> None:
         """Ask this, whenever somebody wants metrics, how many requests are admitted and not yet answered."""
@@ -271,6 +272,8 @@ class Metrics(Collector):
         values: dict[str, dict[Labels, float]] = {}
         if self._in_flight is not None:
             values["tfpipe_in_flight"] = {(): self._in_flight()}
+        if self._ready is not None:
+            values["tfpipe_ready"] = {(): int(self._ready())}
         if self._queue is not None:
             rows, oldest_s = self._queue()
             values |= {"tfpipe_queue_rows": {(): rows}, "tfpipe_queue_oldest_seconds": {(): oldest_s}}

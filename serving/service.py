@@ -48,7 +48,7 @@ class Service:
     Attributes:
         settings: As read at start.
         metrics: What is measured.
-        status: "loading" until the golden samples agreed, "draining" from the signal to stop on.
+        status: "loading" until the golden samples agreed, "draining" from the signal to stop on: what requests meet.
         models: What is loaded.
         timekeeper: Of all requests.
         grpc_port: Where gRPC is answered, once it is; None: nowhere.
@@ -105,7 +105,7 @@ class Service:
         metrics.watch_processes(self._processes)
         metrics.watch_drift(self.drifts)
         metrics.watch_in_flight(lambda: len(self._active))
-        metrics.set_ready(False)
+        metrics.watch_ready(lambda: self.health == "ready")
 
     def labels_of(self, deployment: Deployment | None) -> dict[str, str]:
         """Metric labels `model` and `version`; empty where a request came to no model, and there are several."""
@@ -143,7 +143,6 @@ class Service:
             await before_ready()
         if self.status == "loading":
             self.status = "ready"
-            self.metrics.set_ready(True)
             for model in self.describe():
                 logger.info("ready", extra={"fields": model})
 
@@ -161,6 +160,17 @@ class Service:
         """What watches each version that has something to be compared with, by model and version."""
         watched = ((one.name, one.version or "", one.engine.drift) for one in list(self.models))
         return [((name, version), drift) for name, version, drift in watched if drift is not None]
+
+    @property
+    def health(self) -> Status:
+        """What probes are told: as `status`, but "loading" again where none of the models comes back.
+
+        Others can answer then, and no request should come here.
+        """
+        # Another thread may ask, for the metrics.
+        models = list(self.models)
+        is_away = bool(models) and all(one.is_away for one in models)
+        return "loading" if self.status == "ready" and is_away else self.status
 
     @property
     def is_idle(self) -> bool:
@@ -288,7 +298,6 @@ class Service:
     async def drain(self) -> None:
         """Take no more requests, wait for those in flight as long as DRAIN_MS, then answer the rest with 503."""
         self.status = "draining"
-        self.metrics.set_ready(False)
         logger.info("draining", extra={"fields": {"in_flight": len(self._active)}})
         self._idle = self._idle or asyncio.Event()
         if not self._active:

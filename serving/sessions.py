@@ -106,6 +106,11 @@ class Sessions:
         """Whether a session can run now: False while all their processes ended and are started again."""
         return self.isolation == "inline" or any(child.is_open for child in self.children)
 
+    @property
+    def is_away(self) -> bool:
+        """Whether their processes ended again and again, and none answers: what is asked is refused, not waited for."""
+        return self.isolation == "process" and all(child.is_away for child in self.children)
+
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once; see `tfpipe.ort.OnnxModel.run` and `serving.child.ChildModel.run`."""
         try:

@@ -56,7 +56,7 @@ class OpenInferenceRoutes:
             case ["health", "live"]:
                 return self._document(request, {"live": True})
             case ["health", "ready"]:
-                is_ready = self._service.status == "ready"
+                is_ready = self._service.health == "ready"
                 return self._document(request, {"ready": is_ready}, 200 if is_ready else 503)
             case ["repository", *rest]:
                 return await self._repository(rest, request, receive)

@@ -38,8 +38,8 @@ def operations(service: Service) -> APIRouter:
 
     async def health() -> Response:
         """Whether requests are taken."""
-        state = {"status": service.status, "models": service.describe()}
-        return _json(state, 200 if service.status == "ready" else 503)
+        status = service.health
+        return _json({"status": status, "models": service.describe()}, 200 if status == "ready" else 503)
 
     async def live() -> Response:
         """Whether the process answers."""

@@ -221,7 +221,7 @@ class GrpcServer:
         return MESSAGES["ServerLiveResponse"](live=True)
 
     async def _ready(self, message: Any, request: Request, context: Any) -> Any:
-        return MESSAGES["ServerReadyResponse"](ready=self._service.status == "ready")
+        return MESSAGES["ServerReadyResponse"](ready=self._service.health == "ready")
 
     async def _metadata(self, message: Any, request: Request, context: Any) -> Any:
         return MESSAGES["ServerMetadataResponse"](**server_metadata())

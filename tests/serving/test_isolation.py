@@ -119,6 +119,30 @@ def test_a_crash_costs_one_batch_and_other_models_go_on(server, slow, signum):
     assert {status for _, status in load.answers} == {200}
 
 
+def test_a_service_whose_only_model_does_not_come_back_is_not_ready_until_it_does(bundle):
+    with serving(create_app(ServingSettings(model=str(bundle), isolation="process"))) as running:
+        model = child_of(running, "colours")
+        # Once may happen: others would wait for it, not be refused.
+        os.kill(model.pid or 0, signal.SIGKILL)
+        wait_for(lambda: model.restarts == 1 and model.is_open)
+        assert health_of(running) == (200, "ready", 200, 1)
+
+        while not model.is_away:
+            wait_for(lambda: model.is_open or model.is_away)
+            if model.pid is not None:
+                os.kill(model.pid, signal.SIGKILL)
+            wait_for(lambda: not model.is_open)
+        assert health_of(running) == (503, "loading", 503, 0)
+        wait_for(lambda: model.is_open)
+        assert health_of(running) == (200, "ready", 200, 1)
+
+
+def health_of(server: Server) -> tuple[int, str, int, int]:
+    health, ready = server.client.get("/health"), server.client.get("/v2/health/ready")
+    (line,) = (line for line in server.client.get("/metrics").text.splitlines() if line.startswith("tfpipe_ready "))
+    return health.status_code, health.json()["status"], ready.status_code, int(float(line.split()[1]))
+
+
 def test_a_hang_costs_one_batch_and_other_models_go_on_meanwhile(server, slow):
     # An answer may be the tenth of which half failed, and close the way: what is asked next must reach the process.
     wait_for(lambda: comes_back(server) and not deployment_of(server, "slow").breaker.is_open)
