@@ -58,8 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell(error)
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, setting: str = "port") -> socket.socket:
     """A socket that listens.
+
+    Args:
+        host: Its name or address.
+        port: 0 for any free one.
+        setting: The field of the settings that says the port.
 
     Raises:
         ConfigError: The address is taken, unknown, or not ours to use.
@@ -72,7 +77,7 @@ def listen(host: str, port: int) -> socket.socket:
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ConfigError(
             f"{host}:{port}: expected a free address to listen on; {reason}. "
-            f"Choose another with {variable_of('host')} and {variable_of('port')}."
+            f"Choose another with {variable_of('host')} and {variable_of(setting)}."
         ) from error
 
 
@@ -113,6 +118,9 @@ def _serve(settings: ServingSettings) -> int:
     # What can be known to be wrong is said before the port opens.
     check_models(settings.model, settings.cache_dir)
     tls = tls_files(settings.tls_cert_file, settings.tls_key_file)
+    if settings.grpc_port is not None:
+        # It is opened once models are loaded, and gRPC would say in lines of its own that it cannot be.
+        listen(settings.host, settings.grpc_port, "grpc_port").close()
     app = create_app(settings, on_load_error=fail, on_loaded=_leave_alone_what_is_loaded)
     config = uvicorn.Config(
         app,
@@ -123,6 +131,7 @@ def _serve(settings: ServingSettings) -> int:
         server_header=False,
         # Nothing here asks who the client is.
         proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_CLOSE_S,
         ssl_context_factory=None if tls is None else lambda *_: server_context(tls),
     )

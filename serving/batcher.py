@@ -77,10 +77,11 @@ class Batcher(Generic[Content, Result]):
         may_run_here: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.room = Room(limits, sessions=len(runs))
+        self.room = Room(limits)
         self.queue: BatchQueue[Content] = BatchQueue(limits.max_batch_size, limits.max_delay_s)
         self.used_s = 0.0
         self._free = list(runs)
+        self._ended_s = float("-inf")
         self._slots, self._executor, self._observer, self._clock = slots, executor, observer, clock
         self._may_run_here = may_run_here
         self._is_scheduled = False
@@ -160,7 +161,7 @@ class Batcher(Generic[Content, Result]):
         """Start as many batches as there are sessions and slots free."""
         self._is_scheduled = False
         now_s = self._clock()
-        for block in self.queue.drop_expired(now_s):
+        for block in self.queue.drop_late(now_s, self.room.pace.least_s(self.queue.rows)):
             late = DeadlineError("deadline: expected a session to be free in time, there was none.")
             _settle(block.waiter, late)
         while self._free and self.queue.is_due(now_s):
@@ -197,9 +198,13 @@ class Batcher(Generic[Content, Result]):
         future: "asyncio.Future[_Timed[Result]] | Future[_Timed[Result]]",
     ) -> None:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        now_s = self._clock()
+        # Since its rows were there and the batch before it was over: what kept it from beginning then will keep others.
+        ready_s = started_s if batch.reason == "window" else max(block.arrived_s for block in batch.blocks)
+        turn_s, self._ended_s = now_s - max(ready_s, self._ended_s), now_s
         if error is None:
             results, run_s = future.result()
-            self.room.pace.record(batch.rows, run_s)
+            self.room.pace.record(batch.rows, run_s, turn_s)
             for block, result in zip(batch.blocks, results, strict=True):
                 _settle(block.waiter, Done(result, started_s - block.arrived_s, run_s))
         else:
@@ -209,7 +214,7 @@ class Batcher(Generic[Content, Result]):
         if future in self._lent:
             self._lent.discard(future)
         else:
-            self._slots.give_back(self, self._clock() - started_s)
+            self._slots.give_back(self, now_s - started_s)
         if self.queue.rows:
             self._schedule()
 

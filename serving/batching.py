@@ -96,12 +96,23 @@ class BatchQueue(Generic[Content]):
         if block in waiting:
             self._take(block.bucket, {block})
 
-    def drop_expired(self, now_s: float) -> list[Block[Content]]:
-        """Take out the blocks whose deadline has passed."""
-        expired = [block for block in self.blocks() if block.deadline_s <= now_s]
-        for bucket in {block.bucket for block in expired}:
-            self._take(bucket, {block for block in expired if block.bucket == bucket})
-        return expired
+    def drop_late(self, now_s: float, run_s: float = 0.0) -> list[Block[Content]]:
+        """Take out the blocks that cannot be answered before their deadline any more.
+
+        A batch that ends too late for its client is time lost to all behind it: soon it is too late for them as well.
+
+        Args:
+            now_s: The time.
+            run_s: Seconds that a batch takes. Where all that waits is late by them, only what has expired is taken out:
+                one batch must show whether they still hold.
+        """
+        blocks = self.blocks()
+        late = [block for block in blocks if block.deadline_s <= now_s + run_s]
+        if len(late) == len(blocks):
+            late = [block for block in blocks if block.deadline_s <= now_s]
+        for bucket in {block.bucket for block in late}:
+            self._take(bucket, {block for block in late if block.bucket == bucket})
+        return late
 
     def next_batch(self, now_s: float) -> Batch[Content] | None:
         """Take out what a free session should run now; None where nothing waits, or all of it waits for company."""
@@ -168,26 +179,41 @@ class Pace:
     Attributes:
         batch_s: Seconds of a batch; 0 until one ran.
         row_s: Seconds of a row of a batch.
+        turn_s: Seconds by which a row keeps those behind it waiting: with what is between batches, less where several
+            run side by side.
         by_rows: Batches of each number of rows, and the seconds of all of them.
     """
 
     batch_s: float = 0.0
     row_s: float = 0.0
+    turn_s: float = 0.0
     by_rows: dict[int, tuple[int, float]] = field(default_factory=dict)
 
-    def record(self, rows: int, seconds: float) -> None:
-        """Learn from one batch."""
+    def record(self, rows: int, seconds: float, turn_s: float | None = None) -> None:
+        """Learn from one batch.
+
+        Args:
+            rows: Of it.
+            seconds: It ran.
+            turn_s: Seconds by which it kept others waiting; None for those that it ran.
+        """
+        turn_s = seconds if turn_s is None else turn_s
         count, total_s = self.by_rows.get(rows, (0, 0.0))
         self.by_rows[rows] = count + 1, total_s + seconds
         if self.batch_s == 0.0:
-            self.batch_s, self.row_s = seconds, seconds / rows
+            self.batch_s, self.row_s, self.turn_s = seconds, seconds / rows, turn_s / rows
             return
         self.batch_s += _NEWEST * (seconds - self.batch_s)
         self.row_s += _NEWEST * (seconds / rows - self.row_s)
+        self.turn_s += _NEWEST * (turn_s / rows - self.turn_s)
 
-    def wait_s(self, rows_ahead: int, sessions: int) -> float:
+    def least_s(self, rows: int) -> float:
+        """Seconds that the next batch takes at least, where so many rows wait."""
+        return min(self.batch_s, self.row_s * rows)
+
+    def wait_s(self, rows_ahead: int) -> float:
         """Seconds until an answer, where so many rows are before it."""
-        return self.batch_s + self.row_s * rows_ahead / sessions
+        return self.batch_s + self.turn_s * rows_ahead
 
 
 @dataclass
@@ -196,14 +222,12 @@ class Room:
 
     Attributes:
         limits: Its bounds.
-        sessions: Batches that run at a time.
         rows: Rows admitted.
         bytes: Bytes of their requests.
         pace: How fast it empties.
     """
 
     limits: Limits
-    sessions: int = 1
     rows: int = 0
     bytes: int = 0
     pace: Pace = field(default_factory=Pace)
@@ -233,9 +257,9 @@ class Room:
             raise QueueFullError(
                 f"queue: expected at most {limits.max_rows} rows and {limits.max_bytes} bytes to wait, "
                 f"received {rows} rows of {size} bytes beside {self.rows} of {self.bytes}.",
-                retry_after_s=max(self.pace.row_s * self.rows / self.sessions, 0.0),
+                retry_after_s=max(self.pace.turn_s * self.rows, 0.0),
             )
-        wait_s = self.pace.wait_s(self.rows, self.sessions)
+        wait_s = self.pace.wait_s(self.rows)
         if self.rows and now_s + wait_s > deadline_s:
             raise DeadlineError(
                 f"deadline: expected an answer within {max(deadline_s - now_s, 0.0) * 1000:.0f} ms, but what waits "

@@ -62,6 +62,11 @@ def encoded(headers: Mapping[bytes, bytes], body: bytes) -> tuple[bytes, bytes |
     return packer.compress(body) + packer.flush(), name.encode()
 
 
+def encoding_headers(encoding: bytes | None) -> list[tuple[bytes, bytes]]:
+    """What is said of an answer's Content-Encoding."""
+    return [] if encoding is None else [(b"content-encoding", encoding), (b"vary", b"Accept-Encoding")]
+
+
 def _chosen(accepted: str) -> str | None:
     """Source: RFC 9110, section 12.5.3; of those we have the first that the client does not refuse."""
     for part in accepted.split(","):

@@ -61,8 +61,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._held: bytes | None = None
         # When it had one last.
         self._fast_s = 0.0
-        # Bytes of a request that it has refused.
-        self._unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; from now on it has so long."""
@@ -91,10 +89,6 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes."""
-        if self._unread:
-            data = self._without_refused(data)
-            if not data:
-                return
         if self._held is not None:
             self._held += data
             return
@@ -115,11 +109,12 @@ class BoundedHttp(HttpToolsProtocol):
             body: Of the answer.
             unread: Bytes of the request that are still to come, and are passed over.
         """
-        self._unread = unread
         head = _head(status, (*self.server_state.default_headers, *headers), keep_alive=True)
         if self.transport.is_closing():
             return
         self.transport.write(head + body)
+        if unread:
+            self.transport.set_protocol(_PassedOver(self, unread))
         self.server_state.total_requests += 1
         if self._head_timer is not None:
             self._stop()
@@ -149,11 +144,15 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             self.loop.call_soon(super().shutdown)
 
-    def _without_refused(self, data: bytes) -> bytes:
+    def go_on_after(self, *, unread: int) -> None:
+        """Some of a body that is passed over came.
+
+        Args:
+            unread: Bytes of it that are still to come.
+        """
         self._fast_s = self.loop.time()
-        passed = min(self._unread, len(data))
-        self._unread -= passed
-        return data[passed:]
+        if not unread:
+            self.transport.set_protocol(self)
 
     def _is_between_requests(self) -> bool:
         is_answered = self.cycle is None or self.cycle.response_complete
@@ -195,6 +194,40 @@ class BoundedHttp(HttpToolsProtocol):
             if self._head_bytes:
                 self.transport.write(answer)
             self.transport.close()
+
+
+class _PassedOver(asyncio.BufferedProtocol):
+    """Takes the rest of a body that nobody will read, all of them into the same memory."""
+
+    _scratch = memoryview(bytearray(64 * 1024))
+
+    def __init__(self, after: BoundedHttp, unread: int) -> None:
+        self._after, self._unread = after, unread
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where it goes: no more of it than is the body's."""
+        return self._scratch[: self._unread]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Some of it came."""
+        self._unread -= nbytes
+        self._after.go_on_after(unread=self._unread)
+
+    def eof_received(self) -> None:
+        """No more will come."""
+        self._after.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A client is gone."""
+        self._after.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """It does not read its answers."""
+        self._after.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._after.resume_writing()
 
 
 def _write_whole(cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:

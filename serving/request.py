@@ -49,10 +49,7 @@ class Request:
     def of(cls, scope: Scope) -> "Request":
         """The request of an ASGI scope."""
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id")
-        usable = given is not None and _REQUEST_ID.fullmatch(given) is not None
-        name = given.decode("ascii") if given is not None and usable else next_id()
-        return cls(name, scope["method"], scope["path"], headers, scope["query_string"])
+        return cls(given_id(headers) or next_id(), scope["method"], scope["path"], headers, scope["query_string"])
 
     def check_id(self) -> None:
         """Refuse an X-Request-ID that could not be used, rather than answer under another.
@@ -77,6 +74,16 @@ def _made() -> Iterator[str]:
 
 
 _ids = _made()
+
+
+def given_id(headers: Mapping[bytes, bytes]) -> str | None:
+    """X-Request-ID as the client sent it; None where it sent none, or one that cannot be used.
+
+    Args:
+        headers: By lower-case name.
+    """
+    given = headers.get(b"x-request-id")
+    return None if given is None or _REQUEST_ID.fullmatch(given) is None else given.decode("ascii")
 
 
 def next_id() -> str:

@@ -101,6 +101,11 @@ class ServingSettings(BaseSettings):
         30_000, description="Longest run of the model; one that takes longer is ended, its requests get 504."
     )
     body_timeout_ms: Milliseconds = Field(30_000, description="Longest time for a body to arrive, else 408.")
+    keep_alive_s: Count = Field(
+        75,
+        description="Time for which a connection may rest between requests; longer than that of a load balancer before "
+        "the service (60 s is usual), or requests are lost now and then.",
+    )
     drain_ms: Milliseconds = Field(20_000, description="Time that active requests get to finish after SIGTERM.")
     registry_wait_ms: Milliseconds = Field(
         30_000,
@@ -174,6 +179,10 @@ def read_settings(overrides: Mapping[str, Any] | None = None) -> ServingSettings
         settings = ServingSettings(**dict(overrides or {}))
     except ValidationError as error:
         problems += [_describe(entry) for entry in error.errors()]
+    else:
+        if settings.grpc_port and settings.grpc_port == settings.port:
+            another = f"another port than {variable_of('port')}'s"
+            problems.append(f"{variable_of('grpc_port')}: expected {another}, received {settings.grpc_port}.")
     if problems:
         raise ConfigError("settings: " + " ".join(problems))
     return settings

@@ -53,9 +53,13 @@ def check_models(models: str | None, cache_dir: Path) -> None:
 
     Raises:
         ConfigError: An empty entry, or a cache folder that is needed and cannot be written.
+        BundleError: No bundle in a folder.
     """
-    if any(model is None or model.startswith(SCHEME) for _, model in entries(models)):
-        _check_cache(cache_dir)
+    for _, model in entries(models):
+        if model is None or model.startswith(SCHEME):
+            _check_cache(cache_dir)
+        else:
+            _check_folder(Path(model).expanduser())
 
 
 def fetch_bundles(
@@ -116,7 +120,7 @@ def entries(models: str | None) -> list[tuple[str, str | None]]:
     Raises:
         ConfigError: An empty entry.
     """
-    if models is None or Path(models).expanduser().is_dir():
+    if models is None or _is_folder(models):
         return [("", models)]
     entries = []
     for entry in models.split(","):
@@ -182,14 +186,37 @@ def _from_cache(cache_dir: Path, asked: str, error: TrackingError) -> ServedBund
     return ServedBundle(bundle, kept.name, kept.version, kept.aliases)
 
 
+def _is_folder(models: str) -> bool:
+    try:
+        return Path(models).expanduser().is_dir()
+    # A list that is longer than a path may be, or a working folder that is not ours to look into.
+    except OSError:
+        return False
+
+
 def _from_folder(folder: Path) -> ServedBundle:
-    if not (folder / MANIFEST).is_file():
+    _check_folder(folder)
+    try:
+        bundle = open_bundle(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return ServedBundle(bundle, bundle.manifest.model_name, bundle.manifest.model_version, ())
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        has_manifest = (folder / MANIFEST).is_file()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if not has_manifest:
         raise BundleError(
             f"{folder}: expected a bundle (a folder with {MANIFEST}) or {SCHEME}NAME/VERSION, found no bundle. "
             f"{_others(folder)}Make one with `python -m tfpipe.convert --model MODEL --output {folder}`."
         )
-    bundle = open_bundle(folder)
-    return ServedBundle(bundle, bundle.manifest.model_name, bundle.manifest.model_version, ())
+
+
+def _unreadable(folder: Path, error: OSError) -> BundleError:
+    return BundleError(f"{error.filename or folder}: expected a bundle that can be read; {error.strerror}.")
 
 
 def _others(folder: Path) -> str:

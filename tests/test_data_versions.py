@@ -12,6 +12,8 @@ from tests import dvc_repository
 from tests.commands import ROOT, run
 from tests.dvc_repository import Repository, s3_server
 from tfpipe.config import load_config
+from tfpipe.core.bundle import open_bundle
+from tfpipe.registry import Registry
 from tfpipe.store import MlflowClient
 
 STAGES = ["validate", "pack", "train", "convert", "verify"]
@@ -141,6 +143,13 @@ class TestRepro:
         named = {run.data.tags["tfpipe.dvc.path"] for run in client.search_runs([experiment.experiment_id])}
 
         assert named == {repository.outputs("pack")["data/packed"]}
+
+    def test_the_bundle_belongs_to_the_version_that_training_registered(self, repository):
+        champion = Registry(f"sqlite:///{repository.folder}/mlflow.db").resolve("models:/digits@champion")
+        bundle = open_bundle(repository.folder / "bundles" / "dvc")
+
+        assert (champion.version, champion.bundle_sha256) == ("1", bundle.sha256)
+        assert (bundle.manifest.model_name, bundle.manifest.model_version) == ("digits", "1")
 
     def test_what_a_store_gives_back_is_what_was_pushed(self, repository, tmp_path):
         made = [

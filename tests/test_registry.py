@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import socket
 import subprocess
 import sys
@@ -260,6 +261,18 @@ def test_metadata_too_long_for_a_tag_lie_in_the_run(uri, registry, new_run, trai
 
     assert version.tags["tfpipe.config"] == f"runs:/{run_id}/version_metadata/config"
     assert json.loads(stored(uri, run_id, "version_metadata/config").read_text()) == config
+
+
+def test_a_folder_is_known_as_the_newest_version_with_its_model(registry, new_run, trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "other")
+    (folder / "model.keras").write_text("other weights")
+    with pytest.raises(RegistryError, match=f"expected a version with the model of {folder}, found none"):
+        registry.version_of(folder)
+
+    registered = [registry.register(name, run_id=new_run(), folder=folder, metadata=METADATA) for name in ("b", "a")]
+    registry.register("b", run_id=new_run(), folder=trained, metadata=METADATA)
+
+    assert registry.version_of(folder).uri == registered[-1].uri
 
 
 def test_a_downloaded_model_is_the_registered_one(registry, register, trained, tmp_path):

@@ -141,6 +141,18 @@ class Registry:
 
         return self._call(read)
 
+    def version_of(self, folder: Path) -> ModelVersion:
+        """The newest version, of whichever name, whose trained model is that of a folder, byte for byte.
+
+        Raises:
+            RegistryError: There is no such version, or the folder is no trained-model folder.
+        """
+        of_folder = f"tags.`{MODEL_TAG}` = '{_folder_sha256(folder, _model_files(folder))}'"
+        found = self._call(lambda client: _pages(client.search_model_versions, filter_string=of_folder))
+        if not found:
+            raise RegistryError(f"registry at {self.uri}: expected a version with the model of {folder}, found none.")
+        return _known(max(found, key=lambda version: int(version.creation_timestamp)))
+
     def log_model(self, *, run_id: str, folder: Path) -> None:
         """Upload a trained model into its run, without a version.
 

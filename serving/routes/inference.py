@@ -8,7 +8,7 @@ from starlette.types import Receive
 
 from serving.bodies import Body
 from serving.deployment import AnyEngine
-from serving.encodings import decoded, encoded
+from serving.encodings import decoded, encoded, encoding_headers
 from serving.errors import DeadlineError, MethodError
 from serving.parameters import timeout_s
 from serving.patience import Patience
@@ -104,8 +104,7 @@ class Asked:
         if b"accept-encoding" in self._request.headers:
             content = body
             body, encoding = await self.work(content, lambda: encoded(self._request.headers, content))
-            if encoding is not None:
-                headers = [*headers, (b"content-encoding", encoding), (b"vary", b"Accept-Encoding")]
+            headers = [*headers, *encoding_headers(encoding)]
         total_s = time.monotonic() - self._request.started_s
         return Answer(200, body, [*headers, *headers_of(engine, self.stage_s, total_s)], **fields)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serving.deployment import Deployment
+from serving.encodings import encoded, encoding_headers
 from serving.engine import Answered, Engine, Row
 from serving.errors import RequestError
 from serving.gate import Gate
@@ -48,6 +49,7 @@ _BINARY = b"application/octet-stream"
 @dataclass(slots=True)
 class _Waiting:
     connection: Connection
+    head: Head
     data: bytes
     engine: Engine
     request: InferRequest
@@ -109,7 +111,7 @@ class FastPath:
             if not self._waiting:
                 asyncio.get_running_loop().call_soon(self._run_all)
             waiting = self._waiting[deployment] = []
-        waiting.append(_Waiting(connection, data, *asked, way, caller, came_s, time.monotonic()))
+        waiting.append(_Waiting(connection, head, data, *asked, way, caller, came_s, time.monotonic()))
         return True
 
     def _run_all(self) -> None:
@@ -152,6 +154,7 @@ class FastPath:
         body, length = write_infer(
             model_name=engine.name, model_version=engine.version, request=one.request, outputs=outputs
         )
+        body, encoding = encoded(one.head.headers, body)
         now_s = time.monotonic()
         stage_s = {
             "body": one.read_s - one.came_s, "queue": began_s - one.read_s, "run": run_s, "postprocess": now_s - done_s
@@ -159,8 +162,9 @@ class FastPath:
         headers = [
             (b"content-type", _BINARY),
             (b"content-length", str(len(body)).encode()),
-            (b"x-request-id", next_id().encode()),
+            (b"x-request-id", (one.head.id or next_id()).encode()),
             (HEADER_LENGTH, str(length).encode()),
+            *encoding_headers(encoding),
             *headers_of(engine, stage_s, now_s - one.came_s),
         ]
         deployment.breaker.record(failed=False)

@@ -64,7 +64,9 @@ class FastRefusals:
         self._gate.leave(caller)
         deployment, way, error = found
         is_routed = way in ROUTED
-        request = Request(next_id(), "POST", head.path, head.headers, b"", came_s, deployment, is_routed, caller=caller)
+        request = Request(
+            head.id or next_id(), "POST", head.path, head.headers, b"", came_s, deployment, is_routed, caller=caller
+        )
         answer = in_a_sentence(error, request)
         connection.answer(
             answer.status,

@@ -1,6 +1,6 @@
 """Heads of plain infer requests: what they say is known from the second time on.
 
-Plain is what holds nothing that would change the way to an answer, or its form.
+Plain is what holds nothing that would change the way to an answer.
 """
 
 import re
@@ -9,14 +9,17 @@ from dataclasses import dataclass
 
 import httptools
 
+from serving.request import given_id
 from serving.v2.http_bodies import HEADER_LENGTH
 from serving.wanted import Wanted
 
 _END_OF_HEAD = b"\r\n\r\n"
-# Those that change nothing of an answer. What accepts a compressed one may be given one.
+_REQUEST_ID = b"x-request-id"
+# Those that are heeded here, and those of clients and proxies that nobody heeds.
 _PLAIN_HEADERS = frozenset((
-    b"host", b"content-type", b"content-length", b"user-agent", b"accept", b"connection", b"authorization",
-    b"x-api-key", HEADER_LENGTH,
+    b"content-length", b"connection", b"authorization", b"x-api-key", b"accept-encoding", _REQUEST_ID, HEADER_LENGTH,
+    b"host", b"content-type", b"user-agent", b"accept", b"accept-language", b"traceparent", b"tracestate", b"via",
+    b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto", b"x-real-ip",
 ))  # fmt: skip
 _MOST_HEADS, _MOST_HEAD_BYTES = 256, 1024
 # Neither escapes nor a query.
@@ -34,6 +37,7 @@ class Head:
         num_bytes: Of the whole request.
         start: Where its body begins.
         json_end: Where the tensors' bytes begin; None where all of the body is JSON.
+        id: Which the client gave the request, if it did.
     """
 
     path: str
@@ -42,6 +46,7 @@ class Head:
     num_bytes: int
     start: int
     json_end: int | None
+    id: str | None
 
 
 class Heads:
@@ -70,6 +75,9 @@ class Heads:
 
     def _learn(self, text: bytes) -> Head | None:
         head = _parsed(text, max_body_bytes=self._max_body_bytes)
+        if head is not None and head.id is not None:
+            # It will not come again, and others do.
+            return head
         if len(self._known) == _MOST_HEADS:
             # Whoever sends another head each time gains nothing by it, and must not cost memory.
             self._known.clear()
@@ -92,6 +100,7 @@ def _parsed(text: bytes, *, max_body_bytes: int) -> Head | None:
         and parser.should_keep_alive()
         and headers.keys() <= _PLAIN_HEADERS
         and len(headers) == len(head.headers)
+        and (_REQUEST_ID not in headers or given_id(headers) is not None)
     )
     wanted = _wanted(head.url) if is_plain else None
     length, json_length = headers.get(b"content-length", b""), headers.get(HEADER_LENGTH)
@@ -102,7 +111,8 @@ def _parsed(text: bytes, *, max_body_bytes: int) -> Head | None:
         if not json_length.isdigit() or not 0 < int(json_length) < int(length):
             return None
         json_end = len(text) + int(json_length)
-    return Head(head.url.decode(), headers, wanted, len(text) + int(length), len(text), json_end)
+    num_bytes = len(text) + int(length)
+    return Head(head.url.decode(), headers, wanted, num_bytes, len(text), json_end, given_id(headers))
 
 
 class _HeadParser:

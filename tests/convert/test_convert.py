@@ -265,6 +265,36 @@ def test_a_path_is_converted_without_a_registry(run_copy, tmp_path, monkeypatch)
 # The gate.
 
 
+def test_a_path_may_be_attached_to_the_version_that_has_its_model(store, run_copy, later_version, tmp_path):
+    overrides = [f"tracking.uri={store}", *QUICK]
+
+    result = convert(run_copy, precision="fp32", output=tmp_path / "bundle", overrides=overrides, attach=True)
+
+    assert result.version.uri == later_version.uri
+    assert result.bundle.manifest.model_version == later_version.version
+    assert Registry(store).resolve(later_version.uri).bundle_sha256 == result.bundle.sha256
+
+
+def test_where_no_version_has_the_model_of_a_path_it_is_said_and_attached_to_none(
+    run_copy, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+
+    result = convert(run_copy, precision="fp32", overrides=QUICK, attach=True)
+
+    assert result.version is None
+    assert (
+        "found none; train first, or name another store with MLFLOW_TRACKING_URI. The bundle is attached to no version."
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("model", [None, "models:/small/1", "theirs.h5"])
+def test_only_a_path_of_what_was_trained_here_may_be_attached(model):
+    with pytest.raises(ConfigError, match="--attach: expected --model to be the path of a model that was trained here"):
+        convert(model, attach=True)
+
+
 def test_a_failed_gate_leaves_the_report_and_an_older_bundle_as_it_was(run_copy, folder, tmp_path):
     # Ranges taken from one sample are wrong for the others.
     limits = ["conversion.calibration_samples=1", "conversion.max_metric_drop=0", *QUICK]

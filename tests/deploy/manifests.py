@@ -34,6 +34,13 @@ def only(folder, kind):
     return found
 
 
+def service_pod(overlay):
+    """Of the deployment: the pod's template, its specification, and the service's container."""
+    template = only(overlay, "Deployment")["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    return template, template["spec"], container
+
+
 def settings_of(variables):
     """The settings that a container's variables make; those of files are not read."""
     by_field = {variable_of(name): name for name in ServingSettings.model_fields}

@@ -1,6 +1,7 @@
 """The image of the service, built and run: read-only, as a plain user, stopped under load."""
 
 import collections
+import shutil
 import threading
 
 import httpx
@@ -121,15 +122,40 @@ def _ask_until_told(url, answers):
             answers[status] += 1
 
 
-def test_a_cache_that_its_user_may_not_write_is_a_sentence_and_exit_code_2(engine, image, tmp_path):
-    (tmp_path / "cache").mkdir(mode=0o755)
-    options = ["--env", "TFPIPE_SERVING_MODEL=models:/digits@champion", "--read-only"]
+@pytest.fixture
+def failure(engine, image):
+    """Exit code of a service that does not start, and what it says beside its log."""
 
-    with engine.running(image, *options, "--volume", f"{tmp_path}/cache:/var/cache/tfpipe") as container:
-        code = container.wait()
+    def failure(*options):
+        with engine.running(image, "--env", "TFPIPE_SERVING_PORT=0", "--read-only", *options) as container:
+            code = container.wait()
+            return code, [line for line in container.logs.splitlines() if not line.startswith("{")]
 
-        assert code == 2
-        assert container.logs.strip() == (
-            "serving: TFPIPE_SERVING_CACHE_DIR: expected a folder that can be written, "
-            "but '/var/cache/tfpipe': Permission denied."
-        )
+    return failure
+
+
+@pytest.mark.parametrize("user", ["10001:0", "4711:4711"])
+def test_a_cache_that_its_user_may_not_write_is_a_sentence_and_exit_code_2(failure, tmp_path, user):
+    (tmp_path / "cache").mkdir(mode=0o750)
+
+    code, said = failure(
+        "--user", user, "--volume", f"{tmp_path}/cache:/var/cache/tfpipe",
+        "--env", "TFPIPE_SERVING_MODEL=models:/digits@champion",
+    )  # fmt: skip
+
+    assert code == 2
+    assert said == [
+        "serving: TFPIPE_SERVING_CACHE_DIR: expected a folder that can be written, "
+        "but '/var/cache/tfpipe': Permission denied."
+    ]
+
+
+def test_a_bundle_that_its_user_may_not_read_is_a_sentence_and_exit_code_2(failure, bundle, tmp_path):
+    private = tmp_path / "bundle"
+    shutil.copytree(bundle, private)
+    (private / "model.int8.onnx").chmod(0o600)
+
+    code, said = failure("--volume", f"{private}:/bundle:ro", "--env", "TFPIPE_SERVING_MODEL=/bundle")
+
+    assert code == 2
+    assert said == ["serving: /bundle/model.int8.onnx: expected a bundle that can be read; Permission denied."]

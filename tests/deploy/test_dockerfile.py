@@ -5,6 +5,7 @@ import tomllib
 
 import pytest
 
+from serving.settings import ServingSettings
 from tests.deploy.tools import ROOT, run_tool
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -58,6 +59,55 @@ def test_what_serves_holds_no_compiler_and_nothing_that_trains(image):
 
     assert "--extra serve" in installed
     assert not re.search(r"--extra (train|convert|dev)|g\+\+|gcc|build-essential", installed)
+
+
+def test_the_service_in_its_image_listens_writes_and_ends_as_it_is_told():
+    [environment] = instructions("serve", "ENV")
+    variables = dict(re.findall(r"(\w+)=(\S+)", environment))
+
+    assert instructions("serve", "EXPOSE") == [str(ServingSettings(model="x").port)]
+    assert variables["TFPIPE_SERVING_HOST"] == "0.0.0.0"
+    assert [variables["TFPIPE_SERVING_CACHE_DIR"]] == instructions("serve", "VOLUME")
+    assert instructions("serve", "STOPSIGNAL") == ["SIGTERM"]
+    [check] = instructions("serve", "HEALTHCHECK")
+    assert check.endswith('CMD ["python", "-m", "serving.healthcheck"]')
+    assert instructions("serve", "ENTRYPOINT") == ['["python", "-m", "serving"]']
+
+
+def test_the_tracking_server_is_asked_where_it_listens():
+    [port] = instructions("mlflow", "EXPOSE")
+    [check] = instructions("mlflow", "HEALTHCHECK")
+
+    # MLflow's own default, which the command leaves as it is.
+    assert port == "5000"
+    assert f"http://127.0.0.1:{port}/health" in check
+    assert instructions("mlflow", "CMD") == ['["server", "--host", "0.0.0.0"]']
+
+
+@pytest.mark.parametrize(
+    "name", ["ENV", "VOLUME", "WORKDIR", "USER", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "ENTRYPOINT", "CMD"]
+)
+def test_both_images_of_the_service_run_it_alike(name):
+    # A stage takes over such instructions from one base alone, and these two stand on different ones.
+    on_cpus, on_gpus = (
+        # The base of the one has its programs in its path; the other's stage has no base. CUDA takes its time to start.
+        [re.sub(r"(PATH|--start-period)=\S+ ", r"\1 ", line) for line in instructions(image, name)]
+        for image in ("serve", "serve-gpu")
+    )
+
+    assert on_cpus == on_gpus
+    assert name == "CMD" or on_cpus
+
+
+def test_both_images_of_the_service_keep_a_cache_that_group_0_may_write_to():
+    on_cpus, on_gpus = (
+        re.findall(r"(useradd .*?) && (install .*? /var/cache/tfpipe)", " ".join(STAGES[stage].split()))
+        for stage in ("serve-root", "serve-gpu")
+    )
+
+    assert on_cpus == on_gpus
+    assert "--gid 0 " in on_cpus[0][0]
+    assert "--group 0 --mode 0770 " in on_cpus[0][1]
 
 
 def test_packages_that_are_left_out_of_the_image_are_what_the_service_asks_for():

@@ -11,7 +11,17 @@ import yaml
 
 from serving.keys_command import create_key
 from serving.metric_table import METRICS
-from tests.deploy.manifests import KUBERNETES, OVERLAYS, VARIABLES, only, rendered, resources, settings_of, state_paths
+from tests.deploy.manifests import (
+    KUBERNETES,
+    OVERLAYS,
+    VARIABLES,
+    only,
+    rendered,
+    resources,
+    service_pod,
+    settings_of,
+    state_paths,
+)
 from tests.deploy.tools import ROOT, run_tool
 from tfpipe.rollout.command import parser
 
@@ -26,12 +36,6 @@ CLIENT = {"tfpipe-client": "true"}
 @pytest.fixture(params=OVERLAYS)
 def overlay(request):
     return f"overlays/{request.param}"
-
-
-def service_pod(overlay):
-    template = only(overlay, "Deployment")["spec"]["template"]
-    [container] = template["spec"]["containers"]
-    return template, template["spec"], container
 
 
 def with_schemas(document):
@@ -66,7 +70,7 @@ def test_everything_is_valid_by_kubernetes_schemas_and_what_is_not_is_seen(tmp_p
 def test_every_folder_that_is_applied_is_checked():
     folders = {str(path.parent.relative_to(KUBERNETES)) for path in KUBERNETES.rglob("kustomization.yaml")}
 
-    assert folders == {*FOLDERS, "base", "pod-monitor"}
+    assert folders == {*FOLDERS, "base", "monitoring"}
 
 
 def test_variables_are_settings_of_the_service_with_values_that_it_takes(overlay):
@@ -318,18 +322,3 @@ def test_the_operators_job_has_the_fields_of_its_kind():
     for replica in spec["mpiReplicaSpecs"].values():
         assert replica.keys() <= {"replicas", "template", "restartPolicy"}
         assert replica["restartPolicy"] in ("Never", "OnFailure", "Always", "ExitCode")
-
-
-def test_the_pod_monitor_scrapes_the_port_and_path_of_the_service():
-    # Source: Prometheus Operator, API monitoring.coreos.com/v1: PodMonitorSpec.
-    [monitor] = resources("pod-monitor")
-    template, _, container = service_pod("overlays/cpu")
-
-    assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "PodMonitor")
-    assert monitor["spec"].keys() == {"jobLabel", "selector", "podMetricsEndpoints"}
-    # What the rules know the service by.
-    assert template["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "tfpipe"
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
-    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
-    assert endpoint["port"] in {port["name"] for port in container["ports"]}
-    assert endpoint["path"] in state_paths()

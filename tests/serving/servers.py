@@ -44,8 +44,18 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(app: Admission, *, until: str = "ready", timeout_keep_alive: int = 5) -> Iterator[Server]:
-    """Run an application on a real socket until the block ends; enter it once /health says `until`."""
+def serving(
+    app: Admission, *, until: str = "ready", timeout_keep_alive: int = 5, tls: tuple[Path, Path] | None = None
+) -> Iterator[Server]:
+    """Run an application on a real socket until the block ends; enter it once /health says `until`.
+
+    Args:
+        app: It.
+        until: A status.
+        timeout_keep_alive: Seconds that a connection may rest.
+        tls: Certificate and key, whom the client trusts blindly.
+    """
+    certificate, key = tls or (None, None)
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
@@ -54,6 +64,8 @@ def serving(app: Admission, *, until: str = "ready", timeout_keep_alive: int = 5
         ws="none",
         log_config=None,
         timeout_keep_alive=timeout_keep_alive,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -61,7 +73,8 @@ def serving(app: Admission, *, until: str = "ready", timeout_keep_alive: int = 5
     try:
         wait_for(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, verify=NO_TLS) as client:
+        scheme = "https" if tls else "http"
+        with httpx.Client(base_url=f"{scheme}://127.0.0.1:{port}", timeout=PATIENCE_S, verify=False) as client:
             wait_for(lambda: client.get("/health").json()["status"] == until)
             yield Server(client, app, port)
     finally:

@@ -149,6 +149,58 @@ async def test_a_deadline_that_passed_in_the_queue_is_told_and_nothing_is_run_fo
     assert session.seen == [[1]]
 
 
+async def test_no_batch_is_run_for_what_would_be_answered_too_late():
+    session = Doubling(seconds=0.1)
+    batcher = batcher_of(session, size=1)
+    await submit(batcher, 1)[0]
+
+    (running,) = submit(batcher, 2)
+    (late,) = submit(batcher, 3, deadline_s=time.monotonic() + 0.15)
+    (kept,) = submit(batcher, 4)
+
+    with pytest.raises(DeadlineError):
+        await late
+    await asyncio.gather(running, kept)
+    assert session.seen == [[1], [2], [4]]
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+async def test_sessions_side_by_side_keep_others_waiting_for_less(sessions):
+    slots = Slots(sessions)
+    runs = [Doubling(seconds=0.05) for _ in range(sessions)]
+    batcher = batcher_of(*runs, slots=slots, size=1)
+
+    await asyncio.gather(*submit(batcher, *range(10 * sessions)))
+
+    pace = batcher.room.pace
+    assert pace.turn_s / pace.batch_s == pytest.approx(1 / sessions, rel=0.3)
+
+
+async def test_time_in_which_nothing_waited_keeps_nobody_waiting():
+    batcher = batcher_of(Doubling(seconds=0.01))
+    await submit(batcher, 1)[0]
+    await asyncio.sleep(0.5)  # nobody asks
+    await submit(batcher, 2)[0]
+
+    assert batcher.room.pace.turn_s < 0.1
+
+
+async def test_a_window_keeps_only_those_waiting_who_share_it():
+    batcher = batcher_of(Doubling(seconds=0.01), delay_s=0.4)
+    await submit(batcher, 1)[0]
+
+    assert batcher.room.pace.turn_s < 0.1
+
+
+async def test_a_model_that_waits_for_another_learns_how_long():
+    slots = Slots(1)
+    fast, slow = batcher_of(Doubling(seconds=0.01), slots=slots, size=1), batcher_of(Doubling(seconds=0.1), slots=slots)
+
+    await asyncio.gather(*submit(fast, *range(8)), *submit(slow, *range(40)))
+
+    assert fast.room.pace.batch_s < 0.05 < fast.room.pace.turn_s
+
+
 async def test_what_a_session_raises_is_told_to_its_batch_alone():
     calls = 0
 

@@ -75,9 +75,29 @@ def test_what_nobody_waits_for_leaves_the_queue():
     queue.discard(gone)
     queue.discard(gone)
 
-    assert queue.drop_expired(0.5) == [late]
+    assert queue.drop_late(0.5) == [late]
     assert queue.next_batch(1.0).blocks == [kept]
     assert queue.rows == 0
+
+
+def test_what_would_be_answered_too_late_leaves_the_queue_and_is_not_run():
+    late, other_late, kept = (
+        block(0.0, deadline_s=2.0),
+        block(0.1, bucket="b", deadline_s=1.5),
+        block(0.2, deadline_s=2.1),
+    )
+    queue = queue_of(late, other_late, kept)
+
+    assert queue.drop_late(1.0, run_s=1.0) == [late, other_late]
+    assert queue.next_batch(1.0).blocks == [kept]
+
+
+def test_where_all_would_be_too_late_they_are_run_as_batches_may_have_become_faster():
+    expired, late = block(0.0, deadline_s=0.9), block(0.1, deadline_s=1.2)
+    queue = queue_of(expired, late)
+
+    assert queue.drop_late(1.0, run_s=100.0) == [expired]
+    assert queue.next_batch(1.0).blocks == [late]
 
 
 @settings(max_examples=200)
@@ -107,7 +127,8 @@ def room_of(*, max_rows: int = 4, max_bytes: int = 100) -> Room:
 
 def test_a_full_queue_says_when_there_should_be_room():
     room = room_of()
-    room.pace.record(8, 4.0)
+    # With as long again until the next begins.
+    room.pace.record(8, 2.0, turn_s=4.0)
     room.admit(4, 10, now_s=0.0, deadline_s=60.0)
 
     with pytest.raises(QueueFullError, match="expected at most 4 rows and 100 bytes to wait") as refused:
@@ -138,6 +159,19 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once():
     with pytest.raises(DeadlineError, match="within 2000 ms, but what waits before it takes about 4000 ms"):
         room.admit(1, 1, now_s=10.0, deadline_s=12.0)
     room.admit(1, 1, now_s=10.0, deadline_s=15.0)
+
+
+def test_what_is_between_batches_counts_for_those_who_wait():
+    room = room_of(max_rows=100)
+    # They run for half of their time.
+    for _ in range(100):
+        room.pace.record(2, 1.0, turn_s=2.0)
+    room.admit(6, 1, now_s=0.0, deadline_s=60.0)
+
+    with pytest.raises(DeadlineError, match="takes about 7000 ms"):
+        room.admit(1, 1, now_s=0.0, deadline_s=6.9)
+    assert room.pace.least_s(1) == pytest.approx(0.5)
+    assert room.pace.least_s(50) == pytest.approx(1.0)
 
 
 def test_an_idle_service_takes_what_seems_too_slow_or_too_large_or_it_never_would_again():

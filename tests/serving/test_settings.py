@@ -89,6 +89,15 @@ def test_what_kubernetes_injects_is_left_alone(monkeypatch, name, value):
     assert read_settings().port == 8000
 
 
+def test_one_port_is_not_for_two_protocols():
+    sentence = r"TFPIPE_SERVING_GRPC_PORT: expected another port than TFPIPE_SERVING_PORT's, received 8000\.$"
+
+    with pytest.raises(ConfigError, match=sentence):
+        read_settings({"grpc_port": "8000"})
+    # Any free one, twice.
+    assert read_settings({"port": "0", "grpc_port": "0"}).grpc_port == 0
+
+
 def test_all_problems_are_said_at_once(monkeypatch):
     monkeypatch.setenv("TFPIPE_SERVING_PORT", "high")
     monkeypatch.setenv("TFPIPE_SERVING_THREADS", "0")

@@ -125,6 +125,17 @@ def test_a_client_that_goes_away_half_way_leaves_nothing_in_flight(service):
     assert is_answered_at_once(service)
 
 
+def test_a_connection_rests_for_as_long_as_the_setting_says(bundle):
+    with process(model=str(bundle), keep_alive_s="2") as started:
+        wait_for(lambda: httpx.get(f"{started.url}/health").status_code == 200)
+        with connected(started, b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n") as client:
+            began_s = time.monotonic()
+            assert received(client).startswith(b"HTTP/1.1 200")
+            rested_s = time.monotonic() - began_s
+
+    assert 1.9 < rested_s < 10
+
+
 def test_a_thousand_idle_connections_keep_nobody_waiting_and_go(service):
     before = open_files(service)
     with contextlib.ExitStack() as stack:

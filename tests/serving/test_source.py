@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.source import check_models, fetch_bundle, fetch_bundles
+from serving.source import check_models, fetch_bundle, fetch_bundles, names_several
 from tests.serving.bundles import make_bundle
 from tfpipe.core.bundle import open_bundle
 from tfpipe.core.errors import BundleError, ConfigError, RegistryError, TrackingError
@@ -150,7 +150,32 @@ def test_a_cache_that_cannot_be_written_is_refused_before_the_registry_is_asked(
 def test_a_folder_needs_no_cache(tmp_path):
     (tmp_path / "file").touch()
 
-    check_models(str(tmp_path), tmp_path / "file" / "cache")
+    check_models(str(make_bundle(tmp_path / "b")), tmp_path / "file" / "cache")
+
+
+def test_many_models_are_no_path_that_is_too_long(tmp_path):
+    models = ",".join(f"models:/model-{number}@champion" for number in range(300))
+
+    check_models(models, tmp_path)
+
+    assert names_several(models)
+
+
+@pytest.mark.parametrize("folder", ["/x" * 3000, "x" * 300])
+def test_a_folder_that_cannot_be_looked_into_is_a_sentence(tmp_path, folder):
+    with pytest.raises(BundleError, match=r"x/bundle\.json: expected a bundle that can be read; File name too long\.$"):
+        check_models(folder, tmp_path)
+
+
+def test_a_file_of_a_bundle_that_cannot_be_read_is_a_sentence(tmp_path):
+    folder = make_bundle(tmp_path / "b")
+    file = folder / "model.int8.onnx"
+    file.unlink()
+    # Opens, and cannot be read, whoever asks.
+    file.symlink_to("/proc/self/mem")
+
+    with pytest.raises(BundleError, match=r"/b: expected a bundle that can be read; Input/output error\.$"):
+        fetch_bundle(str(folder), registered_model=None, cache_dir=tmp_path)
 
 
 def test_a_folder_that_does_not_exist_lists_those_that_do(tmp_path):

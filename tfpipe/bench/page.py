@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from tfpipe.bench.figures import figures_of
 from tfpipe.bench.session import Target
 from tfpipe.figure_style import svg_uri
+from tfpipe.report_pages import templates
 
 
 def render_page(found: Mapping[str, Any], targets: Sequence[Target]) -> str:
@@ -18,11 +17,10 @@ def render_page(found: Mapping[str, Any], targets: Sequence[Target]) -> str:
         found: See `findings.find`.
         targets: Measured; the pictures are made of their records.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = templates(Path(__file__).parent)
     environment.filters["estimate"] = _estimate
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     pictures = {caption: svg_uri(figure) for caption, figure in figures_of(targets).items()}
-    return template.render(found=found, pictures=pictures)
+    return environment.get_template("page.html").render(found=found, pictures=pictures)
 
 
 def _estimate(value: Mapping[str, float | None] | float, digits: int = 3) -> str:

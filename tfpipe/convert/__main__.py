@@ -46,6 +46,7 @@ def _command(options: argparse.Namespace) -> int:
         overrides=options.overrides,
         registered_model=os.environ.get("TFPIPE_REGISTERED_MODEL") or None,
         force=options.force,
+        attach=options.attach,
         allow_code=options.allow_code,
         imports=options.imports,
         search=_budget(options),
@@ -152,6 +153,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force", action="store_true",
         help="make the bundle although limits on score, classes, size or speed are missed; it records which",
+    )  # fmt: skip
+    parser.add_argument(
+        "--attach", action="store_true",
+        help="of a model from a path: attach the bundle to the registered version that has this model, if one has",
     )  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="the bundle's folder (default: bundles/NAME-VERSION)")
     parser.add_argument(

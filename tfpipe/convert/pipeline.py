@@ -12,13 +12,13 @@ from tfpipe.convert.foreign_conversion import convert_foreign
 from tfpipe.convert.foreign_settings import is_foreign
 from tfpipe.convert.phases import phase
 from tfpipe.convert.search import Budget
-from tfpipe.convert.settings import PRECISIONS, Settings, read_settings
+from tfpipe.convert.settings import MODEL_URI, PRECISIONS, Settings, read_settings
 from tfpipe.convert.staging import check_target, held
 from tfpipe.convert.trained import fetch, open_trained
 from tfpipe.convert.variants import Search
 from tfpipe.core.bundle import open_bundle
-from tfpipe.core.errors import ConfigError
-from tfpipe.registry import Registry
+from tfpipe.core.errors import ConfigError, RegistryError
+from tfpipe.registry import ModelVersion, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ def convert(
     search: Budget | None = None,
     backend: str = "onnx",
     allow_fallback: bool = False,
+    attach: bool = False,
     allow_code: bool = False,
     imports: Sequence[str] = (),
 ) -> ConversionResult:
@@ -61,6 +62,8 @@ def convert(
         backend: "onnx"; "tftrt", which adds a SavedModel converted by TF-TRT; "tensorrt", which has ONNX Runtime build
             an engine.
         allow_fallback: Go on with ONNX Runtime alone, and record it, where the backend cannot be used here.
+        attach: Where `model` is a path: attach the bundle to the registered version that has this model. Where no
+            version has it, a warning says so.
         allow_code: Run the Python code that Lambda layers of a model trained elsewhere hold.
         imports: Modules with the classes of a model trained elsewhere.
 
@@ -88,13 +91,24 @@ def convert(
             Path(str(model)), asked, is_default=precision is None, output=output, config=config, overrides=overrides,
             allow_code=allow_code, imports=imports,
         )  # fmt: skip
+    if attach and (model is None or str(model).startswith(MODEL_URI) or is_foreign(model)):
+        raise ConfigError(
+            "--attach: expected --model to be the path of a model that was trained here. "
+            "The bundle of a registered version is attached without it."
+        )
     if allow_code or imports:
         raise ConfigError("--allow-code and --import: expected a model that was trained elsewhere; this one was not.")
-    return _convert_own(model, asked, read_settings(config, overrides), registered_model, output)
+    return _convert_own(model, asked, read_settings(config, overrides), registered_model, output, attach=attach)
 
 
 def _convert_own(
-    model: str | Path | None, asked: Asked, settings: Settings, registered_model: str | None, output: str | Path | None
+    model: str | Path | None,
+    asked: Asked,
+    settings: Settings,
+    registered_model: str | None,
+    output: str | Path | None,
+    *,
+    attach: bool,
 ) -> ConversionResult:
     """What training here made; see `convert`."""
     registry = Registry(settings.tracking_uri)
@@ -102,6 +116,8 @@ def _convert_own(
         with phase("trained model"):
             name = settings.registered_model or registered_model
             folder, version = fetch(model, registry, name, Path(scratch) / "model")
+            if attach:
+                version = _version_of(folder, registry)
             if output is not None:
                 # Better known before the model is opened.
                 check_target(Path(output))
@@ -116,3 +132,12 @@ def _convert_own(
             logger.info("bundle: %s (%s)", target, bundle.short_id)
             is_champion = registry.attach_bundle(version, target) if version else False
     return ConversionResult(bundle, version, is_champion, registry.uri)
+
+
+def _version_of(folder: Path, registry: Registry) -> ModelVersion | None:
+    try:
+        return registry.version_of(folder)
+    except RegistryError as error:
+        # The model may have come from another machine, without its store: the bundle is as good.
+        logger.warning("--attach: %s The bundle is attached to no version.", error)
+        return None

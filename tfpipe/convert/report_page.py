@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import jinja2
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
@@ -11,6 +10,7 @@ from tfpipe.convert.report import Findings
 from tfpipe.convert.report_figures import variants_figure, waterfall_figure
 from tfpipe.convert.search_figure import search_figure
 from tfpipe.figure_style import svg_uri
+from tfpipe.report_pages import templates
 
 # A few recipes need no picture.
 _PICTURED_TRIALS = 3
@@ -33,11 +33,12 @@ def render_page(findings: Findings, text: str, more: Mapping[str, Figure] | None
     if hops:
         figures["Parity: what each hop between a raw file and an answer costs in exactness"] = waterfall_figure(hops)
     figures |= more or {}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     # Raw HTML is off: labels and file names are the user's.
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     pictures = {caption: svg_uri(figure) for caption, figure in figures.items()}
     title = f"Conversion of {findings.title}"
-    return environment.get_template("report_page.html").render(title=title, body=body, pictures=pictures)
+    return (
+        templates(Path(__file__).parent)
+        .get_template("report_page.html")
+        .render(title=title, body=body, pictures=pictures)
+    )

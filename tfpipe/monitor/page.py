@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from tfpipe.figure_style import svg_uri
 from tfpipe.monitor.figures import figure_of
+from tfpipe.report_pages import templates
 
 
 def render_page(found: Mapping[str, Any]) -> str:
@@ -16,6 +15,5 @@ def render_page(found: Mapping[str, Any]) -> str:
     Args:
         found: See `findings.find`.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    return template.render(found=found, picture=lambda feature: svg_uri(figure_of(feature)))
+    page = templates(Path(__file__).parent).get_template("page.html")
+    return page.render(found=found, picture=lambda feature: svg_uri(figure_of(feature)))

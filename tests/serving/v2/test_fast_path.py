@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import itertools
 import json
 import math
@@ -21,6 +22,7 @@ from serving.batching import Pace
 from serving.keys_command import create_key
 from serving.settings import ServingSettings
 from serving.v2.fast_path import FastPath
+from serving.v2.plain_heads import Heads
 from tests.serving.bundles import RED, SIDE, make_bundle
 from tests.serving.servers import app_of, serving
 from tests.serving.v2.fast_requests import (
@@ -40,6 +42,8 @@ from tests.serving.v2.fast_requests import (
 from tfpipe.core.routing_changes import Origin, split
 
 KEEP_ALIVE_S = 1
+# An answer with it is worth compressing.
+LONG_ID = "long" * 400
 TIMED = {"binary_data_output": True, "timeout": 1}
 
 
@@ -68,27 +72,43 @@ changes = st.fixed_dictionaries(
         "name": st.sampled_from(["input", "pixels", "image"]),
         "datatype": st.sampled_from(["FP32", "FP64", "UINT8"]),
         "shape": st.sampled_from([[1, SIDE, SIDE, 3], [2, SIDE, SIDE, 3], [0, SIDE, SIDE, 3], [SIDE, SIDE, 3], [-1]]),
-        "id": st.text(max_size=5),
+        "id": st.one_of(st.text(max_size=5), st.just(LONG_ID)),
         "outputs": outputs,
         "parameters": st.sampled_from([{}, {"binary_data_output": False}, TIMED, {**TIMED, "timeout": 10**7}]),
     },
 )
 values = st.sampled_from([0.0, 0.5, -1e30, 1e38, math.nan, math.inf])
+# Of clients in Python, and of what stands before the service.
+_SENT = [
+    ("Accept-Encoding", "gzip, deflate, br"),
+    ("Accept-Encoding", "deflate;q=0.5"),
+    ("Accept-Encoding", "gzip;q=0, br"),
+    ("X-Request-ID", "mine"),
+    ("X-Request-ID", "two words"),
+    ("X-Request-ID", ""),
+    ("X-Forwarded-For", "10.0.0.1, 10.0.0.2"),
+    ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("X-Timeout-Ms", "100000"),
+    ("Expect", "no"),
+]
+sent_headers = st.lists(st.sampled_from(_SENT), max_size=3, unique_by=lambda one: one[0])
 _SETTINGS = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
 @settings(max_examples=300, **_SETTINGS)
-@given(number=st.integers(0, 6), value=values, changes=changes)
-def test_both_ways_give_the_same_answer(server, number, value, changes):
+@given(number=st.integers(0, 6), value=values, changes=changes, sent=sent_headers)
+def test_both_ways_give_the_same_answer(server, number, value, changes, sent):
     array = rows(number, value)
 
     make_quick(server.app)
-    ((status, headers, body),) = exchange(server, request(array, **changes))
-    ((other_status, other_headers, other_body),) = exchange(server, request(array, LONG_WAY, **changes))
+    ((status, headers, body),) = exchange(server, request(array, *sent, **changes))
+    ((other_status, other_headers, other_body),) = exchange(server, request(array, *sent, LONG_WAY, **changes))
 
     assert (status, body) == (other_status, other_body)
     assert headers.keys() == other_headers.keys()
     same = headers.keys() - {"date", "x-request-id", "server-timing"}
+    if ("X-Request-ID", "mine") in sent:
+        assert headers["x-request-id"] == other_headers["x-request-id"] == "mine"
     assert {name: headers[name] for name in same} == {name: other_headers[name] for name in same}
     stages = [
         [part.split(";")[0] for part in one.get("server-timing", "").split(", ")] for one in (headers, other_headers)
@@ -101,14 +121,36 @@ def test_plain_requests_go_the_fast_way_and_others_do_not(server):
     before = path.taken
     make_quick(server.app)
     exchange(server, request(rows(1), LONG_WAY))
-    exchange(server, request(rows(1), ("X-Request-ID", "mine")))
+    exchange(server, request(rows(1), ("X-Request-ID", "two words")))
     exchange(server, request(rows(1), path=f"{PATH}?a=b"))
     exchange(server, HEALTH)
     assert path.taken == before
 
     make_quick(server.app)
     exchange(server, request(rows(1), ("Connection", "keep-alive")))
-    assert path.taken == before + 1
+    # As requests and httpx send them, and as they come through a proxy.
+    exchange(server, request(rows(1), ("Accept", "*/*"), ("Accept-Encoding", "gzip, deflate")))
+    exchange(server, request(rows(1), ("X-Request-ID", "mine"), ("X-Forwarded-For", "10.0.0.1")))
+    assert path.taken == before + 3
+
+
+def test_heads_with_ids_of_their_own_do_not_crowd_out_those_that_come_again():
+    heads = Heads(max_body_bytes=10_000)
+    kept = heads.read(request(rows(1)))
+    for number in range(1000):
+        assert heads.read(request(rows(1), ("X-Request-ID", str(number)))).id == str(number)
+
+    assert heads.read(request(rows(1))) is kept
+
+
+def test_a_long_answer_is_compressed_for_those_who_accept_it(server):
+    before = server.app.fast_path.taken
+    make_quick(server.app)
+    ((_, headers, body),) = exchange(server, request(rows(1), ("Accept-Encoding", "gzip"), id=LONG_ID))
+
+    assert server.app.fast_path.taken == before + 1
+    assert (headers["content-encoding"], headers["vary"]) == ("gzip", "accept-encoding")
+    assert LONG_ID.encode() in gzip.decompress(body)
 
 
 def test_a_name_of_the_client_comes_back(server):

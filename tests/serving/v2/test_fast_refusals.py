@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import ssl
 import time
 
 import numpy as np
@@ -14,6 +15,7 @@ from serving.batching import Pace
 from serving.keys_command import create_key
 from serving.logs import JsonFormatter
 from tests.serving.bundles import SIDE
+from tests.serving.certificates import make_pair
 from tests.serving.servers import app_of, serving
 from tests.serving.v2.fast_requests import (
     LONG_WAY,
@@ -79,12 +81,20 @@ def test_a_full_queue_is_told_as_on_the_long_way(bundle):
     assert fast[0][2] == long[0][2]
 
 
-def test_one_that_needs_a_compressed_or_traced_answer_goes_the_long_way(server):
+def test_one_that_may_be_refused_for_something_else_goes_the_long_way(server):
     before = server.app.fast_path.taken
-    for header in (("X-Request-ID", "a"), ("X-Timeout-Ms", "5"), ("Accept-Encoding", "gzip"), ("Expect", "a")):
+    for header in (("X-Request-ID", "two words"), ("X-Timeout-Ms", "5"), ("Expect", "a")):
         exchange(server, request(MANY, header))
 
     assert server.app.fast_path.taken == before
+
+
+def test_it_is_refused_under_the_clients_own_id(server):
+    before = server.app.fast_path.taken
+    ((status, headers, _),) = exchange(server, request(MANY, ("X-Request-ID", "mine"), ("Accept-Encoding", "gzip")))
+
+    assert server.app.fast_path.taken == before + 1
+    assert (status, headers["x-request-id"]) == (504, "mine")
 
 
 def test_json_without_tensors_bytes_is_refused_too(server):
@@ -118,6 +128,21 @@ def test_several_in_one_piece_are_each_refused(server):
     # The first makes the head known.
     assert [status for status, _, _ in exchange(server, request(rows(1)))] == [504]
     assert [status for status, _, _ in exchange(server, *[request(rows(1))] * 3)] == [504] * 3
+
+
+def test_they_are_refused_inside_tls_too(bundle, tmp_path):
+    app = app_of(bundle, timeout_ms=TIMEOUT_MS)
+    app.fast_path = Counting(app.service, OPEN)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with serving(app, tls=make_pair(tmp_path)) as running, connected(running) as plain:
+        overload(app)
+        with context.wrap_socket(plain) as client:
+            for _ in range(2):
+                client.sendall(request(MANY) * 2)
+                assert [status for status, _, _ in answers(client, 2)] == [504] * 2
+
+    assert app.fast_path.taken == 4
 
 
 async def test_a_version_that_is_left_alone_is_told_as_on_the_long_way(bundle):
