@@ -27,6 +27,8 @@ WHOLE_RUNS = "tests/workers/test_whole_runs.py"
 STOPPED = f"{WHOLE_RUNS}::test_a_run_that_is_told_to_stop_does_so_in_mid_epoch"
 RESUMED = f"{WHOLE_RUNS}::test_a_run_that_another_number_of_workers_left_is_resumed"
 EQUIVALENCE = "tests/workers/test_equivalence.py"
+# Of pytest: those that our settings need. To load all that are installed takes each worker three seconds.
+PLUGINS = ("-p", "timeout", "-p", "asyncio", "-p", "xdist")
 # What pytest is given for so many workers. Three are no power of two, so that shares of a batch differ.
 SITTINGS = {
     4: [EQUIVALENCE, STOPPED, RESUMED],
@@ -90,12 +92,13 @@ def sitting(shared):
 def _sit(workers, shared):
     command = [
         str(Path(sys.executable).with_name("horovodrun")), "--gloo", "-np", str(workers),
-        sys.executable, "-m", "pytest", *SITTINGS[workers], "-q", "-p", "no:cacheprovider", "--timeout=800",
+        sys.executable, "-m", "pytest", *SITTINGS[workers], "-q", "-p", "no:cacheprovider", *PLUGINS, "--timeout=800",
         "--durations=8",
     ]  # fmt: skip
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=850, check=False,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "SHARED_RUNS": str(shared)},
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "SHARED_RUNS": str(shared),
+             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )  # fmt: skip
 
 

@@ -122,13 +122,15 @@ def watched(tmp_path_factory):
         troubles.stray(made, strayed)
         # All start before one of them takes the processor.
         leaving, isolated, slow = (enter(start(made)) for start in (troubles.leaving, troubles.isolated, troubles.slow))
-        for started in (leaving, isolated, slow):
+        for started in (leaving, isolated):
             scraped(troubles.address_of(started))
         scraped(enter(asked_in_every_way(tmp_path_factory.mktemp("store"))))
         scraped(enter(asked_what_it_was_not_trained_on(made / "digits")))
         everything = Watched(running, teller, room, leaving)
         # That minute is waited for before anything takes the processor.
         wait_for(lambda: everything.fired("TfpipeGoldenMismatch"), PATIENT_S)
+        # Not before: an alert tells of its mean queue.
+        scraped(troubles.address_of(slow))
         enter(troubles.crash(isolated))
         enter(troubles.overload(slow))
         yield everything
