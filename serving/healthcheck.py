@@ -15,14 +15,7 @@ _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """Ask `/health` of the service that is configured by the same variables; gives the exit code, 0 when ready."""
-    host = environ.get("TFPIPE_SERVING_HOST", "127.0.0.1")
-    port = environ.get("TFPIPE_SERVING_PORT", "")
-    connection = _connection(
-        _EVERYWHERE.get(host, host),
-        # What is no number was injected by Kubernetes, and leaves the service at its default too.
-        int(port) if port.isdecimal() else 8000,
-        https=bool(environ.get("TFPIPE_SERVING_TLS_CERT_FILE")),
-    )
+    connection = _connection(*address(environ), https=bool(environ.get("TFPIPE_SERVING_TLS_CERT_FILE")))
     try:
         connection.request("GET", "/health")
         response = connection.getresponse()
@@ -31,6 +24,14 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         sys.stderr.write(f"healthcheck: {connection.host}:{connection.port}: {error}\n")
         return 1
     return 0 if response.status == 200 else 1
+
+
+def address(environ: Mapping[str, str]) -> tuple[str, int]:
+    """Host and port at which a service that these variables configure is asked."""
+    host = environ.get("TFPIPE_SERVING_HOST", "127.0.0.1")
+    port = environ.get("TFPIPE_SERVING_PORT", "")
+    # What is no number was injected by Kubernetes, and leaves the service at its default too.
+    return _EVERYWHERE.get(host, host), int(port) if port.isdecimal() else 8000
 
 
 def _connection(host: str, port: int, *, https: bool) -> http.client.HTTPConnection:

@@ -31,6 +31,8 @@ def _lower(value: Any) -> Any:
 
 Milliseconds = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
+# More than any machine has cores: what is greater is a slip, and would be waited for in vain.
+CountOfCores = Annotated[int, Field(ge=1, le=1024)]
 File = Annotated[Path, "file"]
 
 
@@ -70,8 +72,10 @@ class ServingSettings(BaseSettings):
         description="Where models run: `process`, each session in a process of its own, whose crash or hang costs one "
         "batch; `inline`, in the service's own; unset: process where MODEL names several.",
     )
-    sessions: Count = Field(1, description="Batches of a model version that run side by side, each in its own session.")
-    threads: Count | None = Field(
+    sessions: CountOfCores = Field(
+        1, description="Batches of a model version that run side by side, each in its own session."
+    )
+    threads: CountOfCores | None = Field(
         None,
         description="Threads inside one run of the model; unset: the cores that affinity and CPU quota leave, shared "
         "by SESSIONS.",

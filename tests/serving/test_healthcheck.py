@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from serving.healthcheck import main
-from serving.settings import variable_of
+from serving.healthcheck import address, main
+from serving.settings import read_settings, variable_of
 from tests.serving.certificates import make_pair
 from tests.serving.servers import app_of, process, serving, wait_for
 
@@ -29,6 +29,19 @@ def test_none_is_not(capsys):
     assert "127.0.0.1:1: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "variables", [{}, {"TFPIPE_SERVING_PORT": "tcp://10.0.0.1:9000"}, {"TFPIPE_SERVING_PORT": "9000"}]
+)
+def test_it_asks_where_a_service_of_the_same_variables_listens(monkeypatch, variables):
+    for name in ("TFPIPE_SERVING_HOST", "TFPIPE_SERVING_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = read_settings()
+
+    assert address(variables) == (settings.host, settings.port)
+
+
 def test_https_is_asked_whatever_the_certificates_name_is(bundle, tmp_path):
     cert, key = make_pair(tmp_path)
     with process("--model", str(bundle), tls_cert_file=str(cert), tls_key_file=str(key)) as started:
@@ -40,4 +53,4 @@ def test_https_is_asked_whatever_the_certificates_name_is(bundle, tmp_path):
 
 @pytest.mark.parametrize("name", ["host", "port", "tls_cert_file"])
 def test_it_reads_the_settings_by_their_names(name):
-    assert variable_of(name) in main.__code__.co_consts
+    assert variable_of(name) in main.__code__.co_consts + address.__code__.co_consts

@@ -209,6 +209,8 @@ def test_golden_answers_that_differ_are_refused_with_exit_code_3(tmp_path):
             {"model": "models:/digits/1", "cache_dir": "/proc/none"},
             "TFPIPE_SERVING_CACHE_DIR: expected a folder that can be written, but '/proc/none': ",
         ),
+        ({"threads": "100000"}, "TFPIPE_SERVING_THREADS: expected less than or equal to 1024, received '100000'"),
+        ({"sessions": "100000"}, "TFPIPE_SERVING_SESSIONS: expected less than or equal to 1024, received '100000'"),
         ({"model": "a,,b"}, "model: expected a model, or several with commas between them, received 'a,,b'"),
         ({"prot": "1"}, "TFPIPE_SERVING_PROT: unknown setting. Did you mean TFPIPE_SERVING_PORT?"),
     ],

@@ -89,6 +89,31 @@ def test_what_kubernetes_injects_is_left_alone(monkeypatch, name, value):
     assert read_settings().port == 8000
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("port", "-1", "expected greater than or equal to 0"),
+        ("port", "65536", "expected less than or equal to 65535"),
+        ("grpc_port", "-1", "expected greater than or equal to 0"),
+        ("grpc_port", "65536", "expected less than or equal to 65535"),
+        ("threads", "1025", "expected less than or equal to 1024"),
+        ("max_queue_delay_ms", "-1", "expected greater than or equal to 0"),
+        ("max_queue_rows", "0", "expected greater than or equal to 1"),
+        ("drain_ms", "0", "expected greater than or equal to 1"),
+        ("timeout_ms", "-5", "expected greater than or equal to 1"),
+        ("drift_window_rows", "100001", "expected less than or equal to 100000"),
+        ("cache_bytes", "-1", "expected greater than or equal to 0"),
+        ("rate_limit", "0", "expected greater than 0"),
+        ("rate_limit", "inf", "expected a finite number"),
+    ],
+)
+def test_a_number_just_beyond_its_bound_is_refused_with_the_bound(field, value, sentence):
+    with pytest.raises(ConfigError) as caught:
+        read_settings({field: value})
+
+    assert str(caught.value) == f"settings: TFPIPE_SERVING_{field.upper()}: {sentence}, received {value!r}."
+
+
 def test_one_port_is_not_for_two_protocols():
     sentence = r"TFPIPE_SERVING_GRPC_PORT: expected another port than TFPIPE_SERVING_PORT's, received 8000\.$"
 
