@@ -78,6 +78,11 @@ def convert(
     """
     if precision not in (None, *PRECISIONS):
         raise ConfigError(f"--precision: expected {', '.join(PRECISIONS)}, received {precision!r}.")
+    if attach and (model is None or str(model).startswith(MODEL_URI) or is_foreign(model)):
+        raise ConfigError(
+            "--attach: expected --model to be the path of a model that was trained here. "
+            "The bundle of a registered version is attached without it."
+        )
     fallback = to_tensorrt.require(backend, allow_fallback=allow_fallback)
     asked = Asked(
         precision or "int8",
@@ -91,11 +96,6 @@ def convert(
             Path(str(model)), asked, is_default=precision is None, output=output, config=config, overrides=overrides,
             allow_code=allow_code, imports=imports,
         )  # fmt: skip
-    if attach and (model is None or str(model).startswith(MODEL_URI) or is_foreign(model)):
-        raise ConfigError(
-            "--attach: expected --model to be the path of a model that was trained here. "
-            "The bundle of a registered version is attached without it."
-        )
     if allow_code or imports:
         raise ConfigError("--allow-code and --import: expected a model that was trained elsewhere; this one was not.")
     return _convert_own(model, asked, read_settings(config, overrides), registered_model, output, attach=attach)
