@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from serving.engine import Engine
+from serving.settings import PREFIX
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.bundle import Bundle, Execution
 from tfpipe.core.errors import BundleError, GateError, TfpipeError
@@ -53,8 +54,10 @@ def candidates(
         BundleError: The bundle does not hold the precision.
     """
     offered = installed_providers() if installed is None else installed
-    if precision != "auto":
+    try:
         bundle.variant(precision)
+    except BundleError as error:
+        raise BundleError(f"{PREFIX}PRECISION: {error}") from None
     tuned = [Candidate(execution, "tuned on this machine") for execution in (choice.passed if choice else ())]
     in_order = "in the order of conversion" + (f": {untuned}" if untuned else "")
     recorded = [Candidate(execution, in_order) for execution in bundle.executions() if execution.provider in offered]

@@ -197,7 +197,7 @@ def test_golden_answers_that_differ_are_refused_with_exit_code_3(tmp_path):
     ("settings", "sentence"),
     [
         ({"model": "/nowhere"}, "/nowhere: expected a bundle (a folder with bundle.json) or models:/NAME/VERSION"),
-        ({"precision": "int4"}, "expected precision fp16, fp32, int8, received 'int4'"),
+        ({"precision": "int4"}, "colours: expected precision fp16, fp32, int8, received 'int4'"),
         (
             {"provider": "gpu"},
             "TFPIPE_SERVING_PROVIDER: expected 'auto', 'cpu', 'openvino', 'cuda' or 'tensorrt', received 'gpu'",
