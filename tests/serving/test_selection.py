@@ -95,7 +95,7 @@ def test_a_gpu_is_used_although_conversion_had_none(tmp_path):
 
 
 def test_a_precision_that_is_not_there_is_refused(bundle):
-    with pytest.raises(BundleError, match="^TFPIPE_SERVING_PRECISION: .* fp16, fp32, int8, received 'int4'"):
+    with pytest.raises(BundleError, match=r"^TFPIPE_SERVING_PRECISION: .* fp16, fp32, int8, received 'int4'"):
         candidates(bundle, precision="int4", provider="auto")
 
 
