@@ -12,11 +12,14 @@ from tests.bench.http_servers import Answering, answering
 from tfpipe.bench.http_channel import HttpChannel, render_request
 from tfpipe.bench.load import Load, poisson_arrivals
 from tfpipe.bench.record import Record
+from tfpipe.bench.statistics import throughput
 
 STALL_S = 1.0
 
 
-def run_load(url: str, *, rate: float | None, duration_s: float, connections: int, timeout_s: float = 5.0) -> Record:
+def run_load(
+    url: str, *, rate: float | None, duration_s: float, connections: int, timeout_s: float = 5.0, lead_s: float = 0.0
+) -> Record:
     parts = urlsplit(url)
     request = render_request(parts, "POST", "/predict", {}, b"body")
 
@@ -24,7 +27,7 @@ def run_load(url: str, *, rate: float | None, duration_s: float, connections: in
         load = Load(lambda: HttpChannel(parts, timeout_s=timeout_s), [request], connections=connections)
         try:
             if rate is None:
-                return await load.closed_loop(duration_s)
+                return await load.closed_loop(duration_s, lead_s=lead_s)
             return await load.open_loop(poisson_arrivals(rate, duration_s, np.random.default_rng(0)), duration_s)
         finally:
             load.close()
@@ -49,6 +52,20 @@ def test_an_open_loop_sees_all_that_a_stall_delays_where_a_closed_loop_sees_one(
     assert np.quantile(closed.latencies_s, 0.95) < STALL_S / 4
     assert np.mean(opened.latencies_s > STALL_S / 4) > 0.25
     assert np.quantile(opened.latencies_s, 0.95) > STALL_S / 2
+
+
+def test_a_closed_loop_counts_what_comes_once_the_service_is_busy():
+    def answer(number: int, second: float) -> tuple[int, bytes, float]:
+        return 200, b"{}", 0.4
+
+    counted = []
+    for lead_s in (0.0, 0.7):
+        with answering(Answering(answer=answer)) as server:
+            record = run_load(server.url, rate=None, duration_s=0.7, connections=4, lead_s=lead_s)
+        counted.append(round(throughput([record]).value * record.duration_s))
+
+    # Answers come after 0.4, 0.8, 1.2 s: once in the first 0.7 s, twice in the next.
+    assert counted == [4, 8]
 
 
 def test_an_open_loop_with_too_few_connections_counts_the_wait_for_one():

@@ -84,9 +84,15 @@ class Load:
         for channel in self.channels:
             channel.close()
 
-    async def closed_loop(self, duration_s: float) -> Record:
-        """Each connection sends its next request when it has its answer."""
-        record = Record(started_s=time.monotonic())
+    async def closed_loop(self, duration_s: float, *, lead_s: float = 0.0) -> Record:
+        """Each connection sends its next request when it has its answer.
+
+        Args:
+            duration_s: Seconds in which answers count.
+            lead_s: Seconds before. A turn that began with an empty service would count the time to its first answers,
+                and none for it.
+        """
+        record = Record(started_s=time.monotonic() + lead_s)
         record.ended_s = record.started_s + duration_s
         callers = [self._call(channel, record) for channel in self.channels]
         return await self._measured(record, callers)
@@ -140,7 +146,9 @@ class Load:
 
     async def _send(self, channel: Channel, intended_s: float, record: Record) -> None:
         reply = await channel.exchange(next(self._requests))
-        record.add(intended_s, time.monotonic(), reply)
+        done_s = time.monotonic()
+        if done_s >= record.started_s:
+            record.add(intended_s, done_s, reply)
         self._on_answer()
         if reply.outcome == UNREACHABLE:
             await asyncio.sleep(_AWAY_S)

@@ -69,7 +69,7 @@ class Record:
 
     @property
     def intended_s(self) -> NDArray[np.float64]:
-        """(answered,) moments of sending, seconds from the turn's start."""
+        """(answered,) moments of sending, seconds from the turn's start; < 0 where the answer alone came in it."""
         return np.array(self._intended_s, np.float64) - self.started_s
 
     @property

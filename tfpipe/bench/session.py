@@ -32,7 +32,7 @@ class Plan:
         connections: Of a closed loop its callers; of an open one the most at once.
         rate: Arrivals a second of an open loop; None: a closed loop.
         duration_s: For each target, over all turns.
-        warm_up_s: For each target, before anything counts.
+        warm_up_s: Before anything counts: of closed loops for each turn, of open ones for each target.
         rounds: Turns of each target.
         seed: Of the arrivals.
         criterion: What to search the highest rate for; None: no search.
@@ -106,12 +106,14 @@ class Session:
     async def _turns(self) -> None:
         plan = self._plan
         turn_s = plan.duration_s / plan.rounds
-        total_s = len(self._targets) * (plan.warm_up_s + plan.duration_s)
+        # A closed loop goes over into what counts; the arrivals of an open one are the same from their first on.
+        is_closed = plan.rate is None
+        total_s = len(self._targets) * (plan.warm_up_s * (plan.rounds if is_closed else 1) + plan.duration_s)
         async with contextlib.AsyncExitStack() as stack:
             progress = await stack.enter_async_context(_progress(total_s))
             loads = [await stack.enter_async_context(self._loading(target)) for target in self._targets]
             for load, target in zip(loads, self._targets, strict=True):
-                if plan.warm_up_s:
+                if plan.warm_up_s and not is_closed:
                     progress.set_description(f"{target.title}: warming up")
                     await self._send(load, plan.rate, plan.warm_up_s)
             for number in range(plan.rounds):
@@ -120,7 +122,7 @@ class Session:
                     if self.interrupted:
                         return
                     progress.set_description(f"{self._targets[index].title}: turn {number + 1}/{plan.rounds}")
-                    record = await self._send(loads[index], plan.rate, turn_s)
+                    record = await self._send(loads[index], plan.rate, turn_s, lead_s=plan.warm_up_s)
                     self._targets[index].records.append(record)
 
     async def _search(self, target: Target, criterion: Criterion) -> None:
@@ -148,11 +150,11 @@ class Session:
             found = await highest_rate(holds, start=start) if start > 0 else None
             target.found_rate = None if self.interrupted else found
 
-    async def _send(self, load: Load, rate: float | None, seconds: float) -> Record:
+    async def _send(self, load: Load, rate: float | None, seconds: float, *, lead_s: float = 0.0) -> Record:
         if self.interrupted:
             load.stop()
         if rate is None:
-            return await load.closed_loop(seconds)
+            return await load.closed_loop(seconds, lead_s=lead_s)
         return await load.open_loop(poisson_arrivals(rate, seconds, self._rng), seconds)
 
     @contextlib.asynccontextmanager
