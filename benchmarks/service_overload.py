@@ -3,9 +3,12 @@
     make bench NAME=service_overload
 
 The server alone on one core with one thread, the generator (load.c) on the other. First a closed loop, for what it can
-do; then an open loop at ten times that rate. Every request must have an answer: 200, or 429 or 504 where it cannot be
+do; then an open loop at ten times that rate; then the closed loop again, as machines are faster at one time than at
+another. Every request must have an answer: 200, or 429 or 504 where it cannot be
 met; and what is answered with 200 must be so within its deadline.
 """
+
+import statistics
 
 import numpy as np
 
@@ -28,22 +31,28 @@ def main() -> None:
     rows = np.random.default_rng(0).integers(0, 256, (4, 1, 224, 224, 3), np.uint8)
     asked = Asked(bundle, graphs_of(bundle, "int8", preprocess=True), "pixels", list(rows), batch_size=8)
     with serving(tfpipe(asked, TIMEOUT_MS=str(int(DEADLINE_MS))), asked) as running:
-        peak = send_load(running.port, running.requests, connections=BUSY, seconds=PEAK_S, warm_up_s=WARM_UP_S)
-        print(f"closed loop: {peak}", flush=True)
+
+        def peak() -> float:
+            found = send_load(running.port, running.requests, connections=BUSY, seconds=PEAK_S, warm_up_s=WARM_UP_S)
+            print(f"closed loop: {found}", flush=True)
+            return found.throughput
+
+        before = peak()
         loaded = send_load(
             running.port,
             running.requests,
             connections=CONNECTIONS,
             seconds=MINUTE_S,
             warm_up_s=WARM_UP_S,
-            rate=TIMES * peak.throughput,
+            rate=TIMES * before,
         )
+        peaks = before, peak()
         print(f"{TIMES:g} times that: {loaded}; by status: {dict(loaded.statuses)}", flush=True)
     problems = problems_of(loaded)
     for problem in problems:
         print(problem)
     # Without an answer there is no share worth telling.
-    share = 0.0 if problems else loaded.throughput / peak.throughput
+    share = 0.0 if problems else loaded.throughput / statistics.mean(peaks)
     conclude("service_overload", [share], goal=GOAL, unit="share of the images/s without overload")
 
 
