@@ -60,6 +60,18 @@ def test_an_open_loop_sends_about_the_rate_asked_for(service, tmp_path):
     assert target["generator"]["lag_p99_ms"] is not None
 
 
+def test_a_closed_loop_goes_over_from_its_warm_up_into_what_counts(tmp_path):
+    slow = Answering({"/health": HEALTH}, lambda number, second: (200, b"{}", 0.4))
+    with answering(slow) as server:
+        loop = ["--connections", "2", "--duration", "0.7", "--warm-up", "0.7"]
+        code = main([server.url, *loop, "--output", str(tmp_path)])
+
+    (target,) = json.loads((tmp_path / "report.json").read_text())["targets"]
+    assert code == 0
+    # Answers come after 0.8 and 1.2 s, and those under way at the end, after 1.6 s.
+    assert target["throughput_rps"]["value"] * 0.7 == pytest.approx(4)
+
+
 def test_pictures_of_ones_own_are_sent(tmp_path):
     (tmp_path / "red.png").write_bytes(RED)
     with answering(Answering(documents={"/health": HEALTH})) as server:

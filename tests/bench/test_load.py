@@ -68,6 +68,13 @@ def test_a_closed_loop_counts_what_comes_once_the_service_is_busy():
     assert counted == [4, 8]
 
 
+def test_how_busy_the_generator_is_is_told_of_all_that_it_did():
+    with answering(Answering()) as server:
+        record = run_load(server.url, rate=None, duration_s=0.1, connections=4, lead_s=1.0)
+
+    assert 0.0 < record.busy_share < 2.0
+
+
 def test_an_open_loop_with_too_few_connections_counts_the_wait_for_one():
     with answering(Answering(answer=stall_once)) as server:
         record = run_load(server.url, rate=100, duration_s=2.0, connections=2)

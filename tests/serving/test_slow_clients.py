@@ -133,7 +133,8 @@ def test_a_connection_rests_for_as_long_as_the_setting_says(bundle):
             assert received(client).startswith(b"HTTP/1.1 200")
             rested_s = time.monotonic() - began_s
 
-    assert 1.9 < rested_s < 10
+    # uvicorn's own would be 5 s.
+    assert 1.9 < rested_s < 4.5
 
 
 def test_a_thousand_idle_connections_keep_nobody_waiting_and_go(service):

@@ -112,7 +112,7 @@ class Load:
         return await self._measured(record, [self._schedule(arrivals_s, due, record), *callers])
 
     async def _measured(self, record: Record, work: Sequence[Coroutine[Any, Any, None]]) -> Record:
-        computed_s = time.process_time()
+        began_s, computed_s = time.monotonic(), time.process_time()
         tasks = [asyncio.ensure_future(one) for one in work]
         stopped = asyncio.ensure_future(self._stopped.wait())
         done = asyncio.gather(*tasks)
@@ -122,7 +122,7 @@ class Load:
             # Of what is sent and not answered when somebody stops it, nothing is known.
             record.interrupted = not done.done()
             now_s = time.monotonic()
-            record.busy_share = (time.process_time() - computed_s) / max(now_s - record.started_s, 1e-9)
+            record.busy_share = (time.process_time() - computed_s) / max(now_s - began_s, 1e-9)
             if record.interrupted:
                 record.ended_s = min(record.ended_s, now_s)
                 done.cancel()
