@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import NotReadyError, RequestError
 from serving.gate import Gate, scope_of
-from serving.http_protocol import FastPath, WriteWhole, whole_of
+from serving.http_protocol import FastPath
 from serving.keys import Scope as KeyScope
 from serving.request import Request
 from serving.routes.answers import Answer, refuse
@@ -85,16 +85,14 @@ class Admission:
         if protocol is None:
             await self._hand_over(request, scope, receive, send)
         else:
-            await self._infer(protocol, request, receive, send, whole_of(scope))
+            await self._infer(protocol, request, receive, send)
 
-    async def _infer(
-        self, protocol: Protocol, request: Request, receive: Receive, send: Send, whole: WriteWhole | None
-    ) -> None:
+    async def _infer(self, protocol: Protocol, request: Request, receive: Receive, send: Send) -> None:
         task = self.service.enter()
         try:
             answer = await self._answer(protocol, request, receive)
             self.record(protocol.name, request, answer.status)
-            await _send(answer, request, send, whole)
+            await _send(answer, request, send)
         finally:
             self.service.leave(task)
 
@@ -194,14 +192,15 @@ class Admission:
             await self._inner(inner_scope, receive, send_with_id)
 
 
-async def _send(answer: Answer, request: Request, send: Send, whole: WriteWhole | None = None) -> None:
+async def _send(answer: Answer, request: Request, send: Send) -> None:
     headers = [
         (b"content-type", answer.media),
         (b"content-length", str(len(answer.body)).encode()),
         (b"x-request-id", request.id.encode()),
         *answer.headers,
     ]
-    if whole is not None and not answer.ends_connection and whole(answer.status, headers, answer.body):
+    client = request.client
+    if client is not None and not answer.ends_connection and client.write(answer.status, headers, answer.body):
         return
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

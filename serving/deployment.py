@@ -315,7 +315,8 @@ class Deployment:
 
         loop = asyncio.get_running_loop()
         # One thread each: decoding runs beside the model.
-        done = await asyncio.gather(*(loop.run_in_executor(self._preparing, work, one) for one in inputs))
+        working = [loop.run_in_executor(self._preparing, work, one) for one in inputs]
+        done = [await working[0]] if len(working) == 1 else await asyncio.gather(*working)
         for _, stage_s in done:
             for stage, seconds in stage_s.items():
                 outcome.stage_s[stage] = outcome.stage_s.get(stage, 0.0) + seconds

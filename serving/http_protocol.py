@@ -5,8 +5,7 @@ uvicorn bounds no heads; a body is bounded where it is read.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -16,14 +15,38 @@ _MAX_HEAD_BYTES = 64 * 1024
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
-_EXTENSION = "tfpipe.whole_answer"
-
-WriteWhole: TypeAlias = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], bool]
-"""Status, headers, Content-Length among them, and body -> whether they were written; if not, ASGI's way is open."""
+_EXTENSION = "tfpipe.client"
 
 
-def whole_of(scope: Scope) -> WriteWhole | None:
-    """What writes an answer at once; None on another server than ours."""
+class Client(Protocol):
+    """Who waits for an answer, at the other end of a connection of our own server."""
+
+    def write(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write an answer that is there as a whole.
+
+        uvicorn takes one in two messages, and looks through each header twice; that costs more than a small model.
+
+        Args:
+            status: Of HTTP.
+            headers: Content-Length among them.
+            body: Of the answer.
+
+        Returns:
+            Whether it was written; if not, ASGI's way is open.
+
+        Raises:
+            ValueError: A header holds the end of a line.
+        """
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """Have a function called once, if the connection is closed before the answer; its body was read."""
+
+    def forget(self) -> None:
+        """Have nothing called any more."""
+
+
+def client_of(scope: Scope) -> Client | None:
+    """The client of a request; None on another server than ours."""
     extensions = scope.get("extensions")
     return extensions.get(_EXTENSION) if extensions else None
 
@@ -61,6 +84,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._held: bytes | None = None
         # When it had one last.
         self._fast_s = 0.0
+        # Of the request that is answered the way through ASGI.
+        self._when_gone: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; from now on it has so long."""
@@ -71,6 +96,9 @@ class BoundedHttp(HttpToolsProtocol):
         """A client is gone."""
         self._stop()
         super().connection_lost(exc)
+        if self._when_gone is not None:
+            self._when_gone()
+            self._when_gone = None
 
     def on_message_begin(self) -> None:
         """The first byte of a head."""
@@ -154,6 +182,13 @@ class BoundedHttp(HttpToolsProtocol):
         if not unread:
             self.transport.set_protocol(self)
 
+    def watch(self, when_gone: Callable[[], None] | None) -> None:
+        """Have a function called when the client is gone; None for nothing."""
+        self._when_gone = when_gone
+        # A body that came in large pieces had it paused, and then nobody would see that the connection is closed.
+        if when_gone is not None:
+            self.flow.resume_reading()
+
     def _is_between_requests(self) -> bool:
         is_answered = self.cycle is None or self.cycle.response_complete
         return not self._in_request and is_answered and not self.pipeline and not self.flow.write_paused
@@ -179,7 +214,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # An extension of ASGI's scope.
-        cycle.scope["extensions"] = {_EXTENSION: partial(_write_whole, cycle)}  # type: ignore[dict-item]
+        cycle.scope["extensions"] = {_EXTENSION: _Client(self, cycle)}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, app)
 
     def _stop(self) -> None:
@@ -230,26 +265,32 @@ class _PassedOver(asyncio.BufferedProtocol):
         self._after.resume_writing()
 
 
-def _write_whole(cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-    """Write an answer that is there as a whole; see `WriteWhole`.
+class _Client:
+    __slots__ = ("_connection", "_cycle")
 
-    uvicorn takes one in two messages, and looks through each header twice; that costs more than a small model.
+    def __init__(self, connection: BoundedHttp, cycle: RequestResponseCycle) -> None:
+        self._connection, self._cycle = connection, cycle
 
-    Raises:
-        ValueError: A header holds the end of a line.
-    """
-    if cycle.disconnected or cycle.response_started or cycle.flow.write_paused or cycle.scope["method"] == "HEAD":
-        return False
-    head = _head(status, (*cycle.default_headers, *headers), keep_alive=cycle.keep_alive)
-    cycle.response_started = cycle.response_complete = True
-    cycle.waiting_for_100_continue = False
-    cycle.transport.writelines([head, body])
-    # Who still listens for the client is told that it is over.
-    cycle.message_event.set()
-    if not cycle.keep_alive:
-        cycle.transport.close()
-    cycle.on_response()
-    return True
+    def write(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        cycle = self._cycle
+        if cycle.disconnected or cycle.response_started or cycle.flow.write_paused or cycle.scope["method"] == "HEAD":
+            return False
+        head = _head(status, (*cycle.default_headers, *headers), keep_alive=cycle.keep_alive)
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.transport.writelines([head, body])
+        # Who still listens for the client is told that it is over.
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        self._connection.watch(call)
+
+    def forget(self) -> None:
+        self._connection.watch(None)
 
 
 def _head(status: int, headers: Sequence[tuple[bytes, bytes]], *, keep_alive: bool) -> bytes:

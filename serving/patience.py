@@ -1,73 +1,78 @@
-"""How long each request is waited for, and whether its client is still there: one timer looks after all of them.
+"""How long a request is waited for, and whether its client is still there.
 
-A timer of its own for each, let alone a task that listens for its client, costs more than a small model. Most answers
-are there before the first look.
+One timer a request, and its connection's word where our own server has it: a task that listens for each client costs
+more than a small model.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Receive
 
 from serving.errors import ClientGoneError
 
-# A client that hangs up is missed after one or two of them; deadlines are kept to the moment.
-_LOOK_EVERY_S = 0.05
+
+class Watch(Protocol):
+    """Tells of a client that is gone; see `serving.http_protocol.Client`."""
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """Have a function called once, if it closes the connection before it is answered."""
+
+    def forget(self) -> None:
+        """Have nothing called any more."""
 
 
-class Timekeeper:
-    """Looks at every request under way from time to time; used on the event loop."""
+class Listener:
+    """A `Watch` by a task of its own, on servers that have none.
 
-    def __init__(self) -> None:
-        self.under_way: set[Patience] = set()
-        self._is_looking = False
+    Args:
+        receive: ASGI's; the whole body was read from it.
+    """
 
-    def begin(self, patience: "Patience") -> None:
-        """Look after one more."""
-        self.under_way.add(patience)
-        if not self._is_looking:
-            self._is_looking = True
-            asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._task: asyncio.Task[None] | None = None
 
-    def _look(self) -> None:
-        now_s = time.monotonic()
-        for one in list(self.under_way):
-            one.look(now_s)
-        self._is_looking = bool(self.under_way)
-        if self._is_looking:
-            asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """See `Watch`."""
+        self._task = asyncio.get_running_loop().create_task(self._listen(call))
+
+    def forget(self) -> None:
+        """See `Watch`."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _listen(self, call: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        call()
 
 
 class Patience:
     """With one request: what its task does inside the block is given up when nobody waits for it any more.
 
     Args:
-        timekeeper: The service's.
         until_s: `time.monotonic()` until which it is waited for.
         late: Makes the error that the block then ends with.
     """
 
-    __slots__ = ("_begun_s", "_late", "_lost", "_receive", "_task", "_timekeeper", "_timer", "_until_s", "_watcher")
+    __slots__ = ("_late", "_lost", "_task", "_timer", "_until_s", "_wakes_s", "_watch")
 
-    def __init__(self, timekeeper: Timekeeper, until_s: float, late: Callable[[], Exception]) -> None:
-        self._timekeeper, self._until_s = timekeeper, until_s
+    def __init__(self, until_s: float, late: Callable[[], Exception]) -> None:
+        self._until_s = self._wakes_s = until_s
         self._late: Callable[[], Exception] | None = late
         self._task: asyncio.Task[Any] | None = None
         self._lost: Exception | None = None
-        self._receive: Receive | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._begun_s = 0.0
+        self._watch: Watch | None = None
 
     def __enter__(self) -> "Patience":
         """Begin to wait."""
         self._task = asyncio.current_task()
-        self._begun_s = now_s = time.monotonic()
-        self._timekeeper.begin(self)
-        self._arm(now_s)
+        self._arm()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -77,15 +82,14 @@ class Patience:
             Exception: What `late` made, if it was too late.
             ClientGoneError: The client hung up.
         """
-        self._timekeeper.under_way.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        if self._watch is not None:
+            self._watch.forget()
         task, self._task = self._task, None
         # What makes the error holds this and the request: a circle that would keep the request's model in memory
         # until a collection comes by.
-        self._late = None
+        self._late = self._watch = None
         # Cancelled from elsewhere, as a drain does, it stays so.
         if self._lost is None or task is None:
             return
@@ -93,43 +97,31 @@ class Patience:
         if kind is not None and issubclass(kind, asyncio.CancelledError):
             raise self._lost from None
 
-    def wait_until(self, until_s: float, receive: Receive | None = None) -> None:
-        """From now on wait until another moment.
-
-        Args:
-            until_s: `time.monotonic()` of it.
-            receive: ASGI's, once the whole body was read from it: from now on the block is given up, too, where the
-                client closes the connection.
-        """
+    def wait_until(self, until_s: float) -> None:
+        """From now on wait until another moment, a `time.monotonic()`."""
         self._until_s = until_s
-        if self._timer is not None:
+        # A later one is looked at when the timer goes off.
+        if until_s < self._wakes_s and self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        now_s = time.monotonic()
-        if receive is not None:
-            self._receive, self._begun_s = receive, now_s
-        if self._task is not None:
-            self._arm(now_s)
+            self._arm()
 
-    def look(self, now_s: float) -> None:
-        """See whether it is time."""
-        self._arm(now_s)
-        if self._receive is not None and self._watcher is None and now_s >= self._begun_s + _LOOK_EVERY_S:
-            self._watcher = asyncio.get_running_loop().create_task(self._listen(self._receive))
+    def wait_for(self, watch: Watch) -> None:
+        """From now on give the block up, too, where the client closes the connection; its body was read."""
+        self._watch = watch
+        watch.when_gone(self._be_alone)
 
-    def _arm(self, now_s: float) -> None:
-        # Before the next look: to the moment.
-        if self._timer is None and self._until_s < now_s + 2 * _LOOK_EVERY_S:
-            late_s = max(self._until_s - now_s, 0.0)
-            self._timer = asyncio.get_running_loop().call_later(late_s, self._be_late)
+    def _arm(self) -> None:
+        self._wakes_s = self._until_s
+        late_s = max(self._until_s - time.monotonic(), 0.0)
+        self._timer = asyncio.get_running_loop().call_later(late_s, self._look)
 
-    def _be_late(self) -> None:
-        if self._late is not None:
+    def _look(self) -> None:
+        if self._until_s > self._wakes_s:
+            self._arm()
+        elif self._late is not None:
             self._give_up(self._late())
 
-    async def _listen(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _be_alone(self) -> None:
         self._give_up(ClientGoneError("client: expected it to wait for the answer, but it closed the connection."))
 
     def _give_up(self, lost: Exception) -> None:

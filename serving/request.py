@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from serving.deployment import Deployment
 from serving.errors import InvalidRequestError
+from serving.http_protocol import Client, client_of
 from serving.keys import ANYBODY, Caller
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -32,6 +33,7 @@ class Request:
             and this one is no fallback.
         stage_s: Seconds by stage, in their order; who answers it fills it in, for metrics and traces.
         caller: Who asks, once that is known.
+        client: Who waits for the answer; None on another server than ours.
     """
 
     id: str
@@ -44,12 +46,15 @@ class Request:
     is_routed: bool = False
     stage_s: MutableMapping[str, float] = field(default_factory=dict)
     caller: Caller = ANYBODY
+    client: Client | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> "Request":
         """The request of an ASGI scope."""
         headers = dict(scope["headers"])
-        return cls(given_id(headers) or next_id(), scope["method"], scope["path"], headers, scope["query_string"])
+        request = cls(given_id(headers) or next_id(), scope["method"], scope["path"], headers, scope["query_string"])
+        request.client = client_of(scope)
+        return request
 
     def check_id(self) -> None:
         """Refuse an X-Request-ID that could not be used, rather than answer under another.

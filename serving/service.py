@@ -20,7 +20,6 @@ from serving.feedback import Lately
 from serving.gpu_memory import GPU_PROVIDERS, GpuMemory
 from serving.metrics import Metrics, ModelReading
 from serving.models import Models, Way
-from serving.patience import Timekeeper
 from serving.request import Request
 from serving.sessions import Isolation
 from serving.settings import ServingSettings
@@ -50,7 +49,6 @@ class Service:
         metrics: What is measured.
         status: "loading" until the golden samples agreed, "draining" from the signal to stop on: what requests meet.
         models: What is loaded.
-        timekeeper: Of all requests.
         grpc_port: Where gRPC is answered, once it is; None: nowhere.
         lately: Answers that feedback may come on.
     """
@@ -75,7 +73,6 @@ class Service:
         self.settings, self.metrics = settings, metrics
         self.status: Status = "loading"
         self.models = Models()
-        self.timekeeper = Timekeeper()
         self.grpc_port: int | None = None
         self.lately = Lately(settings.feedback_ttl_s)
         self._open_engines = open_engines

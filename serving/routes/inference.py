@@ -11,7 +11,7 @@ from serving.deployment import AnyEngine
 from serving.encodings import decoded, encoded, encoding_headers
 from serving.errors import DeadlineError, MethodError
 from serving.parameters import timeout_s
-from serving.patience import Patience
+from serving.patience import Listener, Patience
 from serving.request import Request
 from serving.routes.answers import Answer, headers_of
 from serving.routes.choice import Choice
@@ -52,7 +52,7 @@ class Asked:
         self.deadline_s = request.started_s + self._limit_s
         self.stage_s = request.stage_s
         self._body: Body | None = None
-        self.patience = Patience(service.timekeeper, self.deadline_s, self._late)
+        self.patience = Patience(self.deadline_s, self._late)
 
     def shorten(self, limit_s: float | None) -> None:
         """Let it have less time, as its body says."""
@@ -79,16 +79,17 @@ class Asked:
         self.patience.wait_until(min(self.deadline_s, request.started_s + settings.body_timeout_ms / 1000))
         body = await reading.read(request.headers, receive, max_bytes=settings.max_body_bytes)
         self._body = None
-        self.patience.wait_until(self.deadline_s, receive)
+        self.patience.wait_until(self.deadline_s)
+        self.patience.wait_for(request.client or Listener(receive))
         if b"content-encoding" in request.headers:
             packed = body
             body = await self._service.run(lambda: decoded(request.headers, packed, max_bytes=settings.max_body_bytes))
         self.stage_s["body"] = time.monotonic() - request.started_s
         return body
 
-    async def work(self, body: bytes, function: Callable[[], T]) -> T:
-        """What a function makes of a body, in a thread if it is large."""
-        return function() if len(body) <= SMALL_BYTES else await self._service.run(function)
+    async def work(self, num_bytes: int, function: Callable[[], T]) -> T:
+        """What a function makes of so many bytes, in a thread if they are many."""
+        return function() if num_bytes <= SMALL_BYTES else await self._service.run(function)
 
     async def answer(
         self, engine: AnyEngine, body: bytes, headers: Sequence[tuple[bytes, bytes]] = (), **fields: bytes
@@ -103,7 +104,7 @@ class Asked:
         """
         if b"accept-encoding" in self._request.headers:
             content = body
-            body, encoding = await self.work(content, lambda: encoded(self._request.headers, content))
+            body, encoding = await self.work(len(content), lambda: encoded(self._request.headers, content))
             headers = [*headers, *encoding_headers(encoding)]
         total_s = time.monotonic() - self._request.started_s
         return Answer(200, body, [*headers, *headers_of(engine, self.stage_s, total_s)], **fields)

@@ -21,7 +21,7 @@ from serving.routes.inference import Asked, check_method
 from serving.service import Service
 from serving.v2.asking import ask
 from serving.v2.documents import model_config, model_metadata, server_metadata
-from serving.v2.http_bodies import read_infer, write_infer
+from serving.v2.http_bodies import bytes_to_read, read_infer, write_infer
 from serving.v2.inputs import raw_inputs
 from serving.v2.messages import InferRequest
 from serving.v2.repository import Verb, change_repository
@@ -77,9 +77,10 @@ class OpenInferenceRoutes:
 
         with asked.patience:
             body = await asked.body(receive, choice)
-            inference = await asked.work(body, read)
+            num_bytes = bytes_to_read(request.headers, body)
+            inference = await asked.work(num_bytes, read)
             if choice.settle(inference.routing_key):
-                inference = await asked.work(body, read)
+                inference = await asked.work(num_bytes, read)
             deployment, engine = choice.deployment, choice.deployment.engine
             asked.shorten(inference.timeout_s)
             outputs = await ask(

@@ -49,10 +49,10 @@ class PredictRoutes:
         asked = Asked(self._service, request, parameters)
         with asked.patience:
             body = await asked.body(receive, choice)
-            given = await asked.work(body, lambda: read_posted(engine, request, body))
+            given = await asked.work(len(body), lambda: read_posted(engine, request, body))
             if choice.settle(given.routing_key):
                 engine, features = _checked(choice, request, parameters)
-                given = await asked.work(body, lambda: read_posted(engine, request, body))
+                given = await asked.work(len(body), lambda: read_posted(engine, request, body))
             deployment = choice.deployment
             outcome = await deployment.infer(given.inputs, deadline_s=asked.deadline_s, features=features)
         asked.stage_s.update(outcome.stage_s)

@@ -72,10 +72,10 @@ class TensorFlowServingRoutes:
 
         with asked.patience:
             body = await asked.body(receive, choice)
-            wish = await asked.work(body, read)
+            wish = await asked.work(len(body), read)
             if choice.settle(wish.routing_key):
                 _check_verb(verb, choice.deployment.engine)
-                wish = await asked.work(body, read)
+                wish = await asked.work(len(body), read)
             deployment, engine = choice.deployment, choice.deployment.engine
             if isinstance(engine, TensorEngine):
                 columns = await self._tensors(deployment, engine, wish, asked)

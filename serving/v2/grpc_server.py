@@ -199,7 +199,7 @@ class GrpcServer:
         service, (message, content) = self._service, given
         wanted = Wanted(message.model_name or None, message.model_version or None)
         choice, asked = Choice(service, request, wanted), Asked(service, request)
-        inference = await asked.work(content, lambda: read_infer(message))
+        inference = await asked.work(len(content), lambda: read_infer(message))
         choice.settle(inference.routing_key)
         deployment, engine = choice.deployment, choice.deployment.engine
         asked.shorten(inference.timeout_s)

@@ -18,6 +18,21 @@ from tfpipe.core.signature import Array, TensorSpec
 HEADER_LENGTH = b"inference-header-content-length"
 
 
+def bytes_to_read(headers: Mapping[bytes, bytes], body: bytes) -> int:
+    """How many bytes of a body `read_infer` looks at one by one: numbers that are sent as bytes are taken as they are.
+
+    Args:
+        headers: See `read_infer`.
+        body: Likewise.
+    """
+    given = headers.get(HEADER_LENGTH, b"")
+    if not given.isdigit() or len(given) > len(str(len(body))):
+        return len(body)
+    length = int(given)
+    # Elements of BYTES are cut out one by one; a backslash may hide the word.
+    return len(body) if body.find(b"BYTES", 0, length) >= 0 or body.find(b"\\", 0, length) >= 0 else length
+
+
 def read_infer(headers: Mapping[bytes, bytes], body: bytes, *, inputs: Sequence[TensorSpec]) -> InferRequest:
     """The request of a body.
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tests.convert.random_models import config_of
+from tfpipe.convert.onnx_file import all_nodes
 from tfpipe.convert.to_onnx import preprocessing_to_onnx
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.parity import ROWS, assert_parity
@@ -57,6 +58,13 @@ def test_choosing_pixels_is_bit_equal(method):
         np.testing.assert_array_equal(received, expected)
     # Rescaling may fuse with the blend: one unit in the last place.
     np.testing.assert_allclose(received, expected, rtol=0, atol=2**-23)
+
+
+def test_no_part_is_cut_out_of_an_image_that_is_taken_whole():
+    graph = preprocessing_to_onnx(_parts("bilinear", "stretch"), opset=18, metadata={})
+
+    # ONNX Runtime copies for each Slice, though it may leave nothing out.
+    assert "Slice" not in {node.op_type for node in all_nodes(graph.graph)}
 
 
 def test_antialiasing_under_the_older_operator_set_is_refused():

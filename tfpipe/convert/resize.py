@@ -93,9 +93,9 @@ def bilinear_if_needed(graph: Any, node: Any, name: str, _: Sequence[Any]) -> No
     ]
     as_given, blended = _branch(graph), _branch(graph)
     unchanged = _Nodes(as_given, f"{name}/unchanged")
-    # The shape says what the condition has found out.
+    # The shape says what the condition has found out; of the values before the cast, as it copies them.
     shape = unchanged.constant([0, *size, 0], np.int64)
-    _give(as_given, unchanged.add("Reshape", unchanged.as_float(images), shape), node)
+    _give(as_given, unchanged.as_float(unchanged.add("Reshape", images, shape)), node)
     _give(blended, _blended(_Nodes(blended, f"{name}/blended"), images, size), node)
     branches = {"then_branch": as_given, "else_branch": blended}
     _replace(graph, node, "If", nodes.add("And", *fits), branches=branches)

@@ -65,8 +65,13 @@ def preprocessing_to_onnx(parts: ImageParts, *, opset: int, metadata: Mapping[st
         ConversionError: It cannot be converted, or ONNX Runtime cannot load the result.
     """
     rows = rows_spec(parts)
+
+    def row(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        # By indices they would be slices, and the whole image be copied for each.
+        return {rows.name: tf.squeeze(parts.preprocessing.rows(tf.expand_dims(image, 0)), 0)}
+
     return _to_onnx(
-        lambda image: {rows.name: parts.preprocessing.rows(image[None])[0]},
+        row,
         inputs=(IMAGE,),
         outputs=(TensorSpec(rows.name, rows.dtype, rows.shape[1:]),),
         opset=opset,

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from serving.errors import InvalidRequestError, RequestError
 from serving.v2.datatypes import DTYPES, datatype_of, join_bytes
-from serving.v2.http_bodies import HEADER_LENGTH, read_infer, write_infer
+from serving.v2.http_bodies import HEADER_LENGTH, bytes_to_read, read_infer, write_infer
 from serving.v2.inputs import raw_inputs
 from serving.v2.messages import InferRequest, Tensor, WantedOutput
 from tests.serving.models import IMAGES, TENSORS
@@ -126,6 +126,29 @@ def test_a_body_without_a_header_is_the_only_input():
 def test_a_body_whose_shape_cannot_be_told_is_refused(inputs, body, words):
     with pytest.raises(InvalidRequestError, match=words):
         read_infer({HEADER_LENGTH: b"0"}, body, inputs=inputs)
+
+
+@pytest.mark.parametrize(
+    ("json_part", "length", "expected"),
+    [
+        (b'{"datatype": "INT8"}', b"20", 20),
+        (b"", b"0", 0),
+        # Texts are looked at one by one, however they are spelt.
+        (b'{"datatype": "BYTES"}', b"21", 121),
+        (b'{"datatype": "\\u0042YTES"}', b"26", 126),
+        (b'{"datatype": "INT8"}', b"", 120),
+        (b'{"datatype": "INT8"}', b"9" * 5000, 120),
+    ],
+)
+def test_of_a_body_only_what_is_no_plain_number_takes_time(json_part, length, expected):
+    # The word may well stand among the numbers.
+    body = json_part + b"BYTES".ljust(100, b"\0")
+
+    assert bytes_to_read({HEADER_LENGTH: length}, body) == expected
+
+
+def test_of_a_body_that_is_json_all_takes_time():
+    assert bytes_to_read({}, b"{}") == 2
 
 
 @pytest.mark.parametrize("length", [b"99", b"-1", b"x", b"", b"9" * 5000])
