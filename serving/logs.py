@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,24 +11,36 @@ import orjson
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, `extra={"fields": {...}}`, traceback."""
+    """One JSON object a line: time, level, logger, message, `extra={"fields": {...}}`, traceback.
+
+    A record of `extra={"many": [{...}, ...]}` is as many lines: of a thousand, a record each costs ten times as much.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of one record."""
+        """The lines of one record."""
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": iso(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        try:
-            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-        except orjson.JSONEncodeError:
-            # Halves of characters, as clients may send, and integers of any size.
-            return json.dumps(line, default=str)
+        many: Sequence[Mapping[str, Any]] = getattr(record, "many", None) or [getattr(record, "fields", {})]
+        return "\n".join([_to_json({**line, **fields}) for fields in many])
+
+
+def iso(at_s: float) -> str:
+    """Seconds since 1970 as ISO 8601, in milliseconds."""
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
+
+
+def _to_json(line: Mapping[str, Any]) -> str:
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:
+        # Halves of characters, as clients may send, and integers of any size.
+        return json.dumps(line, default=str)
 
 
 def configure_logging(level: str) -> None:

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -13,6 +13,7 @@ import orjson
 
 from serving import errors
 from serving.deployment import AnyEngine
+from serving.logs import iso
 from serving.request import Request
 from serving.service import Service
 from tfpipe.core.errors import DecodeError, InferenceError, TrackingError
@@ -103,7 +104,7 @@ def error_body(error: Exception, request_id: str) -> dict[str, Any]:
 def record_error(error: Exception, request: Request, service: Service, **fields: Any) -> tuple[int, str]:
     """Count and log an error, with its traceback where nobody foresaw it; gives its status and code."""
     status, code = count_error(error, request, service)
-    log_error(error, request, time.monotonic() - request.started_s, **fields)
+    _log_error(error, request, time.monotonic() - request.started_s, fields)
     return status, code
 
 
@@ -114,27 +115,53 @@ def count_error(error: Exception, request: Request, service: Service) -> tuple[i
     return status, code
 
 
-def log_error(error: Exception, request: Request, latency_s: float, **fields: Any) -> None:
-    """Log an error, with its traceback where nobody foresaw it."""
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that was refused, and is not logged yet.
+
+    Attributes:
+        error: Why.
+        request: It.
+        at_s: `time.time()`.
+        latency_s: What it took.
+    """
+
+    error: errors.RequestError
+    request: Request
+    at_s: float
+    latency_s: float
+
+
+def log_refused(refused: Iterable[Refused]) -> None:
+    """Log many refusals, a line each, in a fraction of the time that `record_error` takes for as many."""
+    many: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for one in refused:
+        how, fields = _event(one.error, one.request, one.latency_s)
+        many.setdefault(how, []).append({"time": iso(one.at_s), **fields})
+    for (level, message), lines in many.items():
+        logger.log(level, message, extra={"many": lines})
+
+
+def _log_error(error: Exception, request: Request, latency_s: float, fields: Mapping[str, Any]) -> None:
+    (level, message), said = _event(error, request, latency_s)
+    foreseen = status_of(error) != _INTERNAL
+    logger.log(level, message, extra={"fields": {**said, **fields}}, exc_info=None if foreseen else error)
+
+
+def _event(error: Exception, request: Request, latency_s: float) -> tuple[tuple[int, str], dict[str, Any]]:
+    """Level and message, and the fields beside them."""
     status, code = status_of(error)
-    foreseen = (status, code) != _INTERNAL
-    logger.log(
-        logging.ERROR if status >= 500 and not isinstance(error, errors.NotReadyError) else logging.WARNING,
-        "request refused" if status < 500 else "request failed",
-        extra={
-            "fields": {
-                "request_id": request.id,
-                "method": request.method,
-                "path": request.path,
-                "status": status,
-                "code": code,
-                "error": str(error),
-                "latency_ms": round(latency_s * 1000, 3),
-                **fields,
-            }
-        },
-        exc_info=None if foreseen else error,
-    )
+    level = logging.ERROR if status >= 500 and not isinstance(error, errors.NotReadyError) else logging.WARNING
+    fields = {
+        "request_id": request.id,
+        "method": request.method,
+        "path": request.path,
+        "status": status,
+        "code": code,
+        "error": str(error),
+        "latency_ms": round(latency_s * 1000, 3),
+    }
+    return (level, "request refused" if status < 500 else "request failed"), fields
 
 
 def refuse(error: Exception, request: Request, service: Service) -> Answer:

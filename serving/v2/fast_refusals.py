@@ -8,13 +8,12 @@ log are written together, where the second costs a tenth of the first.
 import asyncio
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Protocol
 
 from serving.errors import RequestError
 from serving.gate import Gate
 from serving.request import Request, next_id
-from serving.routes.answers import count_error, in_a_sentence, log_error
+from serving.routes.answers import Refused, count_error, in_a_sentence, log_refused
 from serving.service import ROUTED, Service
 from serving.v2.plain_heads import Head
 
@@ -41,8 +40,7 @@ class FastRefusals:
 
     def __init__(self, service: Service, gate: Gate) -> None:
         self._service, self._gate = service, gate
-        # With the time, and how long it took.
-        self._unlogged: list[tuple[RequestError, Request, float, float]] = []
+        self._unlogged: list[Refused] = []
 
     def refuse(self, connection: Connection, head: Head, *, unread: int, came_s: float) -> bool:
         """Refuse a request, if that is certain.
@@ -92,12 +90,10 @@ class FastRefusals:
         )
         if not self._unlogged:
             asyncio.get_running_loop().call_later(_LOG_EVERY_S, self.write_log)
-        self._unlogged.append((error, request, time.time(), latency_s))
+        self._unlogged.append(Refused(error, request, time.time(), latency_s))
         return True
 
     def write_log(self) -> None:
         """Log what was refused since the last time, a line each."""
         refused, self._unlogged = self._unlogged, []
-        for error, request, at_s, latency_s in refused:
-            at = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
-            log_error(error, request, latency_s, time=at)
+        log_refused(refused)

@@ -25,6 +25,17 @@ def test_a_record_is_one_json_line_with_its_fields():
     }
 
 
+def test_a_record_of_many_is_a_line_for_each():
+    made = record("refused")
+    made.many = [{"request_id": "a", "time": "then"}, {"request_id": "b\n"}]
+
+    first, second = (json.loads(line) for line in JsonFormatter().format(made).split("\n"))
+
+    assert (first["message"], first["level"], first["request_id"], first["time"]) == ("refused", "warning", "a", "then")
+    assert (second["message"], second["request_id"]) == ("refused", "b\n")
+    assert second["time"].endswith("+00:00")
+
+
 def test_an_exception_has_its_traceback():
     made = record("failed")
     try:
