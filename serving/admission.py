@@ -114,7 +114,11 @@ class Admission:
         # The outermost edge: whatever it is, it is counted, logged and answered in one form.
         except Exception as caught:
             error = caught
-        return protocol.refuse(error, request, self.service)
+        try:
+            return protocol.refuse(error, request, self.service)
+        finally:
+            # Its traceback holds this frame: a circle that would keep the request's model in memory.
+            del error
 
     def enter(self, request: Request, scope: KeyScope) -> None:
         """Let a request through the gate; it must `leave`.

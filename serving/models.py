@@ -19,6 +19,9 @@ Way = Arm | Literal["named", "alias", "fallback"]
 class Models:
     """Versions by model name, and the routing of each; the service's only list of them. Used on the event loop.
 
+    Attributes:
+        changes: How often anything that requests go by was changed.
+
     Args:
         chance: Gives points of [0, 1).
     """
@@ -27,6 +30,7 @@ class Models:
         self._versions: dict[str, dict[str | None, Deployment]] = {}
         self._routings: dict[str, Routing] = {}
         self._chance = chance
+        self.changes = 0
 
     def __iter__(self) -> Iterator[Deployment]:
         return (deployment for versions in self._versions.values() for deployment in versions.values())
@@ -44,6 +48,7 @@ class Models:
         versions = self._versions.setdefault(deployment.name, {})
         before = versions.get(deployment.version)
         versions[deployment.version] = deployment
+        self.changes += 1
         self._begin(deployment.name)
         return before
 
@@ -55,6 +60,7 @@ class Models:
         """
         deployment = self._loaded(name, version)
         del self._versions[name][version]
+        self.changes += 1
         if self._versions[name]:
             self._begin(name)
         else:
@@ -80,6 +86,7 @@ class Models:
         """Let requests go by a document from now on; every version that has a share is loaded."""
         self._of_name(routing.model)
         self._routings[routing.model] = routing
+        self.changes += 1
 
     def find(self, wanted: Wanted, *, key: str | None = None, admits: bool = True) -> tuple[Deployment, Way]:
         """The version that a request names, or the one that routing gives, and how it came to it.

@@ -240,7 +240,8 @@ class Service:
         try:
             found[0].check_room(deadline_s=deadline_s)
         except RequestError as error:
-            return *found, error
+            # Without its traceback, which would hold the frame of the caller, and that the error: a circle for each.
+            return *found, error.with_traceback(None)
         return None
 
     def _only(self, wanted: Wanted) -> tuple[Deployment, Way] | None:

@@ -168,20 +168,26 @@ def refuse(error: Exception, request: Request, service: Service) -> Answer:
     """Count and log an error, and answer with it."""
     status, _ = record_error(error, request, service)
     body = orjson.dumps({"error": error_body(error, request.id)})
-    return Answer(status, body, _headers(error, request))
+    return Answer(status, body, _headers(error, request.headers))
 
 
 def refuse_in_a_sentence(error: Exception, request: Request, service: Service) -> Answer:
     """Like `refuse`, in the form that clients of foreign protocols know: `{"error": "one sentence"}`."""
     record_error(error, request, service)
-    return in_a_sentence(error, request)
+    return in_a_sentence(error, request.headers, request.id)
 
 
-def in_a_sentence(error: Exception, request: Request) -> Answer:
-    """An error as `refuse_in_a_sentence` tells it; neither counted nor logged."""
+def in_a_sentence(error: Exception, given: Mapping[bytes, bytes], request_id: str = "") -> Answer:
+    """An error as `refuse_in_a_sentence` tells it; neither counted nor logged.
+
+    Args:
+        error: It.
+        given: Headers of the request.
+        request_id: Told with errors that nobody foresaw.
+    """
     status, code = status_of(error)
-    body = orjson.dumps({"error": error_body(error, request.id)["message"]})
-    return Answer(status, body, [(b"x-error-code", code.encode()), *_headers(error, request)])
+    body = orjson.dumps({"error": error_body(error, request_id)["message"]})
+    return Answer(status, body, [(b"x-error-code", code.encode()), *_headers(error, given)])
 
 
 def headers_of(engine: AnyEngine, stage_s: Mapping[str, float], total_s: float) -> list[tuple[bytes, bytes]]:
@@ -203,7 +209,7 @@ def _names(model: str, version: str | None, precision: str) -> tuple[tuple[bytes
     return (name, precise) if version is None else (name, precise, (b"x-model-version", version.encode()))
 
 
-def _headers(error: Exception, request: Request) -> list[tuple[bytes, bytes]]:
+def _headers(error: Exception, given: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     headers = []
     if isinstance(error, errors.NotReadyError | errors.ModelDownError | errors.ModelCrashedError):
         headers.append((b"retry-after", _RETRY_AFTER_S))
@@ -215,7 +221,7 @@ def _headers(error: Exception, request: Request) -> list[tuple[bytes, bytes]]:
         headers.append((b"www-authenticate", error.details["challenge"].encode()))
     if isinstance(error, errors.MethodError):
         headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
-    if b"expect" in request.headers:
+    if b"expect" in given:
         # The client waits for leave to send its body; without it, what follows on this connection is ambiguous.
         headers.append((b"connection", b"close"))
     return headers

@@ -1,9 +1,11 @@
 """What there is no room for is refused without its body, as the long way refuses it."""
 
+import gc
 import itertools
 import json
 import ssl
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -277,3 +279,65 @@ def test_with_room_again_it_is_answered(bundle):
 
 def _iso(at_s):
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s)) + f".{int(at_s % 1 * 1000):03d}+00:00"
+
+
+def faster(service, deployment):
+    deployment.batcher.room.pace = Pace()
+    deployment.batcher.room.pace.record(1, 1e-4)
+
+
+def with_room(service, deployment):
+    deployment.batcher.room.rows = 0
+
+
+def left_alone(service, deployment):
+    while not deployment.breaker.is_open:
+        deployment.breaker.record(failed=True)
+
+
+def draining(service, deployment):
+    service.status = "draining"
+
+
+def unloaded(service, deployment):
+    service.models.take(deployment.name, deployment.version)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"), [(faster, 200), (with_room, 200), (left_alone, 503), (draining, 503), (unloaded, 404)]
+)
+async def test_what_one_was_told_holds_for_the_next_until_something_changes(bundle, change, status):
+    async with connection(bundle, timeout_ms=TIMEOUT_MS) as (protocol, transport, path):
+        overload(path)
+        (deployment,) = path.service.models
+        for _ in range(2):
+            protocol.data_received(request(rows(1)))
+        change(path.service, deployment)
+        protocol.data_received(request(rows(1)))
+        await until(lambda: transport.written.count(b"HTTP/1.1 ") == 3)
+
+    assert [int(answer[:3]) for answer in transport.written.split(b"HTTP/1.1 ")[1:]] == [504, 504, status]
+
+
+@pytest.fixture
+def uncollected():
+    """No circle of objects leaves memory."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("headers", [(), (LONG_WAY,)], ids=["fast", "long"])
+async def test_a_version_that_was_refused_for_is_not_held_in_memory(bundle, headers):
+    async with connection(bundle, timeout_ms=TIMEOUT_MS) as (protocol, transport, path):
+        overload(path)
+        protocol.data_received(request(rows(1), *headers))
+        await until(lambda: transport.written)
+        (deployment,) = path.service.models
+        path.service.models.take(deployment.name, deployment.version)
+        await deployment.close()
+        gone = weakref.ref(deployment)
+        del deployment
+        await until(lambda: gone() is None)
