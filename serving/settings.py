@@ -208,12 +208,12 @@ def _unknown_names(environ: Mapping[str, str]) -> list[str]:
     known = [variable_of(name) for name in ServingSettings.model_fields]
     problems = []
     for name, value in environ.items():
-        rest = name.removeprefix(PREFIX)
-        if rest == name or name in known or _INJECTED_NAME.fullmatch(rest):
+        # Small letters would be heeded, too, and contradict capitals unseen.
+        if not name.upper().startswith(PREFIX) or name in known or _INJECTED_NAME.fullmatch(name.removeprefix(PREFIX)):
             continue
         if name.endswith("_PORT") and _INJECTED_VALUE.fullmatch(value):
             continue
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)
         problems.append(f"{name}: unknown setting. Did you mean {close[0]}?")
     return problems
 

@@ -105,8 +105,13 @@ class TensorFlowServingRoutes:
         if not of_name or wanted.version is not None or wanted.alias is not None:
             of_name = [_resolved(wanted, self._service.look_up)]
         request.deployment = of_name[0]
-        state = {"ready": "AVAILABLE", "loading": "LOADING", "draining": "UNLOADING"}[self._service.status]
-        return Answer(200, orjson.dumps(model_status([(one.version or _UNREGISTERED, state, "") for one in of_name])))
+        states = [(one.version or _UNREGISTERED, self._state(one), "") for one in of_name]
+        return Answer(200, orjson.dumps(model_status(states)))
+
+    def _state(self, deployment: Deployment) -> str:
+        # A process that ended is about to be there again.
+        status = "loading" if self._service.status == "ready" and not deployment.is_up else self._service.status
+        return {"ready": "AVAILABLE", "loading": "LOADING", "draining": "UNLOADING"}[status]
 
 
 def _resolved(wanted: Wanted, find: Find) -> Deployment:

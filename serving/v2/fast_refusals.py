@@ -16,7 +16,7 @@ from serving.errors import RequestError
 from serving.gate import Gate
 from serving.models import Way
 from serving.request import Request, next_id
-from serving.routes.answers import Refused, count_error, in_a_sentence, log_refused
+from serving.routes.answers import Answer, Refused, count_error, in_a_sentence, log_refused
 from serving.service import ROUTED, Service
 from serving.v2.plain_heads import Head
 from serving.wanted import Wanted
@@ -41,9 +41,7 @@ class _Standing:
     deployment: Deployment
     way: Way
     error: RequestError
-    status: int
-    headers: Sequence[tuple[bytes, bytes]]
-    body: bytes
+    answer: Answer
     rows: int
     bytes: int
     batch_s: float
@@ -99,14 +97,15 @@ class FastRefusals:
         request = Request(
             head.id or next_id(), "POST", head.path, head.headers, b"", came_s, deployment, is_routed, caller=caller
         )
-        headers = [*found.headers, (b"x-request-id", request.id.encode())]
-        connection.answer(found.status, headers, found.body, unread=unread)
+        answer = found.answer
+        headers = [*answer.headers, (b"x-request-id", request.id.encode())]
+        connection.answer(answer.status, headers, answer.body, unread=unread)
         latency_s = time.monotonic() - came_s
         count_error(found.error, request, service)
         service.metrics.record_routed(**deployment.labels, arm=found.way)
         service.metrics.record_request(
             **deployment.labels,
-            code=found.status,
+            code=answer.status,
             latency_s=latency_s,
             protocol="v2",
             stage_s=request.stage_s,
@@ -124,16 +123,10 @@ class FastRefusals:
             return None
         deployment, way, error = found
         answer = in_a_sentence(error, head.headers)
-        headers = (
-            (b"content-type", answer.media),
-            (b"content-length", str(len(answer.body)).encode()),
-            *answer.headers,
-        )
-        room = deployment.batcher.room
-        standing = self._standing[head.wanted] = _Standing(
-            deployment, way, error, answer.status, headers, answer.body,
-            room.rows, room.bytes, room.pace.batch_s, service.models.changes,
-        )  # fmt: skip
+        answer.headers += ((b"content-type", answer.media), (b"content-length", str(len(answer.body)).encode()))
+        room, changes = deployment.batcher.room, service.models.changes
+        standing = _Standing(deployment, way, error, answer, room.rows, room.bytes, room.pace.batch_s, changes)
+        self._standing[head.wanted] = standing
         return standing
 
     def write_log(self) -> None:

@@ -156,12 +156,14 @@ def test_a_hang_costs_one_batch_and_other_models_go_on_meanwhile(server, slow):
         failed = ask(server, "slow")
         ended_s, ready = time.monotonic(), httpx.get(f"http://127.0.0.1:{server.port}/v2/models/slow/ready")
         listed = httpx.post(f"http://127.0.0.1:{server.port}/v2/repository/index").json()
+        (status,) = httpx.get(f"http://127.0.0.1:{server.port}/v1/models/slow").json()["model_version_status"]
         slow.run_timeout_s = PATIENCE_S
         wait_for(lambda: comes_back(server))
 
     assert (failed.status_code, failed.json()["error"]["code"]) == (504, "run_timeout")
     assert (ready.status_code, ready.json()) == (503, {"name": "slow", "ready": False})
     assert {one["name"]: one["state"] for one in listed} == {"fast": "READY", "slow": "UNAVAILABLE"}
+    assert status["state"] == "LOADING"
     assert {status for _, status in load.answers} == {200}
     assert sum(began_s < when < ended_s for when, _ in load.answers) > 3
 

@@ -58,6 +58,8 @@ def test_an_empty_value_counts_as_unset(monkeypatch):
         ("TFPIPE_SERVING_MAX_BATCHSIZE", "TFPIPE_SERVING_MAX_BATCH_SIZE"),
         ("TFPIPE_SERVING_MODLE", "TFPIPE_SERVING_MODEL"),
         ("TFPIPE_SERVING_", "TFPIPE_SERVING_"),
+        ("tfpipe_serving_port", "TFPIPE_SERVING_PORT"),
+        ("Tfpipe_Serving_Prot", "TFPIPE_SERVING_PORT"),
     ],
 )
 def test_an_unknown_setting_is_refused_with_the_nearest_name(monkeypatch, name, nearest):
