@@ -111,6 +111,7 @@ class FastRefusals:
             stage_s=request.stage_s,
             is_routed=is_routed,
         )
+        self._standing[head.wanted] = found
         if not self._unlogged:
             asyncio.get_running_loop().call_later(_LOG_EVERY_S, self.write_log)
         self._unlogged.append(Refused(found.error, request, time.time(), latency_s))
@@ -125,9 +126,7 @@ class FastRefusals:
         answer = in_a_sentence(error, head.headers)
         answer.headers += ((b"content-type", answer.media), (b"content-length", str(len(answer.body)).encode()))
         room, changes = deployment.batcher.room, service.models.changes
-        standing = _Standing(deployment, way, error, answer, room.rows, room.bytes, room.pace.batch_s, changes)
-        self._standing[head.wanted] = standing
-        return standing
+        return _Standing(deployment, way, error, answer, room.rows, room.bytes, room.pace.batch_s, changes)
 
     def write_log(self) -> None:
         """Log what was refused since the last time, a line each."""

@@ -329,9 +329,14 @@ def uncollected():
 
 
 @pytest.mark.usefixtures("uncollected")
-@pytest.mark.parametrize("headers", [(), (LONG_WAY,)], ids=["fast", "long"])
-async def test_a_version_that_was_refused_for_is_not_held_in_memory(bundle, headers):
-    async with connection(bundle, timeout_ms=TIMEOUT_MS) as (protocol, transport, path):
+@pytest.mark.parametrize(
+    ("headers", "needs_key"), [((), False), ((LONG_WAY,), False), ((), True)], ids=["fast", "long", "stranger"]
+)
+async def test_a_version_that_was_refused_for_is_not_held_in_memory(bundle, tmp_path, headers, needs_key):
+    changes = {"api_keys_file": tmp_path / "keys.json"} if needs_key else {}
+    if needs_key:
+        create_key(tmp_path / "keys.json", {"name": "reader", "scopes": ["predict"]})
+    async with connection(bundle, timeout_ms=TIMEOUT_MS, **changes) as (protocol, transport, path):
         overload(path)
         protocol.data_received(request(rows(1), *headers))
         await until(lambda: transport.written)
