@@ -21,6 +21,8 @@ _Timed = tuple[Sequence[Result], float]
 _QUICK_S = 0.0005
 # Of a model of which fewer are so quick, batches are better left to form.
 _QUICK_ROWS = 8
+# Nor may some take so long, whatever is usual, that the average is as much: all requests would wait for each.
+_QUICK_AVERAGE_S = 0.005
 # A batch that takes so many times what batches take, and longer than the least, gives its slot back early: other models
 # must go on where it hangs.
 _OVERDUE_TIMES, _OVERDUE_LEAST_S = 2.0, 0.5
@@ -119,7 +121,8 @@ class Batcher(Generic[Content, Result]):
         pace = self.room.pace
         return (
             self._may_run_here
-            and 0.0 < min(pace.batch_s, pace.row_s * _QUICK_ROWS) < _QUICK_S
+            and 0.0 < min(pace.usual_batch_s, pace.usual_row_s * _QUICK_ROWS) < _QUICK_S
+            and pace.batch_s < _QUICK_AVERAGE_S
             and bool(self._free)
             and not self.queue.rows
             and not self._is_closed
@@ -129,7 +132,7 @@ class Batcher(Generic[Content, Result]):
     @property
     def quick_rows(self) -> int:
         """Rows of a batch that is quick, where `is_quick`."""
-        return max(min(self.room.limits.max_batch_size, int(_QUICK_S / self.room.pace.row_s)), 1)
+        return max(min(self.room.limits.max_batch_size, int(_QUICK_S / self.room.pace.usual_row_s)), 1)
 
     def run_now(self, contents: Sequence[Content], *, rows: int) -> Sequence[Result] | None:
         """Run a batch at once; None where it is not quick.
@@ -179,7 +182,8 @@ class Batcher(Generic[Content, Result]):
         started_s = self._clock()
         contents = [block.content for block in batch.blocks]
         end = partial(self._end, run, batch, started_s)
-        if self._may_run_here and 0.0 < self.room.pace.batch_s < _QUICK_S:
+        pace = self.room.pace
+        if self._may_run_here and 0.0 < pace.usual_batch_s < _QUICK_S and pace.batch_s < _QUICK_AVERAGE_S:
             end(_run_here(run, contents))
             return
         future = asyncio.wrap_future(self._executor.submit(_timed, run, contents))

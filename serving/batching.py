@@ -17,6 +17,8 @@ Reason = Literal["full", "window", "free"]
 
 # Weight of the newest batch in what a batch is expected to take.
 _NEWEST = 0.2
+# So many of the newest batches are what is usual.
+_USUAL = 9
 
 
 @dataclass(frozen=True)
@@ -181,13 +183,19 @@ class Pace:
         row_s: Seconds of a row of a batch.
         turn_s: Seconds by which a row keeps those behind it waiting: with what is between batches, less where several
             run side by side.
+        usual_batch_s: Median seconds of the newest batches. Where something else has the core for a moment, one batch
+            takes a hundred times as long, and the average says so for many more.
+        usual_row_s: Likewise, of a row of a batch.
         by_rows: Batches of each number of rows, and the seconds of all of them.
     """
 
     batch_s: float = 0.0
     row_s: float = 0.0
     turn_s: float = 0.0
+    usual_batch_s: float = 0.0
+    usual_row_s: float = 0.0
     by_rows: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _newest: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_USUAL))
 
     def record(self, rows: int, seconds: float, turn_s: float | None = None) -> None:
         """Learn from one batch.
@@ -200,6 +208,10 @@ class Pace:
         turn_s = seconds if turn_s is None else turn_s
         count, total_s = self.by_rows.get(rows, (0, 0.0))
         self.by_rows[rows] = count + 1, total_s + seconds
+        self._newest.append((seconds, seconds / rows))
+        middle = len(self._newest) // 2
+        self.usual_batch_s = sorted([batch_s for batch_s, _ in self._newest])[middle]
+        self.usual_row_s = sorted([row_s for _, row_s in self._newest])[middle]
         if self.batch_s == 0.0:
             self.batch_s, self.row_s, self.turn_s = seconds, seconds / rows, turn_s / rows
             return

@@ -329,3 +329,29 @@ def test_a_model_that_is_slow_is_not_quick():
     batcher.room.pace.record(1, 6e-4)
 
     assert not batcher.is_quick
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        # Something else had the core once, or again and again.
+        ([1e-4] * 5 + [0.02], True),
+        ([1e-4, 0.003] * 5 + [1e-4], True),
+        # It is as slow as that now.
+        ([1e-4] * 20 + [6e-4] * 5, False),
+        # Some are slow because of what they hold, and all would wait for them.
+        ([1e-4, 1e-4, 1e-4, 0.2] * 5, False),
+        ([0.2] + [1e-4] * 30, True),
+    ],
+)
+async def test_a_model_is_quick_by_what_is_usual(seconds, expected):
+    batcher = batcher_of(Doubling())
+    for one in seconds:
+        batcher.room.pace.record(1, one)
+
+    assert batcher.is_quick == expected
+    threads = []
+    other = batcher_of(lambda contents: threads.append(threading.get_ident()) or contents)
+    other.room.pace = batcher.room.pace
+    await asyncio.gather(*submit(other, 1))
+    assert (threads == [threading.get_ident()]) == expected
