@@ -31,6 +31,8 @@ class Models:
         self._routings: dict[str, Routing] = {}
         self._chance = chance
         self.changes = 0
+        # Since the last of them.
+        self._known: dict[Wanted, tuple[Deployment, Way] | None] = {}
 
     def __iter__(self) -> Iterator[Deployment]:
         return (deployment for versions in self._versions.values() for deployment in versions.values())
@@ -48,7 +50,7 @@ class Models:
         versions = self._versions.setdefault(deployment.name, {})
         before = versions.get(deployment.version)
         versions[deployment.version] = deployment
-        self.changes += 1
+        self._change()
         self._begin(deployment.name)
         return before
 
@@ -60,7 +62,7 @@ class Models:
         """
         deployment = self._loaded(name, version)
         del self._versions[name][version]
-        self.changes += 1
+        self._change()
         if self._versions[name]:
             self._begin(name)
         else:
@@ -86,7 +88,7 @@ class Models:
         """Let requests go by a document from now on; every version that has a share is loaded."""
         self._of_name(routing.model)
         self._routings[routing.model] = routing
-        self.changes += 1
+        self._change()
 
     def find(self, wanted: Wanted, *, key: str | None = None, admits: bool = True) -> tuple[Deployment, Way]:
         """The version that a request names, or the one that routing gives, and how it came to it.
@@ -132,7 +134,9 @@ class Models:
         Raises:
             UnknownModelError: See `find`.
         """
-        return self.find(wanted, admits=False) if self._split(wanted) is None else None
+        if wanted not in self._known:
+            self._known[wanted] = self.find(wanted, admits=False) if self._split(wanted) is None else None
+        return self._known[wanted]
 
     def may_go_by_key(self, wanted: Wanted) -> bool:
         """Whether the version that answers hangs on a routing key."""
@@ -148,6 +152,10 @@ class Models:
             (name,) = self._routings
         routing = self._routings.get(name) if name is not None else None
         return routing if routing is not None and len(routing.slices) > 1 else None
+
+    def _change(self) -> None:
+        self.changes += 1
+        self._known.clear()
 
     def _begin(self, name: str) -> None:
         """Until a document is given, the champion among the versions answers, else the first."""

@@ -46,9 +46,9 @@ class Listener:
             self._task.cancel()
 
     async def _listen(self, call: Callable[[], None]) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        call()
+        # After the body nothing else comes.
+        if (await self._receive())["type"] == "http.disconnect":
+            call()
 
 
 class Patience:
