@@ -15,7 +15,6 @@ from starlette.types import Scope
 import tfpipe
 from serving.admission import Admission, Protocol
 from serving.cpus import threads_of_sessions, usable_cores
-from serving.deployment import AnyEngine
 from serving.drift import open_drift
 from serving.engine import Engine
 from serving.errors import MethodError, UnknownPathError
@@ -38,6 +37,7 @@ from serving.routes.open_inference import OpenInferenceRoutes
 from serving.routes.operations import operations
 from serving.routes.predict import PredictRoutes
 from serving.routes.tensorflow_serving import TensorFlowServingRoutes
+from serving.runs import AnyEngine
 from serving.schemas import components, inference_paths, security_schemes
 from serving.selection import Candidate, candidates, open_first
 from serving.service import Service

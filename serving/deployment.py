@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -15,19 +15,15 @@ from serving.batcher import Batcher, Done, Observer
 from serving.batching import Limits, Reason
 from serving.breaker import Breaker
 from serving.engine import Answered, Engine, Input, Row
-from serving.errors import InvalidRequestError
 from serving.gpu_memory import batch_bytes
 from serving.guard import guarded
+from serving.runs import AnyEngine, Rows, row_runs, tensor_runs
 from serving.shadow import Shadow
 from serving.slots import Slots
 from serving.tensor_engine import TensorEngine
-from tfpipe.core.errors import InferenceError, TfpipeError
+from tfpipe.core.errors import TfpipeError
 from tfpipe.core.signature import Array
 from tfpipe.inference.interface import Prepared
-
-AnyEngine: TypeAlias = Engine | TensorEngine
-Content = TypeVar("Content")
-Result = TypeVar("Result")
 
 # Arrays and texts so small are prepared in the event loop: a thread would cost more. Files never are: a few bytes may
 # hold a picture that takes a second.
@@ -63,14 +59,6 @@ class Outcome:
                 raise row
             answered.append(row)
         return answered
-
-
-@dataclass(slots=True)
-class _Rows:
-    rows: Sequence[Array]
-    features: bool
-    # Whether the client made them: preprocessing makes none that the model may fail on.
-    are_own: bool = False
 
 
 class Counts:
@@ -139,7 +127,7 @@ class Deployment:
         )
         self._max_batch_size = limits.max_batch_size
         run: Callable[[Sequence[Any]], Sequence[Any]] = (
-            _tensor_runs(engine) if isinstance(engine, TensorEngine) else _row_runs(engine)
+            tensor_runs(engine) if isinstance(engine, TensorEngine) else row_runs(engine)
         )
         self.counts = Counts(observer)
         sessions = engine.sessions
@@ -191,7 +179,7 @@ class Deployment:
         Raises:
             Exception: What the session raised.
         """
-        contents = [_Rows(some, features=False, are_own=True) for some in rows]
+        contents = [Rows(some, features=False, are_own=True) for some in rows]
         return self.batcher.run_now(contents, rows=sum([len(some) for some in rows]))
 
     def check_room(self, *, deadline_s: float) -> None:
@@ -337,7 +325,7 @@ class Deployment:
 
         async def run(length: int, some: list[Array]) -> list[Row | Exception]:
             done: Done[list[Row | Exception]] = await self.batcher.run(
-                _Rows(some, features, are_own), rows=len(some), bucket=(length, features), deadline_s=deadline_s
+                Rows(some, features, are_own), rows=len(some), bucket=(length, features), deadline_s=deadline_s
             )
             stage_s["queue"] = max(stage_s.get("queue", 0.0), done.queue_s)
             stage_s["run"] = stage_s.get("run", 0.0) + done.run_s
@@ -403,60 +391,6 @@ def _answered(prepared: Prepared, rows: Sequence[Row | Exception]) -> Answered |
             return row
         answered.append(row)
     return Answered(prepared, tuple(answered))
-
-
-def _row_runs(engine: Engine) -> Callable[[Sequence[_Rows]], list[list[Row | Exception]]]:
-    def run(contents: Sequence[_Rows]) -> list[list[Row | Exception]]:
-        features = contents[0].features
-        rows = [row for content in contents for row in content.rows]
-        given = iter(_bisected(lambda some: engine.run(some, features=features), rows))
-        parted = [[next(given) for _ in content.rows] for content in contents]
-        return [
-            _blamed(engine, some) if content.are_own else some for content, some in zip(contents, parted, strict=True)
-        ]
-
-    return run
-
-
-def _tensor_runs(engine: TensorEngine) -> Callable[[Sequence[Mapping[str, Array]]], Sequence[Any]]:
-    def together(some: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
-        if len(some) == 1:
-            return [engine.run(some[0])]
-        answered = engine.run({name: np.concatenate([feeds[name] for feeds in some]) for name in some[0]})
-        ends = np.cumsum([len(next(iter(feeds.values()))) for feeds in some])[:-1]
-        parts = {name: np.split(array, ends) for name, array in answered.items()}
-        return [{name: parts[name][index] for name in parts} for index in range(len(some))]
-
-    return lambda contents: _blamed(engine, _bisected(together, contents))
-
-
-def _bisected(
-    run: Callable[[Sequence[Content]], Sequence[Result]], contents: Sequence[Content]
-) -> list[Result | Exception]:
-    """Run contents together; where that fails, each half, until those that fail stand alone."""
-    try:
-        return list(run(contents))
-    except (InferenceError, MemoryError) as error:
-        if len(contents) == 1:
-            return [error]
-    middle = len(contents) // 2
-    return [*_bisected(run, contents[:middle]), *_bisected(run, contents[middle:])]
-
-
-def _blamed(engine: AnyEngine, results: list[Result | Exception]) -> list[Result | Exception]:
-    """Call failures the doing of inputs that a client made, where a golden sample is answered right after them."""
-    if not any(isinstance(one, InferenceError) for one in results) or not engine.is_well():
-        return results
-    return [_refused(one) if isinstance(one, InferenceError) else one for one in results]
-
-
-def _refused(error: InferenceError) -> InvalidRequestError:
-    said = " ".join(str(error).split())
-    # Of ONNX Runtime's sentences the last is about the numbers.
-    reason = said.partition("Status Message: ")[2] or said
-    return InvalidRequestError(
-        f"inputs: expected numbers that the model can compute, received some on which it fails: {reason}"
-    )
 
 
 def _longest(engine: AnyEngine) -> int:

@@ -5,10 +5,10 @@ import math
 import urllib.parse
 from collections.abc import Mapping
 
-from serving.deployment import AnyEngine
 from serving.errors import InvalidRequestError
 from serving.json_values import shown
 from serving.request import Request
+from serving.runs import AnyEngine
 from serving.wanted import Wanted
 
 # In a body; the header X-Routing-Key means the same.

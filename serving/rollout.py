@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from serving.deployment import AnyEngine, Deployment
+from serving.deployment import Deployment
 from serving.errors import ConflictError, NotReadyError
 from serving.models import UNREGISTERED
+from serving.runs import AnyEngine
 from serving.service import Service, in_daemon_thread
 from serving.shadow import Comparison, Shadow
 from tfpipe.core.errors import RoutingConflictError, TfpipeError

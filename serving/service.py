@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from serving.answer_cache import AnswerCache
 from serving.batching import Limits
 from serving.cpus import threads_of_sessions, usable_cores
-from serving.deployment import AnyEngine, Deployment
+from serving.deployment import Deployment
 from serving.drift import DriftWatch
 from serving.engine import Answered
 from serving.errors import NotReadyError, RequestError
@@ -21,6 +21,7 @@ from serving.gpu_memory import GPU_PROVIDERS, GpuMemory
 from serving.metrics import Metrics, ModelReading
 from serving.models import Models, Way
 from serving.request import Request
+from serving.runs import AnyEngine
 from serving.sessions import Isolation
 from serving.settings import ServingSettings
 from serving.slots import Slots

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.deployment import AnyEngine
 from serving.errors import UnknownModelError
+from serving.runs import AnyEngine
 from serving.settings import ServingSettings
 from serving.source import SCHEME, ServedBundle, entries, fetch_bundle, open_default_registry
 from tfpipe.core.errors import RegistryError

@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 
 from serving import errors
-from serving.deployment import AnyEngine
 from serving.logs import iso
 from serving.request import Request
+from serving.runs import AnyEngine
 from serving.service import Service
 from tfpipe.core.errors import DecodeError, InferenceError, TrackingError
 

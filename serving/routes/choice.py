@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from serving.deployment import AnyEngine, Deployment
+from serving.deployment import Deployment
 from serving.parameters import agreed_key, routing_key
 from serving.request import Request
+from serving.runs import AnyEngine
 from serving.service import Service
 from serving.wanted import Wanted
 

@@ -7,7 +7,6 @@ from typing import TypeVar
 from starlette.types import Receive
 
 from serving.bodies import Body
-from serving.deployment import AnyEngine
 from serving.encodings import decoded, encoded, encoding_headers
 from serving.errors import DeadlineError, MethodError
 from serving.parameters import timeout_s
@@ -15,6 +14,7 @@ from serving.patience import Listener, Patience
 from serving.request import Request
 from serving.routes.answers import Answer, headers_of
 from serving.routes.choice import Choice
+from serving.runs import AnyEngine
 from serving.service import Service
 
 # What is larger is taken apart, packed or unpacked in a thread, so that other requests go on meanwhile.

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from starlette.types import Receive
 
-from serving.deployment import AnyEngine, Outcome
+from serving.deployment import Outcome
 from serving.engine import Answered, Engine
 from serving.errors import MethodError, RowsFailedError, UnknownPathError
 from serving.feedback import Given
@@ -17,6 +17,7 @@ from serving.routes.answers import Answer, error_body, headers_of, record_error,
 from serving.routes.choice import Choice
 from serving.routes.inference import Asked
 from serving.routes.inputs import FORM_FIELDS, check_media, read_posted
+from serving.runs import AnyEngine
 from serving.service import Service
 from serving.shadow import decision_of
 from serving.tensor_engine import TensorEngine

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 import orjson
 from starlette.types import Receive
 
-from serving.deployment import AnyEngine, Deployment
+from serving.deployment import Deployment
 from serving.errors import InvalidRequestError, UnknownModelError, UnknownPathError
 from serving.request import Request
 from serving.routes.answers import Answer
 from serving.routes.choice import Choice, Find
 from serving.routes.inference import Asked, check_method
+from serving.runs import AnyEngine
 from serving.service import Service
 from serving.tensor_engine import TensorEngine
 from serving.tfserving.answers import (

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.batching import Limits, Reason
-from serving.deployment import AnyEngine, Deployment, Outcome
+from serving.deployment import Deployment, Outcome
 from serving.engine import Input
 from serving.routes.predict import answer_of
+from serving.runs import AnyEngine
 from serving.slots import Slots
 
 
