@@ -27,7 +27,7 @@ def asked(service):
 
 @pytest.mark.parametrize(("size", "is_beside"), [(0, False), (SMALL_BYTES, False), (SMALL_BYTES + 1, True)])
 def test_its_size_says_where(service, size, is_beside):
-    where = asyncio.run(asked(service).work(bytes(size), threading.get_ident))
+    where = asyncio.run(asked(service).work(size, threading.get_ident))
 
     assert (where != threading.get_ident()) == is_beside
 
@@ -36,10 +36,10 @@ def test_while_one_is_taken_apart_others_go_on(service):
     other_is_answered = threading.Event()
 
     async def ask():
-        large = asyncio.create_task(asked(service).work(bytes(2**20), lambda: other_is_answered.wait(PATIENCE_S)))
+        large = asyncio.create_task(asked(service).work(2**20, lambda: other_is_answered.wait(PATIENCE_S)))
         # The other comes after it.
         await asyncio.sleep(0)
-        await asked(service).work(b"small", other_is_answered.set)
+        await asked(service).work(5, other_is_answered.set)
         return await large
 
     assert asyncio.run(ask()), "expected the small body to be answered while the large one was taken apart"
