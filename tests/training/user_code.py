@@ -146,6 +146,13 @@ class StopAt(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class TakesItsTime(keras.callbacks.Callback):
+    """Lets each epoch take so many seconds more as the environment says; as data do that come from afar."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        time.sleep(float(os.environ["EPOCH_S"]))
+
+
 class Insists(keras.callbacks.Callback):
     """Asks the run to stop, and again before it could, where the environment says so; as somebody without patience."""
 
