@@ -31,7 +31,7 @@ NOT_MADE = {"TfpipeGpuMemoryLow": "there is no GPU"}
 # Nobody has a quarter of an hour here. Other waits are left out as well.
 SOONER = {"TfpipeTrainingStalled": ("> 900", "> 1")}
 # A machine that has other things to do starts six processes in its own time.
-PATIENT_S = 180.0
+PATIENT_S = 300.0
 # These come once everything has been taken away.
 LAST = {"TfpipeNoReplicaReady", "TfpipeTargetDown", "TfpipeAlertmanagerDown"}
 

@@ -159,7 +159,7 @@ def test_a_run_goes_on_without_a_frozen_worker_and_with_one_that_comes_later(tmp
     slow = ["tests.training.user_code:TakesItsTime"]
     config = write_config(tmp_path, data, elastic=True, elastic_commit_steps=4, stall_s=5.0, callbacks=slow)
     # On a busy machine TensorFlow's import alone may take a minute.
-    job = ElasticJob(tmp_path, config, workers=3, HOROVOD_GLOO_TIMEOUT_SECONDS="180", EPOCH_S="0.7")
+    job = ElasticJob(tmp_path, config, workers=3, HOROVOD_GLOO_TIMEOUT_SECONDS="120", EPOCH_S="0.7")
     try:
         lose_one(job, tmp_path, signal.SIGSTOP, 1, moments)
         job.offer(4)
