@@ -120,9 +120,7 @@ class Batcher(Generic[Content, Result]):
         """Whether blocks can run at once, in less time than the way to a thread takes, and keep nobody waiting."""
         pace = self.room.pace
         return (
-            self._may_run_here
-            and 0.0 < min(pace.usual_batch_s, pace.usual_row_s * _QUICK_ROWS) < _QUICK_S
-            and pace.batch_s < _QUICK_AVERAGE_S
+            self._may_run_at_once(min(pace.usual_batch_s, pace.usual_row_s * _QUICK_ROWS))
             and bool(self._free)
             and not self.queue.rows
             and not self._is_closed
@@ -177,13 +175,15 @@ class Batcher(Generic[Content, Result]):
             now_s = self._clock()
         self._wait_for_window()
 
+    def _may_run_at_once(self, usual_s: float) -> bool:
+        return self._may_run_here and 0.0 < usual_s < _QUICK_S and self.room.pace.batch_s < _QUICK_AVERAGE_S
+
     def _start(self, run: Run[Content, Result], batch: Batch[Content]) -> None:
         self._observer.batch(batch.rows, batch.reason)
         started_s = self._clock()
         contents = [block.content for block in batch.blocks]
         end = partial(self._end, run, batch, started_s)
-        pace = self.room.pace
-        if self._may_run_here and 0.0 < pace.usual_batch_s < _QUICK_S and pace.batch_s < _QUICK_AVERAGE_S:
+        if self._may_run_at_once(self.room.pace.usual_batch_s):
             end(_run_here(run, contents))
             return
         future = asyncio.wrap_future(self._executor.submit(_timed, run, contents))
