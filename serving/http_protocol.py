@@ -98,7 +98,6 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._when_gone is not None:
             self._when_gone()
-            self._when_gone = None
 
     def on_message_begin(self) -> None:
         """The first byte of a head."""

@@ -7,33 +7,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from serving.http_protocol import bounded_http, client_of
+from tests.serving.transports import Transport
 
 LARGE = b"a" * 100_000
-
-
-class Transport(asyncio.Transport):
-    """Whose reading can be seen to be paused."""
-
-    is_reading, closing = True, False
-
-    def __init__(self):
-        super().__init__()
-        self.written = b""
-
-    def pause_reading(self):
-        self.is_reading = False
-
-    def resume_reading(self):
-        self.is_reading = True
-
-    def write(self, data):
-        self.written += data
-
-    def is_closing(self):
-        return self.closing
-
-    def close(self):
-        self.closing = True
 
 
 class App:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 
 import numpy as np
 import uvicorn
@@ -17,6 +18,7 @@ from serving.limits import KeyLimits
 from serving.v2.fast_path import FastPath
 from tests.serving.bundles import SIDE
 from tests.serving.servers import app_of
+from tests.serving.transports import Transport
 
 PATH = "/v2/models/colours/infer"
 # Changes nothing, but is not known to.
@@ -31,12 +33,20 @@ class Counting(FastPath):
 
     def __init__(self, service, gate):
         super().__init__(service, gate)
-        self.service, self.taken = service, 0
+        self.service, self._taken = service, 0
+        # An answer may be at its client before it is counted here.
+        self._lock = threading.RLock()
 
     def take(self, connection, data):
-        is_taken = super().take(connection, data)
-        self.taken += is_taken
+        with self._lock:
+            is_taken = super().take(connection, data)
+            self._taken += is_taken
         return is_taken
+
+    @property
+    def taken(self):
+        with self._lock:
+            return self._taken
 
 
 def make_quick(app):
@@ -96,28 +106,6 @@ def exchange(server, *requests):
     with connected(server) as client:
         client.sendall(b"".join(requests))
         return answers(client, len(requests))
-
-
-class Transport(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self):
-        super().__init__()
-        self.written, self.is_closed = b"", False
-
-    def write(self, data):
-        self.written += data
-
-    def is_closing(self):
-        return self.is_closed
-
-    def close(self):
-        self.is_closed = True
-
-    def pause_reading(self):
-        pass
-
-    resume_reading = pause_reading
 
 
 @contextlib.asynccontextmanager

@@ -283,7 +283,8 @@ def _iso(at_s):
 
 def faster(service, deployment):
     deployment.batcher.room.pace = Pace()
-    deployment.batcher.room.pace.record(1, 1e-4)
+    # Not so fast that it would be run at once.
+    deployment.batcher.room.pace.record(1, TIMEOUT_MS / 1000 / 2 / deployment.batcher.room.rows)
 
 
 def with_room(service, deployment):
@@ -317,6 +318,18 @@ async def test_what_one_was_told_holds_for_the_next_until_something_changes(bund
         await until(lambda: transport.written.count(b"HTTP/1.1 ") == 3)
 
     assert [int(answer[:3]) for answer in transport.written.split(b"HTTP/1.1 ")[1:]] == [504, 504, status]
+
+
+async def test_what_a_full_queue_was_told_holds_until_bytes_leave(bundle):
+    async with connection(bundle, max_queue_bytes=2**20) as (protocol, transport, path):
+        overload(path, rows_before=1)
+        (deployment,) = path.service.models
+        for bytes_before in (2**20 + 1, 2**20 + 1, 0):
+            deployment.batcher.room.bytes = bytes_before
+            protocol.data_received(request(rows(1)))
+        await until(lambda: transport.written.count(b"HTTP/1.1 ") == 3)
+
+    assert [int(answer[:3]) for answer in transport.written.split(b"HTTP/1.1 ")[1:]] == [429, 429, 200]
 
 
 @pytest.fixture
