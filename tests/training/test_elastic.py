@@ -162,6 +162,9 @@ def test_a_run_goes_on_without_a_frozen_worker_and_with_one_that_comes_later(tmp
     job = ElasticJob(tmp_path, config, workers=3, HOROVOD_GLOO_TIMEOUT_SECONDS="120", EPOCH_S="0.7")
     try:
         lose_one(job, tmp_path, signal.SIGSTOP, 1, moments)
+        # Horovod tells of a new host once, and workers that are just coming together do not hear it.
+        done = epochs_done(tmp_path)
+        job.wait_for(lambda: epochs_done(tmp_path) > done + 1)
         job.offer(4)
         # It begins with three, and again with three.
         job.wait_for(lambda: job.output().count(" 3 worker(s)") == 2)
