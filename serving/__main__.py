@@ -35,6 +35,8 @@ _LINGER_S = 0.3
 _CLOSE_S = 1
 # Of the garbage collector: allocations between two looks at the youngest, and those between looks at the older.
 _GC_THRESHOLDS = (20_000, 20, 50)
+# New connections: under load a turn of the event loop takes milliseconds, and at one a turn many wait for seconds.
+_ACCEPTED_A_TURN = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The outermost edge.
     except Exception as error:
         return _tell(error)
+
+
+def several(listener: socket.socket) -> list[socket.socket]:
+    """A socket that listens, and copies of it: from each of them libuv accepts one connection a turn."""
+    return [listener, *(listener.dup() for _ in range(_ACCEPTED_A_TURN - 1))]
 
 
 def listen(host: str, port: int, setting: str = "port") -> socket.socket:
@@ -189,7 +196,7 @@ async def _run(server: uvicorn.Server, service: Service, listener: socket.socket
     host, port = listener.getsockname()[:2]
     url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     logger.info("listening", extra={"fields": {"url": url}})
-    await server.serve(sockets=[listener])
+    await server.serve(sockets=several(listener))
 
 
 if __name__ == "__main__":
