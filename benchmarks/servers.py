@@ -102,8 +102,11 @@ class Running:
 def contenders(asked: Asked) -> dict[str, Contender]:
     """tfpipe's service and the peers, by name; those of environments that are missing are made first.
 
+    Of the peers those alone that the variable PEERS names, between commas, where it is set.
+
     Raises:
         RuntimeError: An environment cannot be made.
+        SystemExit: PEERS names one that there is not.
     """
     for script in ("peers_env.sh", "triton_env.sh"):
         subprocess.run([f"scripts/{script}"], check=True)
@@ -148,7 +151,11 @@ def contenders(asked: Asked) -> dict[str, Contender]:
             _triton_environ(),
         ),
     ]
-    return {one.name: one for one in listed}
+    others = {one.name for one in listed} - {OURS}
+    chosen = set(os.environ["PEERS"].split(",")) if "PEERS" in os.environ else others
+    if unknown := sorted(chosen - others):
+        raise SystemExit(f"PEERS: expected some of {', '.join(sorted(others))}, received {', '.join(unknown)}.")
+    return {one.name: one for one in listed if one.name in {OURS, *chosen}}
 
 
 def tfpipe(asked: Asked, **settings: str) -> Contender:
