@@ -22,6 +22,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 
 from benchmarks.load import SERVER_CORE
 from tfpipe.bench.http_channel import render_request
@@ -97,6 +98,19 @@ class Running:
     pid: int
     requests: list[bytes]
     start_s: float
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Its processes stand still until the block ends: some compute while nobody asks them."""
+        process = psutil.Process(self.pid)
+        processes = [process, *process.children(recursive=True)]
+        for one in processes:
+            one.suspend()
+        try:
+            yield
+        finally:
+            for one in processes:
+                one.resume()
 
 
 def contenders(asked: Asked) -> dict[str, Contender]:

@@ -26,10 +26,13 @@ METRICS = (
         "tfpipe_latency_seconds", "histogram", (*_WHO, "stage"), "Seconds by stage of a request; total is all of it."
     ),
     Described(
+        "tfpipe_answer_latency_seconds", "histogram", _WHO, "Seconds of whole requests with a status below 400."
+    ),
+    Described(
         "tfpipe_latency_quantile_seconds",
         "gauge",
         (*_WHO, "quantile"),
-        "Quantiles of whole requests over the last minute, to 1 %.",
+        "Quantiles of whole requests with a status below 400 over the last minute, to 1 %.",
     ),
     Described("tfpipe_throughput_rps", "gauge", _WHO, "Requests per second over the last minute."),
     Described("tfpipe_batch_rows", "histogram", (), "Rows of one run of a model."),

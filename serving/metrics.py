@@ -30,8 +30,10 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99)
 # From a tiny model on an idle machine to the default deadline.
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-# Of the status codes of a version's own failures: a service that drains or is full says nothing of it.
-_FIRST_ERROR, _NOT_ITS_DOING = 500, 503
+# Of the status codes: good answers are below the first.
+_FIRST_REFUSAL, _FIRST_ERROR = 400, 500
+# A service that is full or drains says nothing of a version, and says it at once.
+_NOT_ITS_DOING = {429, 503}
 
 _GPU_READINGS = {
     "tfpipe_gpu_utilization_ratio": "utilization",
@@ -90,10 +92,11 @@ class Histogram:
 class _Version:
     """What is measured of requests to one version."""
 
-    __slots__ = ("recent", "stages")
+    __slots__ = ("answered", "recent", "stages")
 
     def __init__(self, recent: Recent) -> None:
         self.recent = recent
+        self.answered = Histogram(_LATENCY_BUCKETS_S)
         self.stages: dict[str, Histogram] = {}
 
     def observe(self, stage: str, seconds: float) -> None:
@@ -144,7 +147,7 @@ class Metrics(Collector):
         is_routed: bool = False,
     ) -> None:
         """Count one finished request and its latency, whatever its outcome, and the seconds of its stages."""
-        if is_routed and code != _NOT_ITS_DOING:
+        if is_routed and code not in _NOT_ITS_DOING:
             self._routed[model, version, "failed" if code >= _FIRST_ERROR else "answered"].observe(latency_s)
         self._requests[model, version, protocol, str(code)] += 1
         who = self._versions.get((model, version))
@@ -153,7 +156,11 @@ class Metrics(Collector):
         for stage, seconds in stage_s.items():
             who.observe(stage, seconds)
         who.observe("total", latency_s)
-        who.recent.add(latency_s)
+        # Refusals take no time: among them, the wait of the few that are answered would not be seen.
+        is_answered = code < _FIRST_REFUSAL
+        who.recent.add(latency_s if is_answered else None)
+        if is_answered:
+            who.answered.observe(latency_s)
 
     def record_error(self, *, model: str, version: str, kind: str) -> None:
         """Count one error by its code."""
@@ -246,6 +253,7 @@ class Metrics(Collector):
                 for who, version in list(self._versions.items())
                 for stage, histogram in list(version.stages.items())
             },
+            "tfpipe_answer_latency_seconds": {who: version.answered for who, version in list(self._versions.items())},
             "tfpipe_routed_latency_seconds": dict(self._routed),
             "tfpipe_batch_rows": {(): self._batch_rows},
         }

@@ -1,4 +1,4 @@
-"""Requests of the last minute: how many a second, and how long they took."""
+"""Requests of the last minute: how many a second, and how long those took that were answered well."""
 
 import math
 from collections import defaultdict, deque
@@ -8,6 +8,8 @@ WINDOW_S = 60.0
 # Buckets 2 % wide, so that a quantile is off by at most 1 %, in bounded memory at any rate.
 _LOG_WIDTH = math.log(1.02)
 _LEAST_S = 1e-6
+# Of those that were refused or failed.
+_NOT_ANSWERED = -1
 
 Clock = Callable[[], float]
 
@@ -26,12 +28,13 @@ class Recent:
         self._seconds: deque[tuple[int, defaultdict[int, int]]] = deque()
         self._newest, self._counts = -1, defaultdict[int, int](int)
 
-    def add(self, latency_s: float) -> None:
-        """Count a request that ended now."""
+    def add(self, latency_s: float | None) -> None:
+        """Count a request that ended now, and how long it took; None for one that was not answered well."""
         second = int(self._clock())
         if second != self._newest:
             self._turn(second)
-        self._counts[int(math.log(max(latency_s, _LEAST_S) / _LEAST_S) / _LOG_WIDTH)] += 1
+        bucket = _NOT_ANSWERED if latency_s is None else int(math.log(max(latency_s, _LEAST_S) / _LEAST_S) / _LOG_WIDTH)
+        self._counts[bucket] += 1
 
     def rate(self) -> float:
         """Requests per second over the last minute, or over the service's life where that is shorter."""
@@ -41,8 +44,10 @@ class Recent:
         return sum(self._merged(now_s).values()) / window_s
 
     def quantiles(self, shares: tuple[float, ...]) -> list[float]:
-        """Latencies in seconds that so many of the last minute's requests did not exceed; none without requests."""
-        counts = sorted(self._merged(self._clock()).items())
+        """Latencies in seconds that so many of the last minute's good answers did not exceed; none without any."""
+        merged = self._merged(self._clock())
+        merged.pop(_NOT_ANSWERED, None)
+        counts = sorted(merged.items())
         total = sum(count for _, count in counts)
         found: list[float] = []
         for share in shares if total else ():

@@ -91,7 +91,8 @@ def test_the_autoscaler_sees_a_minutes_queue_and_95_of_100_requests():
 
     assert "avg_over_time(<<.Series>>{<<.LabelMatchers>>}[1m])" in rows["metricsQuery"]
     assert latency["metricsQuery"].startswith("histogram_quantile(0.95, sum by (le, ")
-    assert 'stage="total"' in latency["metricsQuery"]
+    # Refusals are quick: counted, they would take replicas away where there are too few.
+    assert "tfpipe_answer_latency_seconds_bucket" in latency["seriesQuery"]
 
 
 def test_the_service_may_ask_for_names_and_reach_its_registry_and_nobody_else(overlay):

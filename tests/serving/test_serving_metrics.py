@@ -61,6 +61,20 @@ def test_quantiles_are_right_to_one_percent(metrics):
     assert values(metrics)["tfpipe_latency_quantile_seconds,m,0.95,1"] == pytest.approx(0.096, rel=0.0101)
 
 
+def test_refusals_and_failures_do_not_hide_how_long_those_waited_that_were_answered(metrics):
+    for _ in range(99):
+        record(metrics, 0.0004, code=429)
+        record(metrics, 0.0004, code=500)
+    record(metrics, 2.0)
+
+    read = values(metrics)
+    assert read["tfpipe_latency_quantile_seconds,m,0.5,1"] == pytest.approx(2.0, rel=0.0101)
+    assert read["tfpipe_answer_latency_seconds_count,m,1"] == 1
+    assert read["tfpipe_answer_latency_seconds_sum,m,1"] == 2.0
+    assert read["tfpipe_latency_seconds_count,m,total,1"] == 199
+    assert read["tfpipe_throughput_rps,m,1"] == 199
+
+
 def test_throughput_is_that_of_the_last_minute(metrics, clock):
     clock.now_s += 100
     for _ in range(120):
