@@ -109,6 +109,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Some bytes of a body; as they came, where uvicorn would copy them into what grows, and out of that again."""
+        cycle = self.cycle
+        if not cycle.body and not cycle.response_complete:
+            cycle.body, body = body, b""  # type: ignore[assignment]
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The last byte of a request."""
         self._in_request = False

@@ -25,9 +25,7 @@ METRICS = (
     Described(
         "tfpipe_latency_seconds", "histogram", (*_WHO, "stage"), "Seconds by stage of a request; total is all of it."
     ),
-    Described(
-        "tfpipe_answer_latency_seconds", "histogram", _WHO, "Seconds of whole requests with a status below 400."
-    ),
+    Described("tfpipe_answer_latency_seconds", "histogram", _WHO, "Seconds of whole requests with a status below 400."),
     Described(
         "tfpipe_latency_quantile_seconds",
         "gauge",

@@ -16,11 +16,14 @@ class App:
     """Reads the body, waits for its client to go, or answers; as ASGI."""
 
     def __init__(self, answer):
-        self.answer, self.client, self.calls = answer, None, 0
+        self.answer, self.client, self.calls, self.pieces = answer, None, 0, []
 
     async def __call__(self, scope, receive, send):
-        while (await receive())["more_body"]:
-            pass
+        more = True
+        while more:
+            message = await receive()
+            self.pieces.append(message["body"])
+            more = message["more_body"]
         self.client = client_of(scope)
         self.client.when_gone(self.count)
         if self.answer:
@@ -69,6 +72,35 @@ async def test_nothing_is_told_of_who_closes_after_the_answer():
 
     assert transport.written.endswith(b"ok")
     assert not app.calls
+
+
+async def test_a_body_is_handed_on_as_it_came():
+    app = App(answer=True)
+    connection, _ = await connected(app)
+    pieces = [LARGE, b"b" * 10, b"c" * 10]
+
+    connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100020\r\n\r\n")
+    connection.on_body(pieces[0])
+    await asyncio.sleep(0.01)
+    # Two before anybody asks.
+    connection.on_body(pieces[1])
+    connection.on_body(pieces[2])
+    connection.on_message_complete()
+    await asyncio.sleep(0.01)
+
+    assert app.pieces == [LARGE, pieces[1] + pieces[2]]
+    assert app.pieces[0] is LARGE
+
+
+async def test_what_comes_of_a_body_after_the_answer_is_left():
+    app = App(answer=True)
+    connection, transport = await connected(app)
+
+    await send(connection, b"a")
+    connection.on_body(LARGE)
+
+    assert not connection.cycle.body
+    assert transport.written.endswith(b"ok")
 
 
 def test_another_server_tells_nothing():
