@@ -111,3 +111,10 @@ def test_generated_pictures_are_of_many_sizes_and_the_same_each_time():
     assert [sample.content for sample in first] == [sample.content for sample in second]
     assert (1, 1, 3) in {sample.sample.shape for sample in first}
     assert {Image.open(io.BytesIO(sample.content)).format for sample in first} == {"PNG", "JPEG"}
+
+
+def test_generated_pictures_have_colours_that_swapped_channels_change():
+    blue_for_red = [np.ptp(one.sample[..., [0, 2]].astype(int), axis=-1).mean() for one in generated_samples()]
+
+    # Half of the pixels have one of the two and not the other.
+    assert sum(change > 100 for change in blue_for_red) >= 3

@@ -20,6 +20,9 @@ from tfpipe.verify.saved_model import Asked, saved_model_hops
 
 # Beside the training samples, which are often all of one size: (height, width) of generated pictures.
 _SIZES = ((1, 1), (3, 7), (17, 31), (64, 48), (224, 224), (241, 320), (481, 641))
+# And pictures of full colours, as a model of grey images hardly tells channels apart that differ little: how many,
+# blocks of one colour down and across, pixels of their side.
+_COLOURFUL, _BLOCKS, _BLOCK_SIDE = 3, (8, 6), 8
 
 
 # Of them, what travels in a bundle: (height, width, 3) of at most so many numbers.
@@ -102,18 +105,25 @@ def asked(samples: Sequence[RawSample], rows: Sequence[Array], probabilities: Se
 
 
 def generated_samples() -> tuple[RawSample, ...]:
-    """Pictures of many sizes as PNG and JPEG files: noise on a gradient, the same on every machine."""
+    """PNG and JPEG files, the same on every machine: noise on a gradient in many sizes, and blocks of full colours."""
     random = np.random.default_rng(0)
     samples = []
     for number, (height, width) in enumerate(_SIZES):
         ramp = np.linspace(0, 155, height)[:, None, None] + np.linspace(0, 50, width)[None, :, None]
         pixels = (ramp + random.integers(0, 50, (height, width, 3))).astype(np.uint8)
-        kind = ("PNG", "JPEG")[number % 2]
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, kind)
-        content = buffer.getvalue()
-        samples.append(RawSample(f"generated-{height}x{width}.{kind.lower()}", content, decode_image(content)))
+        samples.append(_written(pixels, f"generated-{height}x{width}", ("PNG", "JPEG")[number % 2]))
+    for number in range(_COLOURFUL):
+        colours = random.integers(0, 2, (*_BLOCKS, 3), np.uint8) * np.uint8(255)
+        pixels = colours.repeat(_BLOCK_SIDE, axis=0).repeat(_BLOCK_SIDE, axis=1)
+        samples.append(_written(pixels, f"generated-colours-{number}", "PNG"))
     return tuple(samples)
+
+
+def _written(pixels: Array, name: str, kind: str) -> RawSample:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    content = buffer.getvalue()
+    return RawSample(f"{name}.{kind.lower()}", content, decode_image(content))
 
 
 def _answers(model: OnnxModel, rows: Iterable[Array]) -> list[Array]:
