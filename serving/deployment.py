@@ -23,11 +23,14 @@ from serving.slots import Slots
 from serving.tensor_engine import TensorEngine
 from tfpipe.core.errors import TfpipeError
 from tfpipe.core.signature import Array
+from tfpipe.inference.images import is_sample
 from tfpipe.inference.interface import Prepared
 
 # Arrays and texts so small are prepared in the event loop: a thread would cost more. Files never are: a few bytes may
 # hold a picture that takes a second.
 _SMALL_BYTES, _SMALL_CHARS = 16 * 1024, 512
+# Larger pixels would keep those from their answers that are in the same batch.
+_MOST_BYTES_IN_BATCH = 1024 * 1024
 # A request has so many of its batches in the queue at a time: one with many rows must not keep all others waiting.
 _BLOCKS_AT_ONCE = 2
 
@@ -101,6 +104,8 @@ class Deployment:
         slots: Shared with other versions.
         preparing: Where inputs are prepared that are not small.
         running: Where batches run that are not quick.
+        has_cores: Whether there are other cores than those that batches run on. Where there are none, a thread that
+            prepares pixels beside the model gains nothing, and they are prepared in their batch.
         observer: Told of batches.
         cache: Of answers, shared with other versions; None keeps none.
     """
@@ -113,6 +118,7 @@ class Deployment:
         slots: Slots,
         preparing: Executor,
         running: Executor,
+        has_cores: bool = True,
         observer: Observer,
         cache: AnswerCache[Answered] | None = None,
     ) -> None:
@@ -120,7 +126,7 @@ class Deployment:
         self.breaker = Breaker()
         self.shadow: Shadow | None = None
         self.labels = {"model": engine.name, "version": engine.version or ""}
-        self._preparing, self._cache = preparing, cache
+        self._preparing, self._has_cores, self._cache = preparing, has_cores, cache
         self._identity = f"{engine.bundle_id} {engine.variant} {engine.provider} {engine.arithmetic}"
         self.batch_bytes = batch_bytes(
             [*engine.inputs, *engine.outputs], rows=limits.max_batch_size, length=_longest(engine)
@@ -244,10 +250,12 @@ class Deployment:
         try:
             outcome = Outcome([])
             if len(inputs) == 1 and _is_small(inputs[0]):
-                prepared = [_prepared(engine, inputs[0], outcome.stage_s)]
+                prepared = [_met(lambda: engine.prepare(inputs[0], outcome.stage_s))]
+            elif not self._has_cores and len(pixels := _quickly_prepared(inputs)) == len(inputs):
+                prepared = [_met(partial(engine.prepare_later, one)) for one in pixels]
             else:
                 prepared = await self._prepare(engine, inputs, outcome)
-            are_own = any(isinstance(one, np.ndarray) and one.dtype != np.uint8 for one in inputs)
+            are_own = any(isinstance(one, np.ndarray) and not is_sample(one) for one in inputs)
             await self._run(engine, prepared, outcome, deadline_s, features=features, are_own=are_own)
         finally:
             room.leave(len(inputs), size)
@@ -299,7 +307,7 @@ class Deployment:
     async def _prepare(self, engine: Engine, inputs: Sequence[Input], outcome: Outcome) -> list[Prepared | Exception]:
         def work(given: Input) -> tuple[Prepared | Exception, dict[str, float]]:
             stage_s: dict[str, float] = {}
-            return _prepared(engine, given, stage_s), stage_s
+            return _met(lambda: engine.prepare(given, stage_s)), stage_s
 
         loop = asyncio.get_running_loop()
         # One thread each: decoding runs beside the model.
@@ -328,6 +336,10 @@ class Deployment:
                 Rows(some, features, are_own), rows=len(some), bucket=(length, features), deadline_s=deadline_s
             )
             stage_s["queue"] = max(stage_s.get("queue", 0.0), done.queue_s)
+            first = done.result[0]
+            if isinstance(first, Row) and first.prepare_s:
+                stage_s["preprocess"] = stage_s.get("preprocess", 0.0) + first.prepare_s
+                done.run_s -= first.prepare_s
             stage_s["run"] = stage_s.get("run", 0.0) + done.run_s
             return done.result
 
@@ -377,9 +389,9 @@ async def _in_turns(runs: Sequence[Callable[[], Coroutine[Any, Any, None]]], *, 
         raise failed.exceptions[0] from None
 
 
-def _prepared(engine: Engine, given: Input, stage_s: dict[str, float]) -> Prepared | Exception:
+def _met(prepare: Callable[[], Prepared]) -> Prepared | Exception:
     try:
-        return engine.prepare(given, stage_s)
+        return prepare()
     except (TfpipeError, MemoryError) as error:
         return error
 
@@ -402,6 +414,12 @@ def _is_small(given: Input) -> bool:
     if isinstance(given, np.ndarray):
         return given.nbytes <= _SMALL_BYTES
     return isinstance(given, Exception) or (isinstance(given, str) and len(given) <= _SMALL_CHARS)
+
+
+def _quickly_prepared(inputs: Sequence[Input]) -> list[Array]:
+    return [
+        one for one in inputs if isinstance(one, np.ndarray) and is_sample(one) and one.nbytes <= _MOST_BYTES_IN_BATCH
+    ]
 
 
 def _size(given: Input) -> int:

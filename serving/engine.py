@@ -1,6 +1,7 @@
 """One model version, ready to answer: raw bytes or strings -> rows -> probabilities -> answers."""
 
 import math
+import threading
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from tfpipe.core.parity import assert_parity
 from tfpipe.core.signature import Array
 from tfpipe.decode import MAX_IMAGE_PIXELS
 from tfpipe.inference.golden import bound_of, golden_rows
-from tfpipe.inference.images import ImageInference
+from tfpipe.inference.images import ImageInference, is_sample
 from tfpipe.inference.interface import Inference, Prepared, Takes, answer_of, in_runs
 from tfpipe.inference.opening import open_inference, open_model
 from tfpipe.ort import Model
@@ -45,10 +46,12 @@ class Row:
     Attributes:
         probabilities: (classes,) or (tokens, tags), float32.
         features: (units,) float32; None where they were not asked for.
+        prepare_s: Seconds that its batch took to prepare; 0 where its rows were prepared before.
     """
 
     probabilities: Array
     features: Array | None = None
+    prepare_s: float = 0.0
 
     def check(self) -> None:
         """Refuse what is no answer, and what JSON could not even say.
@@ -151,6 +154,7 @@ class Engine:
         self._inference, self._model = inference, model
         self._max_batch_size, self._max_image_pixels = max_batch_size, max_image_pixels
         self._golden_row: Array | None = None
+        self._local = threading.local()
         self._check_graph()
 
     @classmethod
@@ -222,7 +226,7 @@ class Engine:
             raise given
         if isinstance(given, np.ndarray):
             prepared_row = self.own_row(given)
-            if given.dtype != np.uint8:
+            if not is_sample(given):
                 self._check_row(given)
                 return prepared_row
             self._check_pixels(given)
@@ -230,7 +234,7 @@ class Engine:
         try:
             sample = given if isinstance(given, np.ndarray) else self._inference.decode(given)
             decoded_s = time.perf_counter()
-            prepared = self._inference.prepare(sample)
+            prepared = self._prepared(sample)
         except InputTooLargeError as error:
             raise TooLargeError(str(error), **error.details) from error
         except DecodeError as error:
@@ -241,12 +245,18 @@ class Engine:
         stage_s["preprocess"] = stage_s.get("preprocess", 0.0) + time.perf_counter() - decoded_s
         if self.drift is not None:
             self.drift.received(sample, prepared.rows)
-        try:
-            for row in prepared.rows:
-                self._spec.check(row[None])
-        except SignatureError as error:
-            raise InferenceError(f"preprocessing: {error}") from error
         return prepared
+
+    def prepare_later(self, pixels: Array) -> Prepared:
+        """Pixels that stand for their row: `run` prepares them.
+
+        Raises:
+            TooLargeError: More pixels than allowed.
+            InvalidRequestError: An array that is not pixels, or the model takes texts.
+        """
+        prepared_row = self.own_row(pixels)
+        self._check_pixels(pixels)
+        return prepared_row
 
     def own_row(self, row: Array) -> Prepared:
         """A row that its client made, which is not looked at here.
@@ -264,20 +274,28 @@ class Engine:
         """Run the model once.
 
         Args:
-            rows: At least one.
+            rows: At least one; of images also pixels, (height, width, 3) uint8.
             features: Whether the vector before the head is wanted.
 
         Raises:
-            InferenceError: The model failed, or gave a number that is not finite.
+            InferenceError: Preprocessing or the model failed, or gave a number that is not finite.
             MemoryError: There was not enough of it.
         """
-        outputs = self._outputs(rows, features)
+        started_s = time.perf_counter()
+        batch = self._batch(rows)
+        samples = [row for row in rows if is_sample(row)]
+        prepare_s = time.perf_counter() - started_s if samples else 0.0
+        outputs = self._run(batch, features)
         answered = self._cut(outputs, rows)
+        for row in answered:
+            row.prepare_s = prepare_s
         # The whole batch first, by its squares, as that is quick; of padding, which is cut off, nothing is asked.
         if not all(math.isfinite(np.vdot(array, array)) for array in outputs.values()):
             for row in answered:
                 row.check()
         if self.drift is not None:
+            for pixels in samples:
+                self.drift.received(pixels, ())
             self.drift.answered(answered)
         return answered
 
@@ -334,9 +352,34 @@ class Engine:
         if self.sessions is not None:
             self.sessions.close()
 
-    def _outputs(self, rows: Sequence[Array], features: bool = False) -> dict[str, Array]:
+    def _outputs(self, rows: Sequence[Array]) -> dict[str, Array]:
+        return self._run(self._batch(rows), features=False)
+
+    def _run(self, batch: Array, features: bool) -> dict[str, Array]:
         wanted = [_OUTPUT, _FEATURES] if features else [_OUTPUT]
-        return self._model.run({self._spec.name: self._inference.batch(rows)}, wanted)
+        return self._model.run({self._spec.name: batch}, wanted)
+
+    def _batch(self, rows: Sequence[Array]) -> Array:
+        if not isinstance(self._inference, ImageInference) or (len(rows) == 1 and not is_sample(rows[0])):
+            return self._inference.batch(rows)
+        # What is new each time comes page by page from the kernel, and is in no cache. Each thread has its own, as one
+        # that hangs may still read it.
+        memory: Array | None = getattr(self._local, "memory", None)
+        if memory is None or len(memory) < len(rows):
+            shape = [max(self._max_batch_size, len(rows)), *map(int, self._spec.shape[1:])]
+            memory = self._local.memory = np.empty(shape, self._spec.dtype)
+        for place, row in zip(memory, rows, strict=False):
+            place[...] = self._prepared(row).rows[0] if is_sample(row) else row
+        return memory[: len(rows)]
+
+    def _prepared(self, sample: Any) -> Prepared:
+        prepared = self._inference.prepare(sample)
+        try:
+            for row in prepared.rows:
+                self._spec.check(row[None])
+        except SignatureError as error:
+            raise InferenceError(f"preprocessing: {error}") from error
+        return prepared
 
     def _cut(self, outputs: Mapping[str, Array], rows: Sequence[Array]) -> list[Row]:
         probabilities = self._inference.cut(outputs[_OUTPUT], rows)

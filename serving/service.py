@@ -91,6 +91,7 @@ class Service:
         cores = usable_cores()
         # As many as there are cores: more would only take the cores from each other.
         self._pool = _Tracked(cores, "prepare", self._work)
+        self._has_cores = cores > 1
         threads = settings.threads or threads_of_sessions(cores, settings.sessions)
         self._slots = Slots(max(cores // threads, 1))
         # Their own: a batch must not stand behind the files that are to be decoded.
@@ -377,6 +378,7 @@ class Service:
             slots=self._slots,
             preparing=self._pool,
             running=running,
+            has_cores=self._has_cores,
             observer=self.metrics,
             cache=self._cache,
         )

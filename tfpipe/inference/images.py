@@ -68,6 +68,11 @@ class ImageInference:
         return list(probabilities)
 
 
+def is_sample(array: Array) -> bool:
+    """Whether an array is the pixels of an image rather than a row, which is float32."""
+    return array.dtype == np.uint8
+
+
 def _size_or_zero(content: bytes) -> tuple[int, int]:
     try:
         return image_header(content)[2]
