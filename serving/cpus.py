@@ -1,5 +1,6 @@
-"""Cores that this process may use, and how sessions share them."""
+"""Cores that this process may use, how sessions share them, and how threads take turns on them."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -38,3 +39,14 @@ def threads_of_sessions(cores: int, sessions: int) -> int:
         At least 1.
     """
     return max(1, cores // sessions)
+
+
+def wait_for_turn(waits: bool) -> None:
+    """Say whether this thread, once it has something to do, waits until those that compute have had their share.
+
+    A thread begins as the one was that made it. Source: sched(7), SCHED_BATCH.
+    """
+    # Only Linux has it, and a sandbox may forbid it.
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH if waits else os.SCHED_OTHER, os.sched_param(0))

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from serving.answer_cache import AnswerCache
 from serving.batching import Limits
-from serving.cpus import threads_of_sessions, usable_cores
+from serving.courtesy import Courtesy
+from serving.cpus import threads_of_sessions, usable_cores, wait_for_turn
 from serving.deployment import Deployment
 from serving.drift import DriftWatch
 from serving.engine import Answered
@@ -52,6 +53,7 @@ class Service:
         models: What is loaded.
         grpc_port: Where gRPC is answered, once it is; None: nowhere.
         lately: Answers that feedback may come on.
+        courtesy: Told of requests for which there is no room or no time.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Service:
         self.models = Models()
         self.grpc_port: int | None = None
         self.lately = Lately(settings.feedback_ttl_s)
+        self.courtesy = Courtesy()
         self._open_engines = open_engines
         self._gpu_memory = gpu_memory
         self._cache: AnswerCache[Answered] | None = None
@@ -394,7 +397,7 @@ class _Tracked(ThreadPoolExecutor):
     """A pool that tells which work is under way."""
 
     def __init__(self, threads: int, name: str, under_way: "set[Future[Any]]") -> None:
-        super().__init__(threads, thread_name_prefix=name)
+        super().__init__(threads, thread_name_prefix=name, initializer=wait_for_turn, initargs=(False,))
         self._under_way = under_way
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":

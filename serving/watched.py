@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, InvalidStateError
 from typing import Any, TypeVar
 
+from serving.cpus import wait_for_turn
 from serving.errors import RunTimeoutError
 
 T = TypeVar("T")
@@ -114,6 +115,7 @@ class _Worker:
         self._work.put(None)
 
     def _run(self) -> None:
+        wait_for_turn(False)
         while (given := self._work.get()) is not None:
             future, work = given
             result, error = None, None

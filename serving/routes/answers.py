@@ -52,6 +52,8 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (InferenceError, 500, "inference_failed"),
 )
 _INTERNAL = (500, "internal")
+# What is met where there is more to do than can be done.
+_TOO_MUCH = (errors.QueueFullError, errors.DeadlineError)
 _known_statuses: dict[type, tuple[int, str]] = {}
 _RETRY_AFTER_S = b"1"
 # Headers that repeat themselves, by what they say.
@@ -111,6 +113,8 @@ def record_error(error: Exception, request: Request, service: Service, **fields:
 def count_error(error: Exception, request: Request, service: Service) -> tuple[int, str]:
     """Count an error; gives its status and code."""
     status, code = status_of(error)
+    if isinstance(error, _TOO_MUCH):
+        service.courtesy.refused()
     service.metrics.record_error(**service.labels_of(request.deployment), kind=code)
     return status, code
 
