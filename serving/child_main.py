@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serving.channel import Channel, Message, TensorMemory
-from serving.cpus import wait_for_turn
 from serving.logs import configure_logging
 from tfpipe.core.errors import BundleError, ConfigError, InferenceError
 from tfpipe.ort import OnnxModel, open_session
@@ -37,7 +36,6 @@ def main(argv: Sequence[str]) -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     faulthandler.enable()
-    wait_for_turn(False)
     channel = Channel(socket.socket(fileno=connection))
     inputs, outputs = TensorMemory(given), TensorMemory(answered)
     try:

@@ -7,6 +7,9 @@ from pathlib import Path
 from tfpipe.cgroups import ROOT
 from tfpipe.placement import read_machine
 
+# How this process was started.
+_IS_USUAL = hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER
+
 
 def usable_cores(root: Path = ROOT) -> int:
     """Cores that this process may keep busy: those it may run on, as far as its CPU quota goes.
@@ -44,9 +47,10 @@ def threads_of_sessions(cores: int, sessions: int) -> int:
 def wait_for_turn(waits: bool) -> None:
     """Say whether this thread, once it has something to do, waits until those that compute have had their share.
 
-    A thread begins as the one was that made it. Source: sched(7), SCHED_BATCH.
+    A thread begins as the one was that made it. Nothing is done where the process was started with a policy that
+    somebody chose, nor where there is none such: only Linux has it. Source: sched(7), SCHED_BATCH.
     """
-    # Only Linux has it, and a sandbox may forbid it.
-    if hasattr(os, "SCHED_BATCH"):
+    if _IS_USUAL:
+        # A sandbox may forbid it.
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH if waits else os.SCHED_OTHER, os.sched_param(0))

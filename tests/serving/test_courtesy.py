@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from concurrent.futures import Future
 
 import httpx
@@ -16,7 +18,10 @@ from tests.serving.bundles import RED
 from tests.serving.servers import app_of, serving
 from tests.serving.v2.fast_requests import exchange, request, rows
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has SCHED_BATCH")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "SCHED_BATCH") or os.sched_getscheduler(0) != os.SCHED_OTHER,
+    reason="needs Linux, and a process that nobody has given another policy",
+)
 
 
 def policy():
@@ -61,6 +66,19 @@ async def test_threads_that_are_made_meanwhile_do_not(bundle):
     assert policy() == os.SCHED_BATCH
     threads.shutdown()
     service.close()
+
+
+@pytest.mark.parametrize(("chosen", "after"), [("SCHED_OTHER", "SCHED_BATCH"), ("SCHED_IDLE", "SCHED_IDLE")])
+def test_a_policy_that_somebody_chose_is_kept(chosen, after):
+    program = f"""
+import os
+os.sched_setscheduler(0, os.{chosen}, os.sched_param(0))
+from serving.cpus import wait_for_turn
+wait_for_turn(True)
+print(os.sched_getscheduler(0) == os.{after})
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["True"]
 
 
 def too_slow(app):
