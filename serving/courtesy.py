@@ -1,16 +1,16 @@
 """The event loop waits for its turn while there is more to do than can be done.
 
 Whatever wakes it, it takes a core from a run of a model, leaves that core's caches cold, and does a little; under ten
-times the load a tenth of the model's time went so. To a request that waits for seconds, the milliseconds until the
-loop's turn mean nothing. At any other time they would.
+times the load that cost the models a twentieth of their time. To a request that waits for seconds, the milliseconds
+until the loop's turn mean nothing. At any other time they would.
 """
 
 import asyncio
 
 from serving.cpus import wait_for_turn
 
-# Without a refusal for so long, it is over.
-_OVER_S = 0.5
+# Fewer refusals in a window take less than a hundredth of a core, and may be of one client with little patience.
+_WINDOW_S, _LEAST = 0.5, 25
 
 
 class Courtesy:
@@ -20,28 +20,30 @@ class Courtesy:
         is_on: Whether the loop's thread waits for its turn.
 
     Args:
-        over_s: Without a refusal for so long, it does no more.
+        window_s: Seconds between two looks, while there are refusals.
+        least: From so many refusals in a window on the loop waits, until there are fewer.
     """
 
-    def __init__(self, over_s: float = _OVER_S) -> None:
+    def __init__(self, *, window_s: float = _WINDOW_S, least: int = _LEAST) -> None:
         self.is_on = False
-        self._over_s, self._is_new = over_s, False
+        self._window_s, self._least = window_s, least
+        self._refused, self._is_looking = 0, False
 
     def refused(self) -> None:
         """A request met a full queue, or could not be answered in time."""
-        self._is_new = True
-        if not self.is_on:
-            self.is_on = True
-            wait_for_turn(True)
+        self._refused += 1
+        if not self._is_looking:
+            self._is_looking = True
             self._look_later()
 
     def _look_later(self) -> None:
-        asyncio.get_running_loop().call_later(self._over_s, self._look)
+        asyncio.get_running_loop().call_later(self._window_s, self._look)
 
     def _look(self) -> None:
-        if self._is_new:
-            self._is_new = False
+        refused, self._refused = self._refused, 0
+        if self.is_on != (refused >= self._least):
+            self.is_on = not self.is_on
+            wait_for_turn(self.is_on)
+        self._is_looking = refused > 0
+        if self._is_looking:
             self._look_later()
-        else:
-            self.is_on = False
-            wait_for_turn(False)

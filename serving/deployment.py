@@ -336,11 +336,11 @@ class Deployment:
                 Rows(some, features, are_own), rows=len(some), bucket=(length, features), deadline_s=deadline_s
             )
             stage_s["queue"] = max(stage_s.get("queue", 0.0), done.queue_s)
-            first = done.result[0]
-            if isinstance(first, Row) and first.prepare_s:
-                stage_s["preprocess"] = stage_s.get("preprocess", 0.0) + first.prepare_s
-                done.run_s -= first.prepare_s
-            stage_s["run"] = stage_s.get("run", 0.0) + done.run_s
+            # Of those that failed, nothing is known.
+            prepare_s = max([row.prepare_s for row in done.result if isinstance(row, Row)], default=0.0)
+            if prepare_s:
+                stage_s["preprocess"] = stage_s.get("preprocess", 0.0) + prepare_s
+            stage_s["run"] = stage_s.get("run", 0.0) + done.run_s - prepare_s
             return done.result
 
         if len(rows) == 1:

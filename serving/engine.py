@@ -283,12 +283,13 @@ class Engine:
         """
         started_s = time.perf_counter()
         batch = self._batch(rows)
+        prepare_s = time.perf_counter() - started_s
         samples = [row for row in rows if is_sample(row)]
-        prepare_s = time.perf_counter() - started_s if samples else 0.0
         outputs = self._run(batch, features)
         answered = self._cut(outputs, rows)
-        for row in answered:
-            row.prepare_s = prepare_s
+        if samples:
+            for row in answered:
+                row.prepare_s = prepare_s
         # The whole batch first, by its squares, as that is quick; of padding, which is cut off, nothing is asked.
         if not all(math.isfinite(np.vdot(array, array)) for array in outputs.values()):
             for row in answered:
@@ -353,7 +354,8 @@ class Engine:
             self.sessions.close()
 
     def _outputs(self, rows: Sequence[Array]) -> dict[str, Array]:
-        return self._run(self._batch(rows), features=False)
+        # By threads that are to keep no memory for it.
+        return self._run(self._inference.batch(rows), features=False)
 
     def _run(self, batch: Array, features: bool) -> dict[str, Array]:
         wanted = [_OUTPUT, _FEATURES] if features else [_OUTPUT]

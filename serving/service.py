@@ -429,6 +429,7 @@ def in_daemon_thread(work: Callable[[], T]) -> "Future[T]":
     future: Future[T] = Future()
 
     def run() -> None:
+        wait_for_turn(False)
         future.set_running_or_notify_cancel()
         try:
             future.set_result(work())

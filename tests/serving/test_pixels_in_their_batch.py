@@ -1,13 +1,16 @@
 """Where there are no other cores, pixels are prepared in their batch: the answers must be the same."""
 
+import gc
 import os
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from serving.cpus import usable_cores
+from serving.engine import Answered
 from serving.errors import TooLargeError
 from tests.serving.asking import Batches, ask, outcome_of
 from tests.serving.servers import app_of
@@ -49,6 +52,42 @@ def test_the_stages_are_told_apart(engine):
 
     assert list(outcome.stage_s) == ["queue", "preprocess", "run"]
     assert min(outcome.stage_s["preprocess"], outcome.stage_s["run"]) > 0
+
+
+def test_the_stages_are_told_apart_where_the_first_fails(bundle):
+    def preprocess(pixels):
+        if pixels[0, 0, 0] == 7:
+            raise RuntimeError("seven")
+        return np.zeros((8, 8, 3), np.float32)
+
+    inputs = [np.full((SIDE, SIDE, 3), value, np.uint8) for value in (7, 1)]
+
+    outcome, _ = in_batches(fake_engine(bundle, preprocess=preprocess), inputs)
+
+    assert [type(row) for row in outcome.rows] == [InferenceError, Answered]
+    assert list(outcome.stage_s) == ["queue", "preprocess", "run"]
+
+
+def test_only_threads_that_answer_keep_memory(bundle):
+    engine = open_engine(bundle, precision="fp32", max_batch_size=64)
+    row = np.zeros(engine.inputs[0].shape[1:], np.float32)
+    nbytes = 64 * row.nbytes
+
+    def kept(work):
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(work).result()
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+        gc.collect()
+        return before - tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        assert kept(engine.replay_golden) < nbytes / 2
+        assert kept(engine.warm_up) < nbytes / 2
+        assert kept(lambda: engine.run([row, row])) > nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_cannot_be_prepared_fails_alone(bundle):
