@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from onnx.helper import get_node_attr_value
 
 from tests.convert.random_models import config_of
 from tfpipe.convert.onnx_file import all_nodes
@@ -65,6 +66,16 @@ def test_no_part_is_cut_out_of_an_image_that_is_taken_whole():
 
     # ONNX Runtime copies for each Slice, though it may leave nothing out.
     assert "Slice" not in {node.op_type for node in all_nodes(graph.graph)}
+
+
+@pytest.mark.parametrize("method", ["bilinear", "nearest"])
+def test_no_pixel_is_picked_as_a_piece_of_its_own(method):
+    graph = preprocessing_to_onnx(_parts(method, "stretch"), opset=18, metadata={})
+
+    axes = [get_node_attr_value(node, "axis") for node in all_nodes(graph.graph) if node.op_type == "Gather"]
+
+    # Of the shape's numbers, and of rows and columns, which are numbers side by side; pixels would be along axis 2.
+    assert set(axes) == {0, 1}
 
 
 def test_antialiasing_under_the_older_operator_set_is_refused():
