@@ -31,6 +31,8 @@ from tfpipe.inference.interface import Prepared
 _SMALL_BYTES, _SMALL_CHARS = 16 * 1024, 512
 # Larger pixels would keep those from their answers that are in the same batch.
 _MOST_BYTES_IN_BATCH = 1024 * 1024
+# Of files, only what is to be in one of the next batches waits as pixels: they are many times what was admitted.
+_BATCHES_OF_PIXELS = 2
 # A request has so many of its batches in the queue at a time: one with many rows must not keep all others waiting.
 _BLOCKS_AT_ONCE = 2
 
@@ -105,7 +107,8 @@ class Deployment:
         preparing: Where inputs are prepared that are not small.
         running: Where batches run that are not quick.
         has_cores: Whether there are other cores than those that batches run on. Where there are none, a thread that
-            prepares pixels beside the model gains nothing, and they are prepared in their batch.
+            prepares pixels beside the model gains nothing, and they are prepared in their batch; so are those of files,
+            which a thread decodes.
         observer: Told of batches.
         cache: Of answers, shared with other versions; None keeps none.
     """
@@ -126,7 +129,8 @@ class Deployment:
         self.breaker = Breaker()
         self.shadow: Shadow | None = None
         self.labels = {"model": engine.name, "version": engine.version or ""}
-        self._preparing, self._has_cores, self._cache = preparing, has_cores, cache
+        self._preparing, self._cache = preparing, cache
+        self._leave_bytes = 0 if has_cores else _MOST_BYTES_IN_BATCH
         self._identity = f"{engine.bundle_id} {engine.variant} {engine.provider} {engine.arithmetic}"
         self.batch_bytes = batch_bytes(
             [*engine.inputs, *engine.outputs], rows=limits.max_batch_size, length=_longest(engine)
@@ -251,8 +255,9 @@ class Deployment:
             outcome = Outcome([])
             if len(inputs) == 1 and _is_small(inputs[0]):
                 prepared = [_met(lambda: engine.prepare(inputs[0], outcome.stage_s))]
-            elif not self._has_cores and len(pixels := _quickly_prepared(inputs)) == len(inputs):
-                prepared = [_met(partial(engine.prepare_later, one)) for one in pixels]
+            elif all(_is_left(one, self._leave_bytes) for one in inputs):
+                prepare = partial(engine.prepare, stage_s=outcome.stage_s, leave_bytes=self._leave_bytes)
+                prepared = [_met(partial(prepare, one)) for one in inputs]
             else:
                 prepared = await self._prepare(engine, inputs, outcome)
             are_own = any(isinstance(one, np.ndarray) and not is_sample(one) for one in inputs)
@@ -305,9 +310,12 @@ class Deployment:
         self.engine.close()
 
     async def _prepare(self, engine: Engine, inputs: Sequence[Input], outcome: Outcome) -> list[Prepared | Exception]:
+        is_next = self.batcher.room.rows <= _BATCHES_OF_PIXELS * self._max_batch_size
+        leave_bytes = self._leave_bytes if is_next else 0
+
         def work(given: Input) -> tuple[Prepared | Exception, dict[str, float]]:
             stage_s: dict[str, float] = {}
-            return _met(lambda: engine.prepare(given, stage_s)), stage_s
+            return _met(lambda: engine.prepare(given, stage_s, leave_bytes=leave_bytes)), stage_s
 
         loop = asyncio.get_running_loop()
         # One thread each: decoding runs beside the model.
@@ -416,10 +424,8 @@ def _is_small(given: Input) -> bool:
     return isinstance(given, Exception) or (isinstance(given, str) and len(given) <= _SMALL_CHARS)
 
 
-def _quickly_prepared(inputs: Sequence[Input]) -> list[Array]:
-    return [
-        one for one in inputs if isinstance(one, np.ndarray) and is_sample(one) and one.nbytes <= _MOST_BYTES_IN_BATCH
-    ]
+def _is_left(given: Input, leave_bytes: int) -> bool:
+    return isinstance(given, np.ndarray) and is_sample(given) and given.nbytes <= leave_bytes
 
 
 def _size(given: Input) -> int:

@@ -207,12 +207,13 @@ class Engine:
         """Its sessions; None where it is a single one in this process that nobody watches."""
         return self._model if isinstance(self._model, Sessions) else None
 
-    def prepare(self, given: Input, stage_s: MutableMapping[str, float]) -> Prepared:
+    def prepare(self, given: Input, stage_s: MutableMapping[str, float], *, leave_bytes: int = 0) -> Prepared:
         """One input -> rows of the model's input.
 
         Args:
             given: The input.
             stage_s: Seconds of "decode" and "preprocess" are added to it.
+            leave_bytes: Pixels of no more bytes stand for their row: `run` prepares them.
 
         Raises:
             DecodeError: Not an image that can be read.
@@ -234,7 +235,8 @@ class Engine:
         try:
             sample = given if isinstance(given, np.ndarray) else self._inference.decode(given)
             decoded_s = time.perf_counter()
-            prepared = self._prepared(sample)
+            is_left = isinstance(sample, np.ndarray) and sample.nbytes <= leave_bytes
+            prepared = self.own_row(sample) if is_left else self._prepared(sample)
         except InputTooLargeError as error:
             raise TooLargeError(str(error), **error.details) from error
         except DecodeError as error:
@@ -242,21 +244,12 @@ class Engine:
                 raise UndecodableTextError(str(error)) from error
             raise
         stage_s["decode"] = stage_s.get("decode", 0.0) + decoded_s - started_s
+        if is_left:
+            return prepared
         stage_s["preprocess"] = stage_s.get("preprocess", 0.0) + time.perf_counter() - decoded_s
         if self.drift is not None:
             self.drift.received(sample, prepared.rows)
         return prepared
-
-    def prepare_later(self, pixels: Array) -> Prepared:
-        """Pixels that stand for their row: `run` prepares them.
-
-        Raises:
-            TooLargeError: More pixels than allowed.
-            InvalidRequestError: An array that is not pixels, or the model takes texts.
-        """
-        prepared_row = self.own_row(pixels)
-        self._check_pixels(pixels)
-        return prepared_row
 
     def own_row(self, row: Array) -> Prepared:
         """A row that its client made, which is not looked at here.

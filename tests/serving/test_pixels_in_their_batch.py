@@ -1,5 +1,7 @@
 """Where there are no other cores, pixels are prepared in their batch: the answers must be the same."""
 
+import asyncio
+import contextlib
 import gc
 import os
 import threading
@@ -9,13 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from serving.batching import Limits
 from serving.cpus import usable_cores
+from serving.deployment import Deployment
 from serving.engine import Answered
 from serving.errors import TooLargeError
-from tests.serving.asking import Batches, ask, outcome_of
+from serving.slots import Slots
+from tests.image_files import encoded
+from tests.serving.asking import Batches, answers, ask, outcome_of
 from tests.serving.servers import app_of
 from tests.serving.test_engine import fake_engine, open_engine
-from tfpipe.core.errors import InferenceError
+from tfpipe.core.errors import DecodeError, InferenceError
 from tfpipe.core.parity import BOUNDS, assert_parity
 
 # Larger than what is prepared in the event loop.
@@ -50,7 +56,7 @@ def test_the_answers_are_those_of_pixels_prepared_before(engine, number):
 def test_the_stages_are_told_apart(engine):
     outcome, _ = in_batches(engine, pictures(9))
 
-    assert list(outcome.stage_s) == ["queue", "preprocess", "run"]
+    assert list(outcome.stage_s) == ["decode", "queue", "preprocess", "run"]
     assert min(outcome.stage_s["preprocess"], outcome.stage_s["run"]) > 0
 
 
@@ -65,7 +71,7 @@ def test_the_stages_are_told_apart_where_the_first_fails(bundle):
     outcome, _ = in_batches(fake_engine(bundle, preprocess=preprocess), inputs)
 
     assert [type(row) for row in outcome.rows] == [InferenceError, Answered]
-    assert list(outcome.stage_s) == ["queue", "preprocess", "run"]
+    assert list(outcome.stage_s) == ["decode", "queue", "preprocess", "run"]
 
 
 def test_only_threads_that_answer_keep_memory(bundle):
@@ -171,6 +177,60 @@ def test_drift_looks_at_them(engine):
         engine.drift = None
 
 
+def files(number, side=SIDE):
+    return [encoded(one, "PNG") for one in pictures(number, side)]
+
+
+@contextlib.contextmanager
+def deployed(engine, max_batch_size=4):
+    """On one core, with threads for files."""
+    limits = Limits(max_batch_size, max_rows=1000, max_bytes=2**30)
+    with ThreadPoolExecutor(1, "prepare") as preparing, ThreadPoolExecutor(1, "run") as running:
+        yield Deployment(
+            engine, limits, slots=Slots(1), preparing=preparing, running=running, has_cores=False, observer=Batches()
+        )
+
+
+async def of_files(engine, inputs):
+    with deployed(engine, max_batch_size=8) as deployment:
+        return await deployment.infer(inputs, deadline_s=float("inf"))
+
+
+@pytest.mark.parametrize("number", [1, 3, 9])
+async def test_the_pixels_of_files_are_prepared_in_their_batch(engine, number):
+    outcome = await of_files(engine, files(number))
+
+    assert [one.answer() for one in outcome.rows] == await asyncio.to_thread(answers, engine, files(number))
+    assert list(outcome.stage_s) == ["decode", "queue", "preprocess", "run"]
+
+
+async def test_the_pixels_of_a_large_file_are_not(engine):
+    assert list((await of_files(engine, files(1, side=600))).stage_s) == ["decode", "preprocess", "queue", "run"]
+
+
+async def test_a_file_that_cannot_be_read_is_refused_before_its_batch(engine):
+    one, two, three = files(3)
+
+    outcome = await of_files(engine, [one, two[:100], three])
+
+    assert [type(row) for row in outcome.rows] == [Answered, DecodeError, Answered]
+
+
+async def test_few_files_wait_as_pixels(bundle):
+    """They take many times the room that was admitted for them."""
+    threads = []
+
+    def preprocess(pixels):
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return np.zeros((8, 8, 3), np.float32)
+
+    with deployed(fake_engine(bundle, preprocess=preprocess), max_batch_size=2) as deployment:
+        await asyncio.gather(*[deployment.infer([one], deadline_s=float("inf")) for one in files(12)])
+
+    # Two batches of them.
+    assert sorted(threads) == ["prepare"] * 8 + ["run"] * 4
+
+
 async def stages_of_the_service(bundle):
     service = app_of(bundle).service
     await service.load()
@@ -185,7 +245,7 @@ async def test_the_service_does_so_on_one_core(bundle):
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        assert await stages_of_the_service(bundle) == ["queue", "preprocess", "run"]
+        assert await stages_of_the_service(bundle) == ["decode", "queue", "preprocess", "run"]
     finally:
         os.sched_setaffinity(0, allowed)
 
