@@ -16,6 +16,7 @@ Content = TypeVar("Content")
 Result = TypeVar("Result")
 Run = Callable[[Sequence[Content]], Sequence[Result]]
 _Timed = tuple[Sequence[Result], float]
+_Future = asyncio.Future[_Timed[Result]] | Future[_Timed[Result]]
 
 # A batch that takes less costs less than the hop to a thread and back.
 _QUICK_S = 0.0005
@@ -64,6 +65,7 @@ class Batcher(Generic[Content, Result]):
         slots: Shared with other models.
         executor: Where batches run that are not quick.
         observer: Told of every batch.
+        has_cores: Whether there are other cores than those that batches run on.
         may_run_here: Whether quick batches may run in the event loop's thread: no session of a child process does.
         clock: Seconds that only go forward.
     """
@@ -76,6 +78,7 @@ class Batcher(Generic[Content, Result]):
         slots: Slots,
         executor: Executor,
         observer: Observer,
+        has_cores: bool = True,
         may_run_here: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,7 +88,7 @@ class Batcher(Generic[Content, Result]):
         self._free = list(runs)
         self._ended_s = float("-inf")
         self._slots, self._executor, self._observer, self._clock = slots, executor, observer, clock
-        self._may_run_here = may_run_here
+        self._has_cores, self._may_run_here = has_cores, may_run_here
         self._is_scheduled = False
         self._window: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Future[_Timed[Result]]] = set()
@@ -199,7 +202,7 @@ class Batcher(Generic[Content, Result]):
         run: Run[Content, Result],
         batch: Batch[Content],
         started_s: float,
-        future: "asyncio.Future[_Timed[Result]] | Future[_Timed[Result]]",
+        future: "_Future[Result]",
     ) -> None:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         now_s = self._clock()
@@ -207,18 +210,21 @@ class Batcher(Generic[Content, Result]):
         ready_s = started_s if batch.reason == "window" else max(block.arrived_s for block in batch.blocks)
         turn_s, self._ended_s = now_s - max(ready_s, self._ended_s), now_s
         if error is None:
-            results, run_s = future.result()
-            self.room.pace.record(batch.rows, run_s, turn_s)
-            for block, result in zip(batch.blocks, results, strict=True):
-                _settle(block.waiter, Done(result, started_s - block.arrived_s, run_s))
+            self.room.pace.record(batch.rows, future.result()[1], turn_s)
+        if self._has_cores:
+            # The model need not stand still while its answers are made; on the only core they would interrupt it.
+            self._go_on(run, future, now_s - started_s)
+            _answer(batch, started_s, future, error)
         else:
-            for block in batch.blocks:
-                _settle(block.waiter, error)
+            _answer(batch, started_s, future, error)
+            self._go_on(run, future, now_s - started_s)
+
+    def _go_on(self, run: Run[Content, Result], future: "_Future[Result]", seconds: float) -> None:
         self._free.append(run)
         if future in self._lent:
             self._lent.discard(future)
         else:
-            self._slots.give_back(self, now_s - started_s)
+            self._slots.give_back(self, seconds)
         if self.queue.rows:
             self._schedule()
 
@@ -257,6 +263,16 @@ def _run_here(run: Run[Content, Result], contents: Sequence[Content]) -> "Future
     except Exception as error:
         future.set_exception(error)
     return future
+
+
+def _answer(batch: Batch[Content], started_s: float, future: "_Future[Result]", error: BaseException | None) -> None:
+    if error is not None:
+        for block in batch.blocks:
+            _settle(block.waiter, error)
+        return
+    results, run_s = future.result()
+    for block, result in zip(batch.blocks, results, strict=True):
+        _settle(block.waiter, Done(result, started_s - block.arrived_s, run_s))
 
 
 def _settle(waiter: "asyncio.Future[object]", outcome: object) -> None:

@@ -147,6 +147,7 @@ class Deployment:
             slots=slots,
             executor=running,
             observer=self.counts,
+            has_cores=has_cores,
             may_run_here=sessions is None or sessions.isolation == "inline",
         )
 

@@ -1,6 +1,7 @@
 """The asyncio shell around the policy: real loops and threads, sessions that are functions."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -35,10 +36,10 @@ class Doubling:
         return [2 * content for content in contents]
 
 
-def batcher_of(*runs, slots: Slots | None = None, batches=None, delay_s: float = 0.0, size: int = 4):
+def batcher_of(*runs, slots: Slots | None = None, batches=None, delay_s: float = 0.0, size: int = 4, **options):
     limits = Limits(size, max_rows=1000, max_bytes=10**9, max_delay_s=delay_s)
     observer = Batches() if batches is None else batches
-    return Batcher(runs, limits, slots=slots or Slots(len(runs)), executor=POOL, observer=observer)
+    return Batcher(runs, limits, slots=slots or Slots(len(runs)), executor=POOL, observer=observer, **options)
 
 
 POOL = ThreadPoolExecutor(4)
@@ -72,6 +73,35 @@ async def test_a_batch_that_hangs_does_not_keep_other_models_from_running():
     # The slot that was given back early is not given back again.
     assert slots.take(first, lambda: None)
     assert not slots.take(second, lambda: None)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("has_cores", [True, False])
+async def test_on_cores_of_its_own_a_model_goes_on_before_its_answers_are_made(has_cores, fails):
+    session, batches = Doubling(), Batches()
+    session.may_run.clear()
+
+    def run(contents):
+        answers = session(contents)
+        if fails and contents == [1]:
+            raise ValueError
+        return answers
+
+    batcher = batcher_of(run, batches=batches, has_cores=has_cores)
+
+    async def answer(content):
+        with contextlib.suppress(ValueError):
+            await batcher.run(content, rows=1, bucket=0, deadline_s=FOREVER)
+        return len(batches)
+
+    first = asyncio.ensure_future(answer(1))
+    await until(lambda: session.seen)
+    second = asyncio.ensure_future(answer(2))
+    await until(lambda: batcher.queue.rows)
+    session.may_run.set()
+
+    assert await first == (2 if has_cores else 1)
+    assert await second == 2
 
 
 async def test_what_arrives_while_a_session_is_busy_forms_the_next_batch():
