@@ -227,8 +227,8 @@ async def test_few_files_wait_as_pixels(bundle):
     with deployed(fake_engine(bundle, preprocess=preprocess), max_batch_size=2) as deployment:
         await asyncio.gather(*[deployment.infer([one], deadline_s=float("inf")) for one in files(12)])
 
-    # Two batches of them.
-    assert sorted(threads) == ["prepare"] * 8 + ["run"] * 4
+    # Of two batches; what runs them is a thread, or the event loop where they were quick.
+    assert (len(threads), threads.count("prepare")) == (12, 8)
 
 
 async def stages_of_the_service(bundle):
