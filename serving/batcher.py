@@ -65,7 +65,7 @@ class Batcher(Generic[Content, Result]):
         slots: Shared with other models.
         executor: Where batches run that are not quick.
         observer: Told of every batch.
-        has_cores: Whether there are other cores than those that batches run on.
+        has_cores: Whether there is more than one core.
         may_run_here: Whether quick batches may run in the event loop's thread: no session of a child process does.
         clock: Seconds that only go forward.
     """
@@ -212,7 +212,7 @@ class Batcher(Generic[Content, Result]):
         if error is None:
             self.room.pace.record(batch.rows, future.result()[1], turn_s)
         if self._has_cores:
-            # The model need not stand still while its answers are made; on the only core they would interrupt it.
+            # The model need not stand still while its answers are made; on an only core they would interrupt it.
             self._go_on(run, future, now_s - started_s)
             _answer(batch, started_s, future, error)
         else:

@@ -106,9 +106,8 @@ class Deployment:
         slots: Shared with other versions.
         preparing: Where inputs are prepared that are not small.
         running: Where batches run that are not quick.
-        has_cores: Whether there are other cores than those that batches run on. Where there are none, a thread that
-            prepares pixels beside the model gains nothing, and they are prepared in their batch; so are those of files,
-            which a thread decodes.
+        has_cores: Whether there is more than one core. Where there is one, a thread that prepares pixels beside the
+            model gains nothing, and they are prepared in their batch; so are those of files, which a thread decodes.
         observer: Told of batches.
         cache: Of answers, shared with other versions; None keeps none.
     """

@@ -173,5 +173,5 @@ def _orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
         7: lambda p: p.transpose(1, 0, 2)[::-1, ::-1],
         8: lambda p: p.transpose(1, 0, 2)[::-1],
     }.get(orientation, lambda p: p)(pixels)
-    # Without a copy where nothing was turned: a decoder's own array is all of that.
+    # Without a copy of a JPEG that was not turned: its decoder's own array is all of that.
     return np.require(turned, requirements=("C", "W"))

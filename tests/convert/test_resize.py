@@ -1,10 +1,13 @@
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from onnx.helper import get_node_attr_value
 
 from tests.convert.random_models import config_of
 from tfpipe.convert.onnx_file import all_nodes
-from tfpipe.convert.to_onnx import preprocessing_to_onnx
+from tfpipe.convert.tensor_function import of_keras
+from tfpipe.convert.to_onnx import preprocessing_to_onnx, tensors_to_onnx
 from tfpipe.core.errors import ConversionError
 from tfpipe.core.parity import ROWS, assert_parity
 from tfpipe.export import KerasReference
@@ -59,6 +62,20 @@ def test_choosing_pixels_is_bit_equal(method):
         np.testing.assert_array_equal(received, expected)
     # Rescaling may fuse with the blend: one unit in the last place.
     np.testing.assert_allclose(received, expected, rtol=0, atol=2**-23)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "nearest"])
+def test_several_images_of_any_number_of_channels_are_resized_alike(method):
+    images = keras.Input((None, None, 4), name="images")
+    resized = keras.layers.Lambda(lambda given: tf.image.resize(given, (6, 9), method), output_shape=(6, 9, 4))(images)
+    model = keras.Model(images, resized)
+    graph = tensors_to_onnx(of_keras(model), opset=18, metadata={"graph": "tensors"})
+    session = open_session(graph.SerializeToString(), provider="cpu")
+    given = np.random.default_rng(4).random((2, 7, 5, 4), np.float32)
+
+    (received,) = session.run({session.input_names[0]: given}).values()
+
+    np.testing.assert_array_equal(received, tf.image.resize(given, (6, 9), method).numpy())
 
 
 def test_no_part_is_cut_out_of_an_image_that_is_taken_whole():
